@@ -1,4 +1,4 @@
-"""SIGKILL to every rank at random moments, saving included: the same command again ends with the same bits.
+"""SIGKILL to every rank at random moments, in the middle of saving included: the same command again, the same bits.
 
 Every case is a run of its own that is killed once and then goes on to its end, in fresh processes; LoRA dropout is on.
 The short version forks its processes from one that has imported everything; the slow one (20 kills) starts them with
@@ -28,12 +28,13 @@ SETTINGS = (
 ENGINES = {"single": (), "zero2": ("trainer.micro_batch_size=2", "distributed=zero2"),
            "zero3": ("trainer.micro_batch_size=2", "distributed=zero3")}  # fmt: skip
 WEIGHTS = "adapter_model.safetensors"
+KINDS = ("save", "half", "step", "any")
 
 
 @dataclass
 class Moment:
-    """When to kill: `kind` save (a checkpoint has begun), step (some step has ended) or any (a share of the time of the
-    whole run), and then `wait` seconds later."""
+    """When to kill: `kind` save (a checkpoint has begun), half (one lies there unfinished, with all ranks held still),
+    step (some step has ended) or any (a share of the time of the whole run), and then `wait` seconds later."""
 
     kind: str
     step: int
@@ -42,12 +43,14 @@ class Moment:
 
     @classmethod
     def draw(cls, rng: random.Random, kind: str) -> Moment:
-        step = rng.randrange(2, STEPS, 2) if kind == "save" else rng.randint(1, STEPS - 1)
-        return cls(kind, step, rng.random(), rng.uniform(0, 0.3))
+        step = rng.randrange(2, STEPS, 2) if kind in ("save", "half") else rng.randint(1, STEPS - 1)
+        return cls(kind, step, rng.random(), rng.uniform(0, 0.02 if kind == "half" else 0.3))
 
     def come(self, run: Path, began: float, seconds: float) -> bool:
         if self.kind == "save":
             return (run / f"checkpoint-{self.step}").exists()
+        if self.kind == "half":  # this one, or else one of the next
+            return any(step_of(path) >= self.step and any(path.iterdir()) for path in partial(run))
         if self.kind == "any":
             return time.monotonic() - began > self.share * seconds
         try:
@@ -56,24 +59,38 @@ class Moment:
             return False
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def partial(run: Path) -> list[Path]:
+    """Checkpoints that have begun and have no record yet."""
+    return [path for path in run.glob("checkpoint-*") if not (path / "complete.json").exists()]
+
+
 def killed(moment: Moment, launch: Any, run: Path, seconds: float) -> str | None:
     """Kill the run at that moment; what it had on disk then, or None if it had ended before."""
     began = time.monotonic()
-    while not moment.come(run, began, seconds):
-        if launch.ended() or time.monotonic() - began > 300:
+    while True:
+        while not moment.come(run, began, seconds):
+            if launch.ended() or time.monotonic() - began > 300:
+                return None
+            time.sleep(0.001)
+        time.sleep(moment.wait)
+        if launch.ended() or (run / "finished.json").exists():
             return None
-        time.sleep(0.001)
-    time.sleep(moment.wait)
-    if launch.ended() or (run / "finished.json").exists():
-        return None
+        launch.suspend()
+        if moment.kind != "half" or moment.come(run, began, seconds):
+            break
+        launch.go_on()  # it was finished meanwhile
     launch.kill()
-    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = sorted(run.glob("checkpoint-*"), key=step_of)
     complete = [path.name for path in checkpoints if (path / "complete.json").exists()]
-    partial = [path.name for path in checkpoints if path.name not in complete]
+    half = partial(run)
     logged = run / "metrics.jsonl"
     lines = logged.read_text(errors="replace").count("\n") if logged.exists() else 0
     return f"{lines} lines of metrics, {complete[-1] if complete else 'no checkpoint'}" + (
-        f", half of {partial[-1]}" if partial else ""
+        f", {len(list(half[0].rglob('*')))} files of {half[0].name}" if half else ""
     )
 
 
@@ -100,6 +117,14 @@ class Forked:
     def ended(self) -> bool:
         return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in self.pids if psutil.pid_exists(pid))
 
+    def suspend(self) -> None:
+        for pid in self.pids:
+            psutil.Process(pid).suspend()
+
+    def go_on(self) -> None:
+        for pid in self.pids:
+            psutil.Process(pid).resume()
+
     def kill(self) -> None:
         for pid in self.pids:
             psutil.Process(pid).kill()
@@ -114,7 +139,7 @@ class Forked:
         return self.launch.output
 
 
-@pytest.mark.parametrize(("engine", "kind"), [("single", "step"), ("zero3", "save")])
+@pytest.mark.parametrize(("engine", "kind"), [("single", "step"), ("zero2", "half"), ("zero3", "half")])
 def test_a_kill_costs_no_bit(
     engine: str, kind: str, start: Callable[..., Any], start_two: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -129,7 +154,8 @@ def test_a_kill_costs_no_bit(
     whole = launch(tmp_path / "whole", engine)
     assert whole.end() == 0, whole.output
     moment = Moment.draw(random.Random(7), kind)
-    assert survives(tmp_path / "run", engine, moment, launch, time.monotonic() - began, tmp_path / "whole")
+    found = survives(tmp_path / "run", engine, moment, launch, time.monotonic() - began, tmp_path / "whole")
+    assert "files of checkpoint" in found if kind == "half" else found
 
 
 # The slow version
@@ -143,13 +169,21 @@ class Command:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def kill(self) -> None:
-        """The ranks first: torchrun would tell the others to stop if it saw one die."""
+    def everyone(self) -> list[psutil.Process]:
         tree = psutil.Process(self.process.pid)
-        everyone = tree.children(recursive=True)
-        for process in [tree, *everyone]:
+        return [tree, *tree.children(recursive=True)]
+
+    def suspend(self) -> None:
+        """torchrun first: it would tell the others to stop if it saw one die."""
+        for process in self.everyone():
             process.suspend()
-        for process in [*everyone, tree]:
+
+    def go_on(self) -> None:
+        for process in reversed(self.everyone()):
+            process.resume()
+
+    def kill(self) -> None:
+        for process in reversed(self.everyone()):
             process.kill()
         self.process.wait()
 
@@ -182,7 +216,7 @@ def test_twenty_kills(arguments: Callable[..., list[str]], tmp_path: Path, capsy
         seconds[engine] = time.monotonic() - began
     while len(cases) < 20:
         engine = list(ENGINES)[len(cases) % 3]
-        moment = Moment.draw(rng, rng.choice(["save", "step", "any"]))
+        moment = Moment.draw(rng, KINDS[len(cases) // 3 % 4])
         run = tmp_path / f"run-{len(cases)}-{time.monotonic_ns()}"
         whole_run = tmp_path / f"whole-{engine}"
         found = survives(run, engine, moment, launch, seconds[engine], whole_run)
@@ -190,4 +224,4 @@ def test_twenty_kills(arguments: Callable[..., list[str]], tmp_path: Path, capsy
             continue
         cases.append(found)
         with capsys.disabled():
-            print(f"\nkill {len(cases):2}  {engine:6}  {moment.kind:4}  {found:58}  weights equal", end="", flush=True)
+            print(f"\nkill {len(cases):2}  {engine:6}  {moment.kind:4}  {found:66}  weights equal", end="", flush=True)
