@@ -9,12 +9,15 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import WandbCallback
+from transformers.integrations.integration_utils import rewrite_logs
 
 from derta.training.checkpoints import keep_newest, mark_complete, remove_later, write_atomically
 from derta.training.identity import write_config
+from derta.training.wandb_history import STEP, LoggedCurves, lines_of
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_KEY = "train_runtime"  # only in the last line of a run
+_ONLY_IN_SUMMARY = {SUMMARY_KEY, "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 
 
 class MetricsFile(TrainerCallback):
@@ -67,14 +70,39 @@ def _is_before(line: str, step: int) -> bool:
 
 
 class WandbCurves(WandbCallback):
-    """W&B's callback of transformers, which would put what the probe measures among the curves of training."""
+    """W&B's callback of transformers, which would put what the probe measures among the curves of training, and log
+    what the W&B run already holds a second time.
+
+    Args:
+        logged: what it holds.
+        metrics_file: of this run; what it has and W&B has not is logged when training begins.
+    """
+
+    def __init__(self, logged: LoggedCurves, metrics_file: Path):
+        super().__init__()
+        self.logged, self.metrics_file = logged, metrics_file
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, model=model, **kwargs)
+        for step, logs in lines_of(self.metrics_file):
+            self._log(step, logs)
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any) -> None:
-        probe = {name: value for name, value in (logs or {}).items() if name.startswith("probe/")}
-        if not probe:
-            super().on_log(args, state, control, model, logs, **kwargs)
-        elif state.is_world_process_zero:
-            self._wandb.log({**probe, "train/global_step": state.global_step})
+        self._log(state.global_step, logs or {})
+
+    def _log(self, step: int, logs: dict[str, Any]) -> None:
+        curves = {}
+        for name, value in logs.items():
+            if name in _ONLY_IN_SUMMARY:
+                self._wandb.run.summary[name] = value
+            elif name.startswith("probe/"):
+                curves[name] = value
+            else:
+                curves.update(rewrite_logs({name: value}))
+        if missing := self.logged.take_missing(step, curves):
+            row, self.logged.rows = self.logged.rows, 0
+            counted_on: dict[str, Any] = {"step": row, "commit": True} if row else {}
+            self._wandb.log({**missing, STEP: step}, **counted_on)
 
 
 class CompletionRecord(TrainerCallback):

@@ -187,9 +187,14 @@ def _main_rank_first() -> Iterator[None]:
 
 
 def _start_logging(config: TrainRunConfig, output_dir: Path, description: dict[str, Any], trainer: Any) -> None:
-    """Start this run's W&B run, which Hugging Face's callback then writes to."""
-    start_wandb(config.logging, output_dir, description)
-    if config.logging.sample_texts and config.objective.name is not Arm.dpo:
+    """Start or continue this run's W&B run, which a callback then writes to."""
+    from derta.training.callbacks import METRICS_FILE, WandbCurves
+
+    logged = start_wandb(config.logging, output_dir, description, afresh=config.trainer.resume == "never")
+    if logged is None:
+        return
+    trainer.add_callback(WandbCurves(logged, output_dir / METRICS_FILE))
+    if config.logging.sample_texts and config.objective.name is not Arm.dpo and not logged.rows and not logged.through:
         log_sample_texts(trainer.sample_texts(8))
 
 
@@ -202,7 +207,7 @@ def _make_trainer(
     description: dict[str, Any],
 ) -> Any:
     from derta.training.arguments import derta_arguments, dpo_arguments, lora_config, weights_dtype
-    from derta.training.callbacks import CompletionRecord, MetricsFile, WandbCallback, WandbCurves
+    from derta.training.callbacks import CompletionRecord, MetricsFile, WandbCallback
     from derta.training.card import DataCard
     from derta.training.model import check_lora_targets, check_positions, check_vocabulary, load_model
 
@@ -240,8 +245,7 @@ def _make_trainer(
         logger.info("rows: %s", trainer.row_report.to_dict())
     trainer.data_card = DataCard.from_manifest(rows.manifest, rows.sha256)
     trainer.base_model = (config.model.name_or_path, config.model.revision)
-    if trainer.pop_callback(WandbCallback) is not None:
-        trainer.add_callback(WandbCurves())
+    trainer.pop_callback(WandbCallback)  # ours takes its place once the W&B run is there
     trainer.skip_grad_norm_above = config.trainer.skip_grad_norm_above
     return trainer
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from derta.config import LoggingConfig, WandbMode
 from derta.errors import InputError
 from derta.training.checkpoints import write_json_atomically
+from derta.training.wandb_history import STEP, LoggedCurves, read_offline
 
 ID_FILE = "wandb_run.json"
 Mode = Literal["online", "offline", "disabled"]
@@ -35,16 +36,28 @@ def resolve_mode(mode: WandbMode) -> Mode:
     return "online" if any("wandb" in host for host in hosts) else "offline"
 
 
-def start_wandb(config: LoggingConfig, output_dir: Path, description: dict[str, Any]) -> bool:
-    """Start or continue the run; call on the main rank only. Returns False when W&B is disabled."""
+def start_wandb(
+    config: LoggingConfig, output_dir: Path, description: dict[str, Any], *, afresh: bool = False
+) -> LoggedCurves | None:
+    """Start or continue the run; call on the main rank only.
+
+    Args:
+        afresh: training begins anew in a directory that it has begun in before: a new W&B run.
+
+    Returns:
+        What the W&B run holds already; None when W&B is disabled.
+    """
     mode = resolve_mode(config.wandb_mode)
     if mode == "disabled":
-        return False
+        return None
     import wandb
 
+    if afresh:
+        (output_dir / ID_FILE).unlink(missing_ok=True)
     run_id = _run_id(output_dir, config.project)
+    logged = read_offline(output_dir, run_id) if mode == "offline" else LoggedCurves()
     try:
-        wandb.init(
+        run = wandb.init(
             project=config.project,
             name=config.run_name or output_dir.name,
             id=run_id,
@@ -59,7 +72,9 @@ def start_wandb(config: LoggingConfig, output_dir: Path, description: dict[str, 
         raise InputError(
             f"W&B could not start a run ({str(error).splitlines()[0]}): set logging.wandb_mode=offline, or disabled"
         ) from error
-    return True
+    if mode == "online" and run.resumed:
+        logged.through = int(run.summary.get(STEP) or 0)
+    return logged
 
 
 def _run_id(output_dir: Path, project: str) -> str:

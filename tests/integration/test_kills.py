@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from training_cases import ENVIRONMENT, TRAIN, metrics
+from training_cases import ENVIRONMENT, TRAIN, metrics, partial, step_of
 
 STEPS = 12
 SETTINGS = (
@@ -57,15 +57,6 @@ class Moment:
             return any(line["step"] >= self.step for line in metrics(run))
         except (OSError, ValueError):  # not yet, or a line that is being written
             return False
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
-
-
-def partial(run: Path) -> list[Path]:
-    """Checkpoints that have begun and have no record yet."""
-    return [path for path in run.glob("checkpoint-*") if not (path / "complete.json").exists()]
 
 
 def killed(moment: Moment, launch: Any, run: Path, seconds: float) -> str | None:

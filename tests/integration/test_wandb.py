@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from training_cases import ENVIRONMENT, TRAIN, contents, metrics, says_text
+from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
 
-from derta.errors import InputError
+from derta.errors import InputError, Preempted
+from derta.training.wandb_history import STEP, read_offline
 
 ONLY_IN_SUMMARY = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 
@@ -99,24 +102,101 @@ def test_no_text_of_the_rows_anywhere(two_ranks: tuple[Path, str], data_dir: Pat
     assert says_text(printed) == []
 
 
-def test_an_interrupted_run_is_one_run(start: Callable[..., Any], tmp_path: Path) -> None:
-    """Killed after a checkpoint and started again: the same id, and curves that go on behind the checkpoint."""
+def rows(run_file: Path) -> list[dict[str, float]]:
+    """What was logged, in order; the file of a killed process ends somewhere."""
+    found = [json.loads(line) for line in inspect(run_file).splitlines()]
+    return [record["history"]["item"] for record in found if record["type"] == "history"]
+
+
+def kill_with_wandb(pid: int) -> None:
+    """The rank and W&B's own process: a machine that is lost takes both."""
+    everyone = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert any("wandb" in process.name() for process in everyone)
+    for process in everyone:
+        process.suspend()
+    for process in everyone:
+        process.kill()
+
+
+def test_three_interruptions_and_one_run(start: Callable[..., Any], tmp_path: Path) -> None:
+    """SIGKILL between checkpoints, SIGTERM, SIGKILL in the middle of saving: one id, and every step once."""
     run = tmp_path / "run"
-    overrides = ("trainer.max_steps=8", "trainer.save_steps=4", "logging.wandb_mode=offline")
-    first = start(run, *overrides)
-    while not (run / "checkpoint-4" / "complete.json").exists():
-        assert first.code is None
-        time.sleep(0.002)
-    os.kill(first.pid, signal.SIGKILL)
+    overrides = ("trainer.max_steps=24", "trainer.save_steps=4", "logging.wandb_mode=offline")
+
+    def until(come: Callable[[], object]) -> Any:
+        launch = start(run, *overrides)
+        deadline = time.monotonic() + 120
+        while not come():
+            assert launch.code is None and time.monotonic() < deadline, launch.output
+            time.sleep(0.001)
+        return launch
+
+    def logged(step: int) -> Callable[[], bool]:
+        return lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= step
+
+    first = until(logged(6))
+    kill_with_wandb(first.pid)
     first.wait()
-    second = start(run, *overrides)
-    assert second.wait() == 0, second.output
+    second = until(logged(11))
+    os.kill(second.pid, signal.SIGTERM)
+    assert second.wait() == Preempted.exit_code
+    third = until(lambda: any(step_of(path) >= 16 for path in partial(run)))
+    kill_with_wandb(third.pid)
+    third.wait()
+    assert (run / "checkpoint-12" / "complete.json").exists() and not (run / "finished.json").exists()
+    last = start(run, *overrides)
+    assert last.wait() == 0, last.output
+
     run_id = json.loads((run / "wandb_run.json").read_text())["id"]
-    before, after = run_files(run)
-    assert before.name == after.name == f"run-{run_id}.wandb"
-    assert list(history(after)) == [5, 6, 7, 8]
-    assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
-    assert says_text(first.output + second.output) == []
+    assert [path.name for path in run_files(run)] == [f"run-{run_id}.wandb"] * 4
+    parts = [rows(path) for path in run_files(run)]
+    together = [row for part in parts for row in part]
+    counts = [row["_step"] for row in together]
+    assert counts == sorted(set(counts)), "W&B's own count goes on, so that no row takes another's place"
+    curves = [(row[STEP], name) for row in together for name in row if name.startswith(("train/", "eval/"))]
+    doubles = {point: times for point, times in Counter(curves).items() if times > 1 and point[1] != STEP}
+    assert not doubles
+    lines = metrics(run)[:-1]
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    joined: dict[int, dict[str, float]] = {}
+    for row in together:
+        joined.setdefault(int(row[STEP]), {}).update(row)
+    assert list(joined) == list(range(1, 25)), "in order"
+    for line in lines:
+        assert {f"train/{name}" for name in line if name != "step"} <= joined[line["step"]].keys()
+        assert joined[line["step"]]["train/loss"] == pytest.approx(line["loss"])
+    print("steps in each file:", [f"{part[0][STEP]:.0f}-{part[-1][STEP]:.0f}" for part in parts if part])
+    assert says_text("".join(launch.output for launch in (first, second, third, last))) == []
+
+
+def test_a_run_begun_anew_has_a_curve_of_its_own(train: Callable[..., Path], tmp_path: Path) -> None:
+    overrides = ("trainer.save_steps=2", "logging.wandb_mode=offline")
+    run = train(tmp_path / "run", *overrides)
+    (run / "finished.json").unlink()
+    before = run_files(run)
+    train(run, *overrides, "trainer.resume=never")
+    [after] = set(run_files(run)) - set(before)
+    assert [path.name for path in before] != [after.name]
+    assert [row[STEP] for row in rows(after)] == [1, 2, 3]
+
+
+def test_points_that_w_and_b_has_lost_are_logged_again(tmp_path: Path) -> None:
+    """A file that is cut in the middle of a row, as a lost machine leaves it."""
+    script = (
+        "import wandb, sys; run = wandb.init(project='p', id='abc', mode='offline', dir=sys.argv[1])\n"
+        "for step in range(1, 6): run.log({'train/loss': 1 / step, 'train/global_step': step})\nrun.finish()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=ENVIRONMENT, check=True, capture_output=True)
+    [whole] = tmp_path.glob("wandb/offline-run-2*/run-abc.wandb")
+    assert (found := read_offline(tmp_path, "abc")).names == {step: {"train/loss"} for step in range(1, 6)}
+    assert found.rows == 5
+    data = whole.read_bytes()
+    whole.write_bytes(data[: data.index(b"train/loss", int(len(data) * 0.6)) - 20])
+    found, step = (cut := read_offline(tmp_path, "abc")), len(cut.names)
+    assert 0 < step < 5 and sorted(found.names) == list(range(1, step + 1)) and found.rows == step
+    assert found.take_missing(step, {"train/loss": 1.0, "train/mle_loss": 2.0}) == {"train/mle_loss": 2.0}
+    assert found.take_missing(step + 1, {"train/loss": 1.0}) == {"train/loss": 1.0}
+    assert found.take_missing(step + 1, {"train/loss": 1.0}) == {}
 
 
 def test_sample_texts_are_sent_only_when_asked_for(train: Callable[..., Path], tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def partial(run: Path) -> list[Path]:
+    """Checkpoints that have begun and have no record yet."""
+    return [path for path in run.glob("checkpoint-*") if not (path / "complete.json").exists()]
+
+
 def says_text(message: str | bytes) -> list[str]:
     """The words of the rows that a message or file holds."""
     data = message if isinstance(message, bytes) else message.encode()
