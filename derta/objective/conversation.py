@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.data.schema import TEXT_ROLE, is_raw_text
 from derta.errors import InputError
@@ -43,6 +43,18 @@ class Cut:
     prompt: list[int]
     response: list[int]
     end: int
+
+
+class Passage(NamedTuple):
+    """A response in its text: characters start..end. `special`: the tokenizer adds its special tokens (raw text)."""
+
+    text: str
+    start: int
+    end: int
+    special: bool
+
+
+Offsets = Sequence[tuple[int, int]]  # characters (first, end) of every token
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, needs_chat_template: bool = True) -> None:
@@ -87,25 +99,45 @@ class ConversationCutter:
 
     def cut(self, prompt: Messages, response: Messages) -> Cut:
         """Start form: the response as it reads at the beginning of the assistant's turn."""
-        content = response[0]["content"]
-        if is_raw_text(prompt):
-            text = prompt[0]["content"] + content
-            return self._cut_text(text, len(prompt[0]["content"]), len(text), special=True)
-        # White space around a chat response is not part of it: templates that do not trim would move it into the
-        # prompt, which would then differ between a row's two responses.
-        rendered, start, end = self._locate(prompt, content.strip())
-        return self._cut_text(rendered, start, end, special=False)
+        return self._cut_one(self.place(prompt, response))
 
     def cut_continued(self, prompt: Messages, response: Messages) -> Cut:
         """Continued form: the response as it reads after other text and one space."""
+        return self._cut_one(self.place_continued(prompt, response))
+
+    def place(self, prompt: Messages, response: Messages) -> Passage:
+        """Text and place of the start form. With `encode` and `cut_passage` it does for many rows what `cut` does for
+        one; tokenizers are half as fast again on many texts at once."""
+        content = response[0]["content"]
+        if is_raw_text(prompt):
+            text = prompt[0]["content"] + content
+            return Passage(text, len(prompt[0]["content"]), len(text), special=True)
+        # White space around a chat response is not part of it: templates that do not trim would move it into the
+        # prompt, which would then differ between a row's two responses.
+        return Passage(*self._locate(prompt, content.strip()), special=False)
+
+    def place_continued(self, prompt: Messages, response: Messages) -> Passage:
+        """Text and place of the continued form."""
         content = response[0]["content"]
         if is_raw_text(prompt):
             # Raw text carries its own leading space, if it wants one.
             joint = "" if content[:1].isspace() else " "
             text = prompt[0]["content"] + _ANCHOR + joint + content
-            return self._cut_text(text, len(prompt[0]["content"]) + len(_ANCHOR), len(text), special=True)
+            return Passage(text, len(prompt[0]["content"]) + len(_ANCHOR), len(text), special=True)
         rendered, start, end = self._locate(prompt, f"{_ANCHOR} {content.strip()}")
-        return self._cut_text(rendered, start + len(_ANCHOR), end, special=False)
+        return Passage(rendered, start + len(_ANCHOR), end, special=False)
+
+    def encode(self, passages: Sequence[Passage]) -> list[tuple[list[int], Offsets]]:
+        """Ids and character offsets of every passage's whole text."""
+        found: list[tuple[list[int], Offsets]] = [([], [])] * len(passages)
+        for special in (False, True):
+            places = [i for i, passage in enumerate(passages) if passage.special is special]
+            if places:
+                texts = [passages[i].text for i in places]
+                encoded: Any = self.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
+                for i, ids, offsets in zip(places, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                    found[i] = ids, offsets
+        return found
 
     def prompt_ids(self, prompt: Messages) -> list[int]:
         """Ids a model is given to generate from."""
@@ -163,16 +195,21 @@ class ConversationCutter:
             self._frame = list(prompt), self._render(prompt, _PLACEHOLDER)
         before, found, after = self._frame[1].partition(_PLACEHOLDER)
         rendered = self._render(prompt, content)
-        if not (found and rendered.startswith(before) and rendered.endswith(after)):
+        start, end = len(before), len(rendered) - len(after)
+        framed = found and rendered.startswith(before) and rendered.endswith(after)
+        if not framed or rendered[start:end].strip() != content.strip():
             raise InputError(
                 "the chat template does not write the assistant's message literally between a fixed header and "
                 "footer, so the response cannot be cut out: use another template (model.chat_template)"
             )
-        return rendered, len(before), len(rendered) - len(after)
+        return rendered, start, end
 
-    def _cut_text(self, text: str, start: int, end: int, *, special: bool) -> Cut:
-        encoded: Any = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    def _cut_one(self, passage: Passage) -> Cut:
+        return self.cut_passage(passage, *self.encode([passage])[0])
+
+    def cut_passage(self, passage: Passage, ids: list[int], offsets: Offsets) -> Cut:
+        """Cut an encoded passage."""
+        text, start, end, special = passage
         first = next((i for i, (_, stop) in enumerate(offsets) if stop > start), len(ids))
         last = next((i for i, (begin, stop) in enumerate(offsets) if begin >= end and stop > start), len(ids))
         if first < len(ids) and text[offsets[first][0] : start].strip():

@@ -6,23 +6,29 @@ collator, anew in every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from derta.config import Arm
 from derta.data.schema import describe, row_id
 from derta.errors import InputError
-from derta.objective.conversation import TEXT_ROLE, ConversationCutter, check_tokenizer, is_raw_text
+from derta.objective.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import TokenizedExample, View, longest_prefix, rto_positions
 
 TOKEN_COLUMNS = ("id", "prompt_ids", "chosen_ids", "chosen_continued_ids", "rejected_ids", "rto_first_id")
+_TOKEN_FEATURES = Features(
+    {name: List(Value("int64")) if name.endswith("_ids") else Value("string") for name in TOKEN_COLUMNS}
+    | {"rto_first_id": Value("int64")}
+)
 TABLE_COLUMNS = (*TOKEN_COLUMNS, "view", "copy")
 
+_TOGETHER = 64  # rows whose texts are tokenised in one call; their character offsets are held until they are cut
 _SHOWN = 5  # row numbers in a message
 
 # Which view of the safe response an arm trains on, and whether it adds the RTO row (paper section 3 and Table 5).
@@ -148,46 +154,67 @@ def _numbered_row(row: Mapping[str, Any], index: int) -> dict[str, Any]:
         raise InputError(f"row {index} of the data: {error}") from error
 
 
-def tokenize_row(row: Mapping[str, Any], cutter: ConversationCutter, refusal: RefusalToken) -> TokenizedExample:
-    """Token ids of one row; see TokenizedExample.
+def tokenize_rows(
+    rows: Sequence[Mapping[str, Any]], cutter: ConversationCutter, refusal: RefusalToken
+) -> list[TokenizedExample]:
+    """Token ids of rows (as `standard_row` gives them); all their texts go through the tokenizer in one call.
 
     Raises:
         InputError: no honest cut exists (see ConversationCutter); the message names the row.
     """
-    standard = standard_row(row)
+    placed = []
+    for row in rows:
+        with _naming(row):
+            placed.append(_passages(row, cutter))
+    encoded = iter(cutter.encode([passage for passages in placed for passage in passages.values()]))
+    examples = []
+    for row, passages in zip(rows, placed, strict=True):
+        with _naming(row):
+            cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
+            examples.append(_example(row, cuts, refusal))
+    return examples
+
+
+@contextmanager
+def _naming(row: Mapping[str, Any]) -> Iterator[None]:
+    """Errors of the body name the row."""
     try:
-        return _tokenize(standard, cutter, refusal)
+        yield
     except InputError as error:
-        raise InputError(f"row {standard['id']}: {error}") from error
+        raise InputError(f"row {row['id']}: {error}") from error
 
 
-def _tokenize(standard: dict[str, Any], cutter: ConversationCutter, refusal: RefusalToken) -> TokenizedExample:
-    prompt, chosen, rejected = standard["prompt"], standard["chosen"], standard["rejected"]
-    example: TokenizedExample = {
-        "id": standard["id"],
-        "prompt_ids": [],
-        "chosen_ids": [],
-        "chosen_continued_ids": [],
-        "rejected_ids": [],
-        "rto_first_id": refusal.start_id,
-    }
+def _passages(row: Mapping[str, Any], cutter: ConversationCutter) -> dict[str, Passage]:
+    """The texts of a row by the column their ids go into."""
+    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    passages = {}
     if chosen:
-        cut = cutter.cut(prompt, chosen)
-        example["prompt_ids"], example["chosen_ids"] = cut.prompt, [*cut.response, cut.end]
+        passages["chosen_ids"] = cutter.place(prompt, chosen)
     if rejected:
-        cut = cutter.cut(prompt, rejected)
-        if chosen and cut.prompt != example["prompt_ids"]:
-            raise InputError(
-                "its prompt is tokenised differently before its two responses; use a chat template whose header ends "
-                "in a special token or a line break (model.chat_template)"
-            )
-        example["prompt_ids"], example["rejected_ids"] = cut.prompt, [*cut.response, cut.end]
-        if is_raw_text(prompt) and rejected[0]["content"][:1].isspace():
-            example["rto_first_id"] = refusal.continued_id  # raw text that starts with its own space
+        passages["rejected_ids"] = cutter.place(prompt, rejected)
     if chosen and rejected:
-        cut = cutter.cut_continued(prompt, chosen)
-        example["chosen_continued_ids"] = [*cut.response, cut.end]
-    return example
+        passages["chosen_continued_ids"] = cutter.place_continued(prompt, chosen)
+    return passages
+
+
+def _example(row: Mapping[str, Any], cuts: Mapping[str, Cut], refusal: RefusalToken) -> TokenizedExample:
+    ids = {column: [*cut.response, cut.end] for column, cut in cuts.items()}
+    prompts = [cuts[column].prompt for column in ("chosen_ids", "rejected_ids") if column in cuts]
+    if prompts[1:] and prompts[0] != prompts[1]:
+        raise InputError(
+            "its prompt is tokenised differently before its two responses; use a chat template whose header ends "
+            "in a special token or a line break (model.chat_template)"
+        )
+    starts_with_space = bool(row["rejected"]) and row["rejected"][0]["content"][:1].isspace()
+    return {
+        "id": row["id"],
+        "prompt_ids": prompts[0],
+        "chosen_ids": ids.get("chosen_ids", []),
+        "chosen_continued_ids": ids.get("chosen_continued_ids", []),
+        "rejected_ids": ids.get("rejected_ids", []),
+        # raw text may start with a space of its own
+        "rto_first_id": refusal.continued_id if is_raw_text(row["prompt"]) and starts_with_space else refusal.start_id,
+    }
 
 
 def build_row_table(
@@ -220,10 +247,23 @@ def build_row_table(
     names, has_chats = unique_ids(rows)
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
     cutter = ConversationCutter(tokenizer)
+
+    def tokenise(columns: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        values = zip(*columns.values(), strict=True)
+        some = [
+            standard_row({**dict(zip(columns, v, strict=True)), "id": names[i]})
+            for v, i in zip(values, places, strict=True)
+        ]
+        found = tokenize_rows(some, cutter, refusal)
+        return {name: [example[name] for example in found] for name in TOKEN_COLUMNS}  # type: ignore[literal-required]
+
     examples = rows.map(
-        lambda row, i: tokenize_row({**row, "id": names[i]}, cutter, refusal),
+        tokenise,
         with_indices=True,
+        batched=True,
+        batch_size=_TOGETHER,
         remove_columns=rows.column_names,
+        features=_TOKEN_FEATURES,  # in a batch without triples the types could not be told from the values
         num_proc=num_proc,
         desc="Tokenising",
     )

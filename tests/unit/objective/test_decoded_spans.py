@@ -5,6 +5,7 @@ Every case is tokenised, laid out and built by the real functions; the test deco
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from derta.errors import InputError
 from derta.objective.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import View, longest_prefix, mle_row, rto_row
-from derta.training.dataset import build_row_table, tokenize_row
+from derta.training.dataset import build_row_table, tokenize_rows
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -117,7 +118,7 @@ def check_spans(tokenizer: Any, style: str, prompt: list, chosen: str, rejected:
     refusal = resolve_refusal_token(tokenizer)
     end_id = tokenizer.convert_tokens_to_ids(end)
     row = {"id": "row-0", "prompt": prompt, "chosen": answer(chosen), "rejected": answer(rejected)}
-    example = tokenize_row(row, ConversationCutter(tokenizer), refusal)
+    example = tokenize_rows([row], ConversationCutter(tokenizer), refusal)[0]
     chosen, rejected = chosen.strip(), rejected.strip()
 
     def text(ids: list[int]) -> str:
@@ -186,12 +187,46 @@ def test_continued_form_is_what_follows_text(tokenizers):
     """After k tokens of harmful text the row reads as ordinary text: a space, then the safe response."""
     tokenizer = tokenizers["llama3"]
     row = {"id": "r", "prompt": PROMPTS["single"], "chosen": answer("Sorry, no."), "rejected": answer("Sure, mix it.")}
-    example = tokenize_row(row, ConversationCutter(tokenizer), resolve_refusal_token(tokenizer))
+    example = tokenize_rows([row], ConversationCutter(tokenizer), resolve_refusal_token(tokenizer))[0]
     k = len(tokenizer("Sure, mix", add_special_tokens=False)["input_ids"])
     built = mle_row(example, k, 100)
     assert tokenizer.decode(built["input_ids"]).endswith("\n\nSure, mix Sorry, no.<|eot_id|>")
     built = mle_row(example, 0, 100)
     assert tokenizer.decode(built["input_ids"]).endswith("\n\nSorry, no.<|eot_id|>")
+
+
+@pytest.mark.parametrize("style", ["llama3", "chatml-metaspace", "mistral-special"])
+def test_rows_tokenised_together_are_those_tokenised_alone(style, tokenizers):
+    """Chats of every kind with raw text among them, for which the tokenizer adds its own special tokens."""
+    tokenizer = tokenizers[style]
+    cutter, refusal = ConversationCutter(tokenizer), resolve_refusal_token(tokenizer)
+    responses = {**RESPONSES, **WHITE_SPACE}.items()
+    rows = [
+        {"id": f"{name}-{way}", "prompt": prompt, "chosen": answer(chosen), "rejected": answer(rejected)}
+        for name, prompt in PROMPTS.items()
+        for way, (chosen, rejected) in responses
+    ]
+    rows[1::3] = [{**row, "rejected": None} for row in rows[1::3]]
+    raw = [[{"role": "text", "content": text}] for text in ("Some text", " goes on.", " harmful")]
+    rows[4:4] = [dict(zip(("id", "prompt", "chosen", "rejected"), ("raw", *raw), strict=True))]
+    alone = [tokenize_rows([row], cutter, refusal)[0] for row in rows]
+    assert tokenize_rows(rows, cutter, refusal) == alone
+    assert len({tuple(example["chosen_ids"]) for example in alone}) > len(RESPONSES)
+
+
+def test_the_row_that_cannot_be_cut_is_named_among_many(tokenizers):
+    """A template that rewrites one word of the assistant: of 200 rows one holds it."""
+    tokenizer = copy.deepcopy(tokenizers["llama3"])
+    rows = [
+        {"id": f"row-{i}", "prompt": PROMPTS["single"], "chosen": answer(f"Sorry, {i}."), "rejected": None}
+        for i in range(200)
+    ]
+    rows[150]["chosen"] = answer("Sorry, filler, no.")
+    refusal = resolve_refusal_token(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("| trim", "| trim | replace('filler', 'other')")
+    with pytest.raises(InputError, match="row row-150: the chat template does not write") as caught:
+        build_row_table(Dataset.from_list(rows), tokenizer, refusal, arm=Arm.vanilla, max_length=99)
+    assert "Sorry" not in str(caught.value)
 
 
 def test_views_of_a_table(tokenizers):
