@@ -43,6 +43,9 @@ class ObjectiveConfig:
     rto_at_end: also teach the refusal token where the harmful response ends (its EOS slot), as the reference does.
     zero_prefix_fraction: share of MLE rows without harmful prefix, beyond what k = 0 gets from the uniform draw.
     mle_copies: MLE rows per triple (each draws its own prefix).
+    transition_copies: further rows per triple that teach only the turn: behind a harmful prefix of their own the first
+        `transition_tokens` tokens of the safe response. They are the supervised tokens after the refusal token that
+        an RTO row cannot hold, whose next input token is the harmful one.
     dpo_beta: for the dpo arm.
     """
 
@@ -55,6 +58,8 @@ class ObjectiveConfig:
     rto_at_end: bool = True
     zero_prefix_fraction: float = 1 / 3
     mle_copies: int = 1
+    transition_copies: int = 0
+    transition_tokens: int = 8
     normalization: Normalization = Normalization.token
     dpo_beta: float = 0.1
 
@@ -74,6 +79,15 @@ class ObjectiveConfig:
             found.append("objective.rto_weight and objective.mle_weight are both 0: nothing would be learned")
         if self.mle_copies < 1:
             found.append(f"objective.mle_copies={self.mle_copies}: expected at least 1")
+        if self.transition_copies < 0:
+            found.append(f"objective.transition_copies={self.transition_copies}: expected 0 or more")
+        if self.transition_copies > 0 and self.name in (Arm.vanilla, Arm.dpo):
+            found.append(
+                f"objective.transition_copies={self.transition_copies} with objective={self.name.value}, which has no "
+                "harmful prefixes: use objective=harmful_prefix, rto or derta, or leave it at 0"
+            )
+        if self.transition_tokens < 1:
+            found.append(f"objective.transition_tokens={self.transition_tokens}: expected at least 1")
         if self.refusal_token_ids is not None and len(self.refusal_token_ids) not in (1, 2):
             found.append(
                 f"objective.refusal_token_ids={list(self.refusal_token_ids)}: expected one id (every position) or "

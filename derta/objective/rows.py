@@ -7,6 +7,11 @@ p prompt, h harmful response (h1..hn), s safe response, E end of turn, S / _S re
         labels      -  -  -  -  -      -  s1 s2 .. sm  E      the prefix is context only
         objective   0  0  0  0  0      0  1  1  ..  1  1
 
+    Transition row, m tokens of safe response (m < |s|; else it is an MLE row)
+        input_ids   p  p  p  h1 h2 .. hk  s1 s2 .. sm
+        labels      -  -  -  -  -      -  s1 s2 .. sm         the turn alone: no end of turn
+        objective   0  0  0  0  0      0  1  1  ..  1
+
     RTO row
         input_ids   p  p  p  h1 h2 h3 .. hn  E
         labels      -  -  -  S  _S _S .. _S  _S               every position, the end slot included
@@ -48,6 +53,7 @@ class View(IntEnum):
     MLE = 1
     MLE_WITH_PREFIX = 2
     RTO = 3
+    TRANSITION = 4
 
 
 class TokenizedExample(TypedDict):
@@ -82,6 +88,12 @@ def mle_row(example: TokenizedExample, k: int, max_length: int) -> TrainingRow:
         "labels": [IGNORE] * len(context) + safe,
         "objective": [int(TokenObjective.NONE)] * len(context) + [int(TokenObjective.MLE)] * len(safe),
     }
+
+
+def first_tokens(example: TokenizedExample, m: int) -> TokenizedExample:
+    """The example with the first m tokens of its safe response, in either form."""
+    cut = {name: example[name][:m] for name in ("chosen_ids", "chosen_continued_ids")}  # type: ignore[literal-required]
+    return {**example, **cut}  # type: ignore[typeddict-item]
 
 
 def rto_row(example: TokenizedExample, refusal: RefusalToken, kept: np.ndarray, max_length: int) -> TrainingRow:
@@ -120,6 +132,7 @@ class RowBuilder:
     rto_dropout: float = 0.0
     rto_at_end: bool = True
     zero_prefix_fraction: float = 0.0
+    transition_tokens: int = 8
 
     def build(self, example: TokenizedExample, view: int, copy: int, epoch: int) -> TrainingRow:
         draw: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
@@ -132,6 +145,10 @@ class RowBuilder:
             longest = longest_prefix(prompt, len(example["chosen_continued_ids"]), harmful, self.max_length)
             k = prefix_length(longest, zero_fraction=self.zero_prefix_fraction, **draw)
             return mle_row(example, k, self.max_length)
+        if view == View.TRANSITION:
+            cut = first_tokens(example, self.transition_tokens)
+            longest = longest_prefix(prompt, len(cut["chosen_continued_ids"]), harmful, self.max_length)
+            return mle_row(cut, prefix_length(longest, **draw), self.max_length)
         if view == View.FILLER:
             prompt_ids = example["prompt_ids"]
             none = [int(TokenObjective.NONE)] * prompt

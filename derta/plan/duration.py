@@ -56,11 +56,13 @@ def count_rows(config: PlanRunConfig) -> tuple[int, int]:
 
 
 def training_rows(config: PlanRunConfig, triples: int, helpful: int) -> int:
-    """Rows of an epoch: a triple makes its MLE rows, and an RTO row in the arms that have one; DPO sees pairs only."""
+    """Rows of an epoch: a triple makes its MLE and transition rows, and an RTO row in the arms that have one; DPO sees
+    pairs only."""
     if config.objective.name is Arm.dpo:
         return triples
     rto = config.objective.name in (Arm.rto, Arm.derta)
-    return triples * (config.objective.mle_copies + rto) + helpful
+    objective = config.objective
+    return triples * (objective.mle_copies + objective.transition_copies + rto) + helpful
 
 
 def flops_per_token(shape: ModelShape, length: int, *, lora: bool) -> float:

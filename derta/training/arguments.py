@@ -69,6 +69,8 @@ def derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaConf
         rto_at_end=objective.rto_at_end,
         zero_prefix_fraction=objective.zero_prefix_fraction,
         mle_copies=objective.mle_copies,
+        transition_copies=objective.transition_copies,
+        transition_tokens=objective.transition_tokens,
         normalization=objective.normalization.value,
         drop_long_prompts=config.data.long_prompts is LongPrompts.drop,
         shuffle=config.trainer.shuffle,

@@ -55,7 +55,8 @@ class DeRTaConfig(SFTConfig):
     Parameters:
         objective: "derta", "vanilla", "harmful_prefix" or "rto".
         refusal_text, refusal_token_ids, rto_weight, mle_weight, rto_dropout, rto_at_end, zero_prefix_fraction,
-        mle_copies, normalization: see ObjectiveConfig, whose defaults hold here too.
+        mle_copies, transition_copies, transition_tokens, normalization: see ObjectiveConfig, whose defaults hold here
+        too.
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
             GPUs, and leaves `mfu` out where the table has none.
         drop_long_prompts: leave rows out whose prompt alone fills max_length, instead of refusing them.
@@ -74,6 +75,8 @@ class DeRTaConfig(SFTConfig):
     rto_at_end: bool = field(default=_DEFAULTS.rto_at_end)
     zero_prefix_fraction: float = field(default=_DEFAULTS.zero_prefix_fraction)
     mle_copies: int = field(default=_DEFAULTS.mle_copies)
+    transition_copies: int = field(default=_DEFAULTS.transition_copies)
+    transition_tokens: int = field(default=_DEFAULTS.transition_tokens)
     normalization: str = field(default=str(_default("normalization")))
     drop_long_prompts: bool = False
     shuffle: bool = True
@@ -91,7 +94,8 @@ class DeRTaConfig(SFTConfig):
         if self.normalization not in [choice.value for choice in Normalization]:
             problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
         names = ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta"}
-        problems += ObjectiveConfig(**{name: getattr(self, name) for name in names}).problems()
+        arm = Arm(self.objective) if self.objective in arms else _DEFAULTS.name
+        problems += ObjectiveConfig(name=arm, **{name: getattr(self, name) for name in names}).problems()
         if self.peak_flops is not None and not self.peak_flops > 0:
             problems.append(f"peak_flops={self.peak_flops}: expected FLOP/s of one device, or None")
         problems += self._without_effect()

@@ -225,6 +225,8 @@ def build_row_table(
     arm: Arm,
     max_length: int,
     mle_copies: int = 1,
+    transition_copies: int = 0,
+    transition_tokens: int = 8,
     rto_at_end: bool = True,
     drop_long_prompts: bool = False,
     num_proc: int | None = None,
@@ -287,7 +289,14 @@ def build_row_table(
             )
         examples = examples.select([i for i in range(len(examples)) if i not in dropped])
     return _lay_out(
-        examples, arm, max_length, mle_copies, rto_at_end, dropped=len(long_prompts), needs_rto=for_training
+        examples,
+        arm,
+        max_length,
+        rto_at_end,
+        mle_copies=mle_copies,
+        transitions=(transition_copies, transition_tokens),
+        dropped=len(long_prompts),
+        needs_rto=for_training,
     )
 
 
@@ -322,9 +331,10 @@ def _lay_out(
     examples: Dataset,
     arm: Arm,
     max_length: int,
-    mle_copies: int,
     rto_at_end: bool,
     *,
+    mle_copies: int,
+    transitions: tuple[int, int],
     dropped: int,
     needs_rto: bool,
 ) -> tuple[Dataset, RowReport]:
@@ -340,6 +350,14 @@ def _lay_out(
                 room = longest_prefix(prompt, continued, rejected, max_length) if view == View.MLE_WITH_PREFIX else 0
                 entries.append((i, view, copy, min(max_length, prompt + chosen + room)))
                 truncated += prompt + chosen > max_length
+        if is_triple:
+            copies, tokens = transitions
+            safe = min(tokens, max(chosen, continued))
+            room = longest_prefix(prompt, min(tokens, continued), rejected, max_length)
+            length = min(max_length, prompt + safe + room)
+            # Numbered behind the MLE rows, so that their prefixes are others.
+            entries += [(i, View.TRANSITION, mle_copies + copy, length) for copy in range(copies)]
+            truncated += copies * (prompt + safe > max_length)
         if rejected and with_rto:
             entries.append((i, View.RTO, 0, min(max_length, prompt + rejected)))
             truncated += prompt + rejected > max_length

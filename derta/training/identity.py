@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import tempfile
@@ -107,6 +108,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Every setting of a run at its default."""
+    return _flat(plain(asdict(TrainRunConfig())))
+
+
 def check_same_run(output_dir: Path, description: dict[str, Any]) -> bool:
     """Whether `output_dir` holds (the beginning of) this run; False when it is empty or new.
 
@@ -192,6 +199,8 @@ def differences(run_dir: Path, description: dict[str, Any]) -> list[str]:
         InputError: its config.yaml cannot be read.
     """
     here, there = _flat(description), _flat(_read_config(run_dir))
+    # A run from before a setting existed went as its default goes now.
+    there = {**{key: value for key, value in _defaults().items() if key in here}, **there}
     allowed = description.get("trainer", {}).get("resume_despite", [])
     lines = []
     for key in sorted(here.keys() | there.keys()):

@@ -41,6 +41,8 @@ RUN_INFO_KEYS = (
     "rto_at_end",
     "zero_prefix_fraction",
     "mle_copies",
+    "transition_copies",
+    "transition_tokens",
     "normalization",
     "max_length",
 )
@@ -119,6 +121,7 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
             rto_dropout=args.rto_dropout,
             rto_at_end=args.rto_at_end,
             zero_prefix_fraction=args.zero_prefix_fraction,
+            transition_tokens=args.transition_tokens,
         )
         # TRL prepares rows once, for one objective; ours are rows already. It also refuses padding_free with a
         # max_length that it would not enforce: the collator does.
@@ -205,6 +208,8 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
             arm=Arm(args.objective),
             max_length=args.max_length or _NO_LIMIT,
             mle_copies=args.mle_copies,
+            transition_copies=args.transition_copies,
+            transition_tokens=args.transition_tokens,
             rto_at_end=args.rto_at_end,
             drop_long_prompts=args.drop_long_prompts,
             num_proc=args.dataset_num_proc,

@@ -111,6 +111,28 @@ def test_same_batches_and_weights_after_a_resume(checkpoint, workers, train, tmp
         assert torch.equal(expected, found), name
 
 
+def test_transition_rows_survive_a_resume_and_leave_the_other_draws_alone(train, tmp_path):
+    turns = {"transition_copies": 1, "transition_tokens": 3}
+    whole = train(save_strategy="steps", save_steps=4, **turns)
+    resumed = train(resume=str(tmp_path / "run" / "checkpoint-4"), **turns)
+    assert resumed.seen() == [(step, batch) for step, batch in whole.seen() if step >= 4]
+
+    def rows(trainer, steps):
+        """(ids, labels) of all MLE and RTO rows of the first epoch, transitions apart."""
+        found: dict[bool, list] = {False: [], True: []}
+        for step, (ids, labels, kinds) in trainer.seen():
+            for row_ids, row_labels, row_kinds in zip(ids, labels, kinds, strict=True) if step < steps else ():
+                kept = [label for label in row_labels if label != -100]
+                is_turn = 2 not in row_kinds and len(kept) == 3
+                pad = trainer.processing_class.pad_token_id
+                found[is_turn].append(([i for i in row_ids if i != pad], kept))
+        return {kind: sorted(values) for kind, values in found.items()}
+
+    with_turns, without = rows(whole, 6), rows(train(), 4)  # an epoch of 24 rows and one of 16, 4 to a step
+    assert with_turns[False] == without[False] and len(without[False]) == ROWS
+    assert len(with_turns[True]) == ROWS // 2 and not without[True]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_always_uses_the_draws_of_epoch_0(workers, train, triples):
     """Else losses of two epochs could not be compared; and it leaves the training draws alone."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from derta.config import (
+    Arm,
     DataConfig,
     DistributedConfig,
     LoggingConfig,
@@ -56,6 +57,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "objective.rto_dropout": [NAN, INF, -0.1, 1.0, 1.5],
     "objective.zero_prefix_fraction": [NAN, INF, -0.1, 1.1],
     "objective.mle_copies": [0, -1],
+    "objective.transition_copies": [-1],
+    "objective.transition_tokens": [0, -1],
     "objective.dpo_beta": [NAN, INF, 0.0, -0.1],
     "optim.learning_rate": [NAN, INF, 0.0, -1e-4],
     "optim.scheduler": ["", "cosin", "reduce_lr_on_plateau"],
@@ -102,9 +105,18 @@ def test_out_of_range(key: str, value: Any) -> None:
     assert key in problems[0]
 
 
+@pytest.mark.parametrize("arm", ["vanilla", "dpo"])
+def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
+    config = sound()
+    config.objective.name, config.objective.transition_copies = Arm[arm], 2
+    (problem,) = config.problems(world_size=1)
+    assert f"objective={arm}" in problem
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("objective.transition_copies", 0),
         ("objective.rto_dropout", 0.95),
         ("objective.zero_prefix_fraction", 1.0),
         ("objective.zero_prefix_fraction", 0.0),

@@ -16,7 +16,7 @@ from derta.config import Arm
 from derta.errors import InputError
 from derta.objective.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.objective.rows import View, longest_prefix, mle_row, rto_row
+from derta.objective.rows import IGNORE, RowBuilder, View, longest_prefix, mle_row, rto_row
 from derta.training.dataset import build_row_table, tokenize_rows
 
 CHATML = (
@@ -245,3 +245,37 @@ def test_views_of_a_table(tokenizers):
         ("h", View.MLE),
     ]
     assert (report.mle_rows, report.rto_rows, report.truncated_rows, report.dropped_examples) == (2, 1, 0, 0)
+
+
+def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
+    """Two MLE rows, two transitions of three tokens, RTO; a helpful row stays as it is; nothing else changes."""
+    rows = [
+        {"id": "t", "prompt": PROMPTS["single"], "chosen": answer("Sorry, no way."), "rejected": answer("Sure, mix.")},
+        {"id": "h", "prompt": PROMPTS["single"], "chosen": answer("Sure."), "rejected": None},
+    ]
+    tokenizer = tokenizers["llama3"]
+    refusal = resolve_refusal_token(tokenizer)
+
+    def build(**changes):
+        return build_row_table(
+            Dataset.from_list(rows), tokenizer, refusal, arm=Arm.derta, max_length=99, mle_copies=2, **changes
+        )
+
+    table, report = build(transition_copies=2, transition_tokens=3)
+    assert list(zip(table["id"], table["view"], table["copy"], strict=True)) == [
+        ("t", View.MLE_WITH_PREFIX, 0),
+        ("t", View.MLE_WITH_PREFIX, 1),
+        ("t", View.TRANSITION, 2),
+        ("t", View.TRANSITION, 3),
+        ("t", View.RTO, 0),
+        ("h", View.MLE, 0),
+    ]
+    assert (report.mle_rows, report.rto_rows, report.truncated_rows) == (5, 1, 0)
+    builder = RowBuilder(refusal=refusal, max_length=99, seed=1, transition_tokens=3)
+    row = table[2]
+    built = [builder.build(row, row["view"], row["copy"], epoch) for epoch in range(20)]
+    supervised = {tokenizer.decode([i for i in one["labels"] if i != IGNORE]) for one in built}
+    assert supervised == {"Sorry, ", " Sorry, "}  # the turn alone, at the start and after text
+    assert max(len(one["input_ids"]) for one in built) == row["length"]
+    plain, _ = build()
+    assert [row for row in table if row["view"] != View.TRANSITION] == list(plain)

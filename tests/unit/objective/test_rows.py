@@ -7,7 +7,16 @@ import pytest
 
 from derta.objective.draws import prefix_length
 from derta.objective.refusal_token import RefusalToken
-from derta.objective.rows import RowBuilder, TokenizedExample, View, longest_prefix, mle_row, rto_positions, rto_row
+from derta.objective.rows import (
+    RowBuilder,
+    TokenizedExample,
+    View,
+    first_tokens,
+    longest_prefix,
+    mle_row,
+    rto_positions,
+    rto_row,
+)
 
 S, _S, E, X = 90, 91, 99, -100  # refusal token (start, continued), end of turn, ignored
 REFUSAL = RefusalToken("Sorry", S, _S, "Sorry", " Sorry")
@@ -128,3 +137,27 @@ def test_builder_never_leaves_an_rto_row_without_loss(at_end):
     for row in rows:
         assert all((label == X) == (kind == 0) for label, kind in zip(row["labels"], row["objective"], strict=True))
         assert at_end or row["labels"][-1] == X
+
+
+def test_transition_row_holds_the_turn_alone():
+    """m = 1: one token of safe response behind the prefix, no end of turn."""
+    assert mle_row(first_tokens(example(), 1), k=2, max_length=100) == {
+        "input_ids": [1, 2, 3, 11, 12, 31],
+        "labels": [X, X, X, X, X, 31],
+        "objective": [0, 0, 0, 0, 0, 1],
+    }
+    assert mle_row(first_tokens(example(), 1), k=0, max_length=100)["labels"] == [X, X, X, 21]
+    assert first_tokens(example(), 3) == example()  # a response no longer than m is whole, its end included
+
+
+@pytest.mark.parametrize(("max_length", "longest"), [(6, 2), (100, 4)])
+def test_builder_draws_the_prefix_of_a_transition_row(max_length, longest):
+    """From the range that leaves room for the cut response (3 + k + 1 <= max_length), zero_prefix_fraction aside."""
+    builder = RowBuilder(refusal=REFUSAL, max_length=max_length, seed=5, zero_prefix_fraction=1.0, transition_tokens=1)
+    seen = set()
+    for epoch in range(60):
+        k = prefix_length(longest, seed=5, epoch=epoch, example_id="a", copy=3)
+        row = builder.build(example(), View.TRANSITION, copy=3, epoch=epoch)
+        assert row == mle_row(first_tokens(example(), 1), k, max_length)
+        seen.add(k)
+    assert seen == set(range(longest + 1))

@@ -115,3 +115,13 @@ def test_the_learning_objective_of_the_description_is_the_config_s() -> None:
     described = describe(objective__rto_dropout=0.5)
     assert set(described["objective"]) == set(ObjectiveConfig.__dataclass_fields__)
     assert described["objective"]["rto_dropout"] == 0.5
+
+
+def test_a_run_from_before_a_setting_existed(run: Path) -> None:
+    """It went as the setting's default goes now."""
+    older = describe()
+    del older["objective"]["transition_copies"]
+    write_config(run, older)
+    assert check_same_run(run, describe())
+    with pytest.raises(InputError, match="objective.transition_copies: 0 there, 2 now"):
+        check_same_run(run, describe(objective__transition_copies=2))
