@@ -112,7 +112,8 @@ def _model(target: TargetModel, ranks: Ranks, batch_size: int) -> Any:
         def barrier(self) -> None:
             ranks.barrier()
 
-    model = Target(pretrained=target.model, tokenizer=target.tokenizer, batch_size=batch_size)
+    # Templates with a thinking mode start where training did: behind the empty think block.
+    model = Target(pretrained=target.model, tokenizer=target.tokenizer, batch_size=batch_size, enable_thinking=False)
     if not ranks.together:
         model._rank, model._world_size = ranks.rank, ranks.world
     return model

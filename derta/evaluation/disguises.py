@@ -163,11 +163,8 @@ class ReinsertedHeader(Disguise):
     settings: Mapping[str, Any] = {}
 
     def rewrite(self, row: Row, target: TargetModel) -> list[dict[str, str]]:
-        target.cutter.prompt_ids(row["prompt"])  # a template that refuses these roles says so here
-        rendered = target.tokenizer.apply_chat_template(
-            replace_query(row, _PLACEHOLDER), tokenize=False, add_generation_prompt=True
-        )
-        _, _, header = str(rendered).partition(_PLACEHOLDER)
+        rendered = target.cutter.prompt_text(replace_query(row, _PLACEHOLDER))
+        _, _, header = rendered.partition(_PLACEHOLDER)
         if not header.strip():
             raise InputError(
                 f"attack {self.name!r}: the chat template writes nothing behind the user's text, so there is no header "

@@ -121,12 +121,7 @@ class Frame:
 
     def __init__(self, row: Row, target: TargetModel, suffix: str):
         self._tokenizer, self._query = target.tokenizer, query_of(row)
-        target.cutter.prompt_ids(row["prompt"])  # a template that refuses these roles says so here
-        rendered = str(
-            self._tokenizer.apply_chat_template(
-                replace_query(row, self._query + _PLACEHOLDER), tokenize=False, add_generation_prompt=True
-            )
-        )
+        rendered = target.cutter.prompt_text(replace_query(row, self._query + _PLACEHOLDER))
         self._head, _, self._tail = rendered.partition(_PLACEHOLDER)
         encoded = self._tokenizer(
             self._head + suffix + self._tail, add_special_tokens=False, return_offsets_mapping=True

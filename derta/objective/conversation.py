@@ -140,24 +140,35 @@ class ConversationCutter:
         return found
 
     def prompt_ids(self, prompt: Messages) -> list[int]:
-        """Ids a model is given to generate from."""
+        """Ids a model is given to generate from: those that stand before a response in training."""
         if is_raw_text(prompt):
             return self.tokenizer(prompt[0]["content"])["input_ids"]
-        return self.tokenizer(self._render_prompt(prompt), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(self.prompt_text(prompt), add_special_tokens=False)["input_ids"]
+
+    def prompt_text(self, prompt: Messages) -> str:
+        """A conversation, rendered up to where the model's response begins.
+
+        That is what the template writes in front of the assistant's message, also where its generation prompt says
+        less or more: Qwen3's leaves out the empty think block (unless it is asked not to think) which the template
+        writes before every last answer, so that training and generation would differ by a block.
+        """
+        asked = self._apply_template(prompt, add_generation_prompt=True)
+        try:
+            before, found, _ = self._framed(prompt).partition(_PLACEHOLDER)
+        except InputError:  # no answer may stand behind these turns; they can be generated from all the same
+            return asked
+        return before if found and before.strip() != asked.strip() else asked
 
     def instruction_span(self, prompt: Messages) -> tuple[int, int]:
         """Places (first, end) in `prompt_ids` of the last message; behind it stands what the template adds."""
         if is_raw_text(prompt):
             return 0, len(self.prompt_ids(prompt))
-        rendered, content = self._render_prompt(prompt), prompt[-1]["content"].strip()
+        rendered, content = self.prompt_text(prompt), prompt[-1]["content"].strip()
         start = rendered.rfind(content)
         encoded: Any = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         offsets = encoded["offset_mapping"]
         before = sum(stop <= start for _, stop in offsets)
         return before, len(offsets) - sum(begin >= start + len(content) for begin, _ in offsets)
-
-    def _render_prompt(self, prompt: Messages) -> str:
-        return self._apply_template(prompt, add_generation_prompt=True)
 
     def _render(self, prompt: Messages, content: str) -> str:
         return self._apply_template([*prompt, {"role": "assistant", "content": content}])
@@ -189,11 +200,15 @@ class ConversationCutter:
             return f" ({error})"
         return ""
 
-    def _locate(self, prompt: Messages, content: str) -> tuple[str, int, int]:
-        """The rendered conversation, and the characters between which the response stands in it."""
+    def _framed(self, prompt: Messages) -> str:
+        """The conversation with a placeholder as its response."""
         if self._frame is None or self._frame[0] != prompt:  # the cuts of one row share its prompt
             self._frame = list(prompt), self._render(prompt, _PLACEHOLDER)
-        before, found, after = self._frame[1].partition(_PLACEHOLDER)
+        return self._frame[1]
+
+    def _locate(self, prompt: Messages, content: str) -> tuple[str, int, int]:
+        """The rendered conversation, and the characters between which the response stands in it."""
+        before, found, after = self._framed(prompt).partition(_PLACEHOLDER)
         rendered = self._render(prompt, content)
         start, end = len(before), len(rendered) - len(after)
         framed = found and rendered.startswith(before) and rendered.endswith(after)

@@ -351,13 +351,13 @@ def _lay_out(
                 entries.append((i, view, copy, min(max_length, prompt + chosen + room)))
                 truncated += prompt + chosen > max_length
         if is_triple:
-            copies, tokens = transitions
+            turns, tokens = transitions
             safe = min(tokens, max(chosen, continued))
             room = longest_prefix(prompt, min(tokens, continued), rejected, max_length)
-            length = min(max_length, prompt + safe + room)
+            longest = min(max_length, prompt + safe + room)
             # Numbered behind the MLE rows, so that their prefixes are others.
-            entries += [(i, View.TRANSITION, mle_copies + copy, length) for copy in range(copies)]
-            truncated += copies * (prompt + safe > max_length)
+            entries += [(i, View.TRANSITION, mle_copies + copy, longest) for copy in range(turns)]
+            truncated += turns * (prompt + safe > max_length)
         if rejected and with_rto:
             entries.append((i, View.RTO, 0, min(max_length, prompt + rejected)))
             truncated += prompt + rejected > max_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ pytest.importorskip("lm_eval", reason="the extra derta[eval] is not installed")
 
 from derta.config.evaluation import LmEvalConfig
 from derta.errors import InputError
+from derta.evaluation import benchmarks
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
 from derta.evaluation.model import TargetModel
 from derta.evaluation.ranks import Ranks
@@ -77,6 +79,17 @@ def test_a_local_task_is_scored_with_its_error_and_number(target, tasks):
     assert error == pytest.approx(1.96 * (p * (1 - p) / 6) ** 0.5)  # of a mean of 7, by the sample variance
     limited = run_benchmarks(settings(tasks, limit=3, chat_template=True), target, Ranks())
     assert limited["fictional_choices"]["acc"]["n"] == 3
+
+
+def test_questions_are_asked_without_thinking(target):
+    """With a template whose generation prompt, as Qwen3's, thinks unless it is told not to."""
+    tokenizer = copy.deepcopy(target.tokenizer)
+    tokenizer.chat_template = (
+        "{{ messages[-1]['content'] }}{% if add_generation_prompt %}<answer>"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+    )
+    model = benchmarks._model(TargetModel(target.model, tokenizer), Ranks(), 1)
+    assert model.apply_chat_template([{"role": "user", "content": "why"}]) == "why<answer><think></think>"
 
 
 def test_ranks_share_the_questions_and_agree_with_one(target, model_dir, tasks):

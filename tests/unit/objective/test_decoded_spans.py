@@ -279,3 +279,26 @@ def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
     assert max(len(one["input_ids"]) for one in built) == row["length"]
     plain, _ = build()
     assert [row for row in table if row["view"] != View.TRANSITION] == list(plain)
+
+
+@pytest.mark.parametrize("prompt", ["single", "multi-turn"])
+@pytest.mark.parametrize("style", STYLES)
+def test_generation_starts_where_training_responses_do(style, prompt, tokenizers):
+    """Also behind the empty think block that a Qwen3-style generation prompt leaves out."""
+    tokenizer = tokenizers[style]
+    cutter = ConversationCutter(tokenizer)
+    assert cutter.prompt_ids(PROMPTS[prompt]) == cutter.cut(PROMPTS[prompt], answer("Sorry, no.")).prompt
+    if style == "think":
+        assert cutter.prompt_text(PROMPTS[prompt]).endswith("assistant\n<think>\n\n</think>\n\n")
+        bare = tokenizer.apply_chat_template(PROMPTS[prompt], tokenize=False, add_generation_prompt=True)
+        assert bare.endswith("assistant\n"), "else this shows nothing"
+
+
+def test_generation_where_no_answer_may_follow(byte_level):
+    """A template that takes no assistant's message still gives its generation prompt."""
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('questions only') }}{% endif %}"
+        "<|im_start|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|im_end|>{% endif %}"
+    )
+    cutter = ConversationCutter(byte_level(CHATML_SPECIALS, template, bos=None, eos="<|im_end|>"))
+    assert cutter.prompt_text(PROMPTS["single"]).endswith("<|im_end|>")
