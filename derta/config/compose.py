@@ -96,6 +96,7 @@ def launch(
         check: problems of a composed configuration (contradictions, ranges).
         sweep_hint: the command to suggest for `-m` under torchrun.
     """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports usage; read when the hub's client is imported
     arguments = sys.argv[1:] = [home_in_argument(argument) for argument in sys.argv[1:]]
     multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
     if multirun and "RANK" in os.environ:

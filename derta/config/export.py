@@ -15,6 +15,8 @@ class ExportConfig:
     dtype: of the weights written; auto keeps the base's (of ZeRO state: bfloat16).
     tolerance: largest difference of a logit that is accepted; null: 1e-3 where nothing is rounded, else 5% of the
         largest logit.
+    evaluation: output_dir of this model's evaluation, whose table the card shows; null looks beside the model (in
+        SOURCE/evaluation, or where a sweep puts it).
     """
 
     source: str = ""
@@ -23,6 +25,7 @@ class ExportConfig:
     revision: str | None = None
     dtype: Dtype = Dtype.auto
     tolerance: float | None = None
+    evaluation: str | None = None
 
     def problems(self) -> list[str]:
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ RESUME_DESPITE = (
     "world_size",  # another number of ranks; not with DeepSpeed, whose optimizer state is cut up by rank
     "pickles",  # DeepSpeed's state from outside the run's own directory: reading it can run code
 )
+_HUB_ID = re.compile(r"([\w.-]+/)?\w[\w.-]{0,95}", re.ASCII)
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 _LONGEST_TIMEOUT = 365 * 24 * 60  # what any clock type underneath can hold
 
@@ -66,6 +68,8 @@ class TrainerConfig:
     skip_grad_norm_above: updates whose global gradient norm is larger are left out and counted; null leaves none out.
     num_workers: loader processes per rank.
     eval_steps: how often P(refusal) is measured on held-out rows (see ProbeConfig); 0 never.
+    push_to_hub: send the finished model to the hub (see derta/training/hub.py); to hub_model_id, or to the name of
+    output_dir under your account; hub_private_repo: into a private repository only.
     """
 
     global_batch_size: int = 128
@@ -84,6 +88,9 @@ class TrainerConfig:
     resume_despite: list[str] = field(default_factory=list)
     skip_grad_norm_above: float | None = None
     num_workers: int = 0
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = True
 
     def problems(self) -> list[str]:
         found = []
@@ -106,6 +113,8 @@ class TrainerConfig:
         limit = self.skip_grad_norm_above
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             found.append(f"trainer.skip_grad_norm_above={limit}: expected null or a number above 0")
+        if self.hub_model_id is not None and not _HUB_ID.fullmatch(self.hub_model_id):
+            found.append(f"trainer.hub_model_id={self.hub_model_id}: expected NAME or ACCOUNT/NAME, or null")
         return found
 
     def accumulation_steps(self, world_size: int) -> int:

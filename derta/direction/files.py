@@ -38,11 +38,12 @@ class Direction:
 def save_direction(path: Path, direction: Direction) -> None:
     """Write a direction; parents are made."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     place = {"format": FORMAT, "position": str(direction.position), "layer": str(direction.layer)}
-    save_file({_NAME: direction.vector.to(torch.float32).contiguous()}, path, metadata={**direction.about, **place})
+    tensors = {_NAME: direction.vector.to(torch.float32).contiguous()}
+    path.write_bytes(save(tensors, metadata={**direction.about, **place}))  # save_file() writes for the owner alone
 
 
 def load_direction(path: str | Path, hidden_size: int | None = None) -> Direction:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.miniature.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
+from derta.training.checkpoints import apply_umask
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -79,7 +80,7 @@ def write_fresh_model(output_dir: str | Path, seed: int) -> Path:
     try:
         tokenizer.save_pretrained(unfinished)
         fresh_model(tokenizer, seed).save_pretrained(unfinished)
-        unfinished.chmod(0o755)
+        apply_umask(unfinished)
         os.replace(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from derta.config import Arm
 from derta.config.plan import PlanRunConfig
 from derta.data.manifest import read_manifest
-from derta.plan.devices import Gpu
 from derta.plan.shape import ModelShape
+from derta.training.devices import Gpu
 
 # 60,000 Evol-Instruct rows and 3,000 triples: arXiv 2407.09121, section 4.1.
 _PAPER_HELPFUL, _PAPER_TRIPLES = 60_000, 3_000
@@ -81,6 +81,6 @@ def plan_duration(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, *, lora: b
     flops = flops_per_token(shape, length, lora=lora)
     if config.objective.name is Arm.dpo:
         flops += flops / 3 if not lora else flops / 2  # the reference model's forward
-    rate = config.world_size * gpu.tflops * 1e12 * config.mfu / flops
+    rate = config.world_size * gpu.peak * config.mfu / flops
     tokens = sequences * length
     return Duration(triples, helpful, rows, steps, tokens, flops, rate, tokens / rate / 3600)

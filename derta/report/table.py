@@ -14,6 +14,11 @@ from derta.report.runs import Run, group_by_label
 
 def render_table(runs: Sequence[Run]) -> str:
     """Table and footer as Markdown."""
+    return "\n".join([render_rates(runs), *_provenance(group_by_label(runs))]) + "\n"
+
+
+def render_rates(runs: Sequence[Run]) -> str:
+    """The table and what its rows mean."""
     groups = group_by_label(runs)
     titles = (f"{label} ({len(members)} runs)" if len(members) > 1 else label for label, members in groups.items())
     lines = [["%", *titles, "n"]]
@@ -21,7 +26,7 @@ def render_table(runs: Sequence[Run]) -> str:
     for row in measures:
         cells = [combine(row.rates[label]) for label in groups]
         lines.append([row.name, *map(str, cells), _counts([cell.n for cell in cells])])
-    return "\n".join([*_align(lines), "", *_notes(runs, measures), "", *_provenance(groups)]) + "\n"
+    return "\n".join([*_align(lines), "", *_notes(runs, measures), ""])
 
 
 def _counts(columns: Sequence[tuple[int, ...]]) -> str:

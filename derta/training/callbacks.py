@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import WandbCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from derta.training.checkpoints import keep_newest, mark_complete, remove_later, write_atomically
+from derta.training.checkpoints import apply_umask, keep_newest, mark_complete, remove_later, write_atomically
 from derta.training.identity import write_config
 from derta.training.wandb_history import STEP, LoggedCurves, lines_of
 
@@ -132,5 +132,6 @@ class CompletionRecord(TrainerCallback):
             checkpoint = output_dir / f"checkpoint-{state.global_step}"
             if self.description is not None:
                 write_config(checkpoint, self.description)
+            apply_umask(checkpoint)
             mark_complete(checkpoint, state.global_step, args.world_size)
             keep_newest(output_dir, self.keep)

@@ -27,16 +27,20 @@ _LIMITS = """\
 
 @dataclass(frozen=True)
 class DataCard:
-    """Where the rows came from: (source, revision, licence) of each, and the hash of the whole."""
+    """Where the rows came from: (source, revision, licence) of each, the recipe, and the hash of the whole."""
 
     sha256: str = ""
+    recipe: str = ""
     sources: list[tuple[str, str, str]] = field(default_factory=list)
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any] | None, sha256: str) -> DataCard:
-        entries = (manifest or {}).get("sources", [])
+        known = manifest or {}
+        entries = known.get("sources", [])
+        recipe = f"`{known['recipe_name']}` (sha256 `{known['recipe_sha256'][:12]}`)" if "recipe_name" in known else ""
         return cls(
             sha256,
+            recipe,
             [(entry["name"], entry["revision"] or "-", entry["licence"]) for entry in entries],
         )
 
@@ -86,6 +90,7 @@ class WithModelCard(Trainer, ABC):
             facts=self.card_facts(),
             data=self.data_card,
             wandb_url=_wandb_url(),
+            is_adapter=hasattr(model, "peft_config"),
         )
 
 
@@ -106,9 +111,11 @@ def write_model_card(
     facts: list[str],
     data: DataCard,
     wandb_url: str | None,
+    is_adapter: bool = False,
 ) -> None:
     """Write README.md of a model directory. Holds no text from the data."""
-    metadata = ModelCardData(base_model=base_model, library_name="transformers", tags=tags, model_name=name)
+    library = "peft" if is_adapter else "transformers"
+    metadata = ModelCardData(base_model=base_model, library_name=library, tags=tags, model_name=name)
     sources = [f"| {source} | {revision} | {licence} |" for source, revision, licence in data.sources]
     lines = [
         "---",
@@ -126,7 +133,10 @@ def write_model_card(
         "## Data",
         "",
         *(["| source | revision | licence |", "|---|---|---|", *sources] if sources else ["The user's own rows."]),
+        *(["", f"Recipe: {data.recipe}"] if data.recipe else []),
         *(["", f"sha256 of the rows: `{data.sha256}`"] if data.sha256 else []),
+        "",
+        "The model inherits the licence of its base model and whatever those of the data ask for.",
         "",
         "## Known limits",
         "",

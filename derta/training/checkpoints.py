@@ -43,6 +43,19 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
+def apply_umask(directory: Path) -> None:
+    """Permissions below `directory`, itself included, as if open() and mkdir() had made everything: safetensors and
+    tempfile make files and folders for their owner alone. Asks a new folder rather than os.umask, which changes what
+    other threads make meanwhile."""
+    probe = directory / ".umask"
+    probe.mkdir()
+    allowed = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(allowed if path.is_dir() else allowed & 0o666)
+
+
 def mark_complete(checkpoint: Path, step: int, world_size: int) -> None:
     """Record the size of every file, so that a missing or cut one is noticed. Call on one rank, after a barrier."""
     files = {

@@ -20,7 +20,7 @@ from derta.config import Dtype, ModelConfig
 from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.training.card import DERTA_CONFIG_FILE
-from derta.training.checkpoints import PARTIAL, RECORD, complete_checkpoints
+from derta.training.checkpoints import PARTIAL, RECORD, apply_umask, complete_checkpoints
 from derta.training.fingerprint import adapter_base
 from derta.training.identity import CONFIG_FILE
 from derta.training.model import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
@@ -61,9 +61,12 @@ def export(config: ExportConfig) -> Exported:
     """
     import torch
 
+    from derta.report.card_section import find_evaluation, named_evaluation, write_evaluation
+
     source, output = find_model(Path(config.source)), Path(config.output)
     if output.exists():
         raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
+    run = named_evaluation(config.evaluation, source) if config.evaluation else find_evaluation(source)
     partial = output.with_name(output.name + PARTIAL)
     model, kind, stored = _load(source, config)
     tokenizer = _tokenizer(source, config)
@@ -81,9 +84,12 @@ def export(config: ExportConfig) -> Exported:
         for name in (DERTA_CONFIG_FILE, _CARD):
             if (found := _beside(source, name)) is not None:
                 shutil.copyfile(found, partial / name)
+        if run is not None and (partial / _CARD).is_file():
+            write_evaluation(partial / _CARD, run)
         again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))
         rounded = dtype != "float32" and (kind != "full model" or dtype != stored)
         result = _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
+        apply_umask(partial)
         partial.rename(output)
     except OSError as error:
         raise InputError(f"output={shown(output)} cannot be written: {error.strerror or error}") from error

@@ -17,18 +17,7 @@ from typing import Any
 
 import torch
 
-# Dense bfloat16 peaks in FLOP/s, from NVIDIA's data sheets (without sparsity). The first name that fits counts.
-_PEAKS = (
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("GH200", 989e12),
-    ("H100", 989e12),
-    ("H200", 989e12),
-    ("GB200", 2500e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-)
+from derta.training.devices import known_peak
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,3 @@ def device_peak(configured: float | None, *, sixteen_bit: bool) -> float | None:
     if not sixteen_bit or not torch.cuda.is_available():
         return None
     return known_peak(torch.cuda.get_device_name())
-
-
-def known_peak(device_name: str) -> float | None:
-    return next((peak for name, peak in _PEAKS if name in device_name), None)

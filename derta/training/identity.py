@@ -43,8 +43,11 @@ _FREE = {
     "probe",  # measures and changes nothing
     "run.probe_sha256",
     "trainer.eval_steps",
+    "trainer.hub_model_id",
+    "trainer.hub_private_repo",
     "trainer.logging_steps",
     "trainer.num_workers",
+    "trainer.push_to_hub",
     "trainer.resume",
     "trainer.resume_despite",
     "trainer.save_steps",

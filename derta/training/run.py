@@ -24,7 +24,8 @@ from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
 from derta.objective.conversation import check_tokenizer, is_raw_text
-from derta.training.checkpoints import choose_checkpoint, remove_incomplete, write_json_atomically
+from derta.training.checkpoints import apply_umask, choose_checkpoint, remove_incomplete, write_json_atomically
+from derta.training.hub import PUSHED_FILE, prepare_repository, push_model
 from derta.training.identity import (
     FINISHED_FILE,
     PREEMPTED_FILE,
@@ -71,9 +72,8 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
     ranks = world_size()
     if problems := expand_home(config).problems(ranks):
         raise InputError.listing("this configuration cannot run:", problems)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports usage at start-up
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.ERROR, format="%(message)s")
-    for noisy in ("httpx", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed"):
+    for noisy in ("httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     output_dir = Path(config.output_dir)
@@ -101,7 +101,10 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
     _start_distributed(config)
     with _main_rank_first():
         is_new = not check_same_run(output_dir, description)
+    repository = _hub_repository(config, output_dir)
     if (output_dir / FINISHED_FILE).is_file():
+        if repository is not None:
+            push_model(output_dir, repository)
         logger.info("%s is finished already; nothing to do (choose another output_dir to train again)", output_dir)
         return output_dir
     checkpoint = choose_checkpoint(
@@ -139,7 +142,16 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
         requests.finishing = True
         _save_final(trainer, output_dir)
         _finish(trainer, output_dir)
+    if repository is not None:
+        push_model(output_dir, repository)
     return output_dir
+
+
+def _hub_repository(config: TrainRunConfig, output_dir: Path) -> str | None:
+    """Where the model goes; None where it stays here, is there already, or is another rank's to send."""
+    if not config.trainer.push_to_hub or not is_main_rank() or (output_dir / PUSHED_FILE).is_file():
+        return None
+    return prepare_repository(config.trainer, output_dir)
 
 
 def _start_distributed(config: TrainRunConfig) -> None:
@@ -291,12 +303,11 @@ def _save_final(trainer: Any, output_dir: Path) -> None:
     trainer.save_model(str(partial))
     trainer.accelerator.wait_for_everyone()
     if is_main_rank():
+        apply_umask(partial)
         for file in partial.iterdir():
             target = output_dir / file.name
             if file.is_dir():  # a tokenizer with several named chat templates has a folder of them
                 shutil.rmtree(target, ignore_errors=True)
-            else:
-                file.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
             file.replace(target)
         partial.rmdir()
 
@@ -308,12 +319,6 @@ def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoRetu
         end_wandb()
     _leave_group(trainer)
     raise stopped
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _finish(trainer: Any, output_dir: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from derta.training.flops import ModelFlops, device_peak, known_peak
+from derta.config.plan import Device
+from derta.training.devices import GPUS, known_peak
+from derta.training.flops import ModelFlops, device_peak
 
 # The tiny Llama of the tests: hidden 32, MLP 48, 2 layers, 4 heads of 8, 2 key-value heads, norms of 32.
 LAYER = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48 + 2 * 32
@@ -42,3 +44,5 @@ def test_the_figure_of_a_device():
     assert known_peak("NVIDIA H100 PCIe") < known_peak("NVIDIA H100 80GB HBM3") == known_peak("NVIDIA H200") == 989e12
     assert known_peak("NVIDIA GB200") > known_peak("NVIDIA B200") > known_peak("NVIDIA A100-SXM4-80GB") == 312e12
     assert known_peak("Some Other GPU") is None
+    for device, name in {Device.a100_80: "NVIDIA A100-SXM4-80GB", Device.h200_141: "NVIDIA H200"}.items():
+        assert GPUS[device].peak == known_peak(name), "plans and mfu mean the same"

@@ -1,0 +1,58 @@
+"""What GPUs can do and hold: the one table that `mfu` and plans read.
+
+Peaks are dense bfloat16 FLOP/s of NVIDIA's data sheets (nvidia.com/en-us/data-center: a100, h100, h200, l40s, hgx,
+gb200-nvl72), most of which print twice as much, with sparsity: H100 SXM and H200 1,979, HGX B200 4,500, GB200 5,000.
+The figures were compared with those of torchtitan's `get_peak_flops`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from derta.config.plan import Device
+
+GIB = 2**30
+_A100, _H100, _H200 = 312e12, 989e12, 989e12
+
+# The first name that is part of what CUDA calls the device counts.
+_PEAKS = (
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("GH200", _H100),
+    ("H100", _H100),
+    ("H200", _H200),
+    ("GB200", 2500e12),
+    ("B200", 2250e12),
+    ("A100", _A100),
+    ("L40S", 362e12),
+)
+
+
+def known_peak(device_name: str) -> float | None:
+    """FLOP/s of a GPU by its CUDA name; None for one that is not in the table."""
+    return next((peak for name, peak in _PEAKS if name in device_name), None)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """memory: bytes that torch sees of an empty device. peak: dense bfloat16 FLOP/s."""
+
+    name: str
+    memory: int
+    peak: float
+
+    @property
+    def usable(self) -> int:
+        """What a plan may fill. CUDA context, cuBLAS workspaces and NCCL's channels take about 1.5 GiB before the
+        first tensor; 5% of the rest stay for the allocator's fragmentation (an assumption, not measured here)."""
+        return int((self.memory - 1.5 * GIB) * 0.95)
+
+
+# Memory: "total capacity" in torch's out-of-memory messages, the smallest of ten reports each on public issue trackers
+# (39.38 to 39.56, 79.14 to 79.25 for A100 and H100 alike, 139.72 to 139.81 GiB; drivers and ECC make the difference).
+GPUS = {
+    Device.a100_40: Gpu("A100 40 GB", int(39.38 * GIB), _A100),
+    Device.a100_80: Gpu("A100 80 GB", int(79.14 * GIB), _A100),
+    Device.h100_80: Gpu("H100 80 GB", int(79.14 * GIB), _H100),
+    Device.h200_141: Gpu("H200 141 GB", int(139.72 * GIB), _H200),
+}
