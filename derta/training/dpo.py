@@ -5,7 +5,9 @@ The paper runs one DPO epoch on top of the vanilla model: give that as model.nam
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +24,30 @@ from derta.training.throughput import WithThroughput
 
 logger = logging.getLogger(__name__)
 
+_NOT_A_PREFIX = (
+    "the tokens of a prompt alone are not those before its responses: a token merges the end of the prompt with the "
+    "first word of the response, or the template writes the prompt in two ways. DPO leaves that end of the prompt out "
+    "of the pair (said once, may hold for every row): end prompts in a line break, or use another template "
+    "(model.chat_template)"
+)
+
+
+@contextlib.contextmanager
+def _warnings_without_text() -> Iterator[None]:
+    """TRL warns of a prompt whose tokens are not those before its responses, and quotes the end of that prompt."""
+
+    def replace(record: logging.LogRecord) -> bool:
+        if "is not a prefix of the tokenized prompt+completion" in record.getMessage():
+            record.msg, record.args = _NOT_A_PREFIX, ()
+        return True
+
+    trl_logger = logging.getLogger("trl.trainer.dpo_trainer")
+    trl_logger.addFilter(replace)
+    try:
+        yield
+    finally:
+        trl_logger.removeFilter(replace)
+
 
 class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
     """DPOTrainer that leaves the same files beside its weights as DeRTaTrainer, and logs what becomes of its rows.
@@ -35,7 +61,8 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
     _tag_names = ["trl", "dpo", "derta"]
 
     def __init__(self, *args: Any, rows: dict[str, int], row_ids: list[str], **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        with _warnings_without_text():
+            super().__init__(*args, **kwargs)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(
             prompt + response > self.args.max_length

@@ -16,15 +16,18 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from derta.config import TrainRunConfig
 from derta.data.load import LoadedRows, dataset_splits, load_rows
+from derta.data.normalise import prompt_key
 from derta.errors import InputError
 from derta.evaluation.metrics import POSITION_BUCKETS
 from derta.evaluation.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
@@ -75,11 +78,15 @@ def evenly(rows: Sequence[Any], count: int) -> list[Any]:
     return list(rows) if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]
 
 
-def load_probe_rows(config: TrainRunConfig) -> LoadedRows | None:
+def load_probe_rows(config: TrainRunConfig, trained: Dataset) -> LoadedRows | None:
     """The held-out rows to measure on; None, said once, where there are none, or where the probe is off.
 
+    Rows whose prompt is trained on are left out, with a warning that says how many: a curve over them would show what
+    the model remembers.
+
     Raises:
-        InputError: probe.path cannot be read, or the hold-out split has changed since it was built.
+        InputError: probe.path cannot be read, the hold-out split has changed since it was built, or none of its rows
+            is held out.
     """
     path = Path(config.probe.path or config.data.path).expanduser()
     if config.trainer.eval_steps == 0:
@@ -92,10 +99,30 @@ def load_probe_rows(config: TrainRunConfig) -> LoadedRows | None:
         return None
     try:
         if path.is_dir():
-            return load_rows(path, "derta", "holdout" if "holdout" in splits else "train")
-        return load_rows(path, "preference")
+            rows = load_rows(path, "derta", "holdout" if "holdout" in splits else "train")
+        else:
+            rows = load_rows(path, "preference")
     except InputError as error:
         raise InputError(f"rows of the probe: {str(error).replace('data.path=', 'probe.path=')}") from error
+    return _held_out(rows, trained)
+
+
+def _held_out(rows: LoadedRows, trained: Dataset) -> LoadedRows:
+    seen = {prompt_key(prompt) for prompt in trained["prompt"]}
+    kept = [i for i, prompt in enumerate(rows.dataset["prompt"]) if prompt_key(prompt) not in seen]
+    everything = len(rows.dataset)
+    if not kept:
+        raise InputError(
+            f"rows of the probe: the prompts of all {everything} are trained on (case, spacing and punctuation aside): "
+            "give rows that are held out (holdout: in the recipe, or probe.path), or turn the probe off with "
+            "trainer.eval_steps=0"
+        )
+    if len(kept) < everything:
+        logger.warning(
+            "probe: %d of %d rows left out, their prompts are trained on", everything - len(kept), everything
+        )
+        rows = replace(rows, dataset=rows.dataset.select(kept))
+    return rows
 
 
 def add_probe(config: TrainRunConfig, rows: LoadedRows, trainer: Any) -> None:

@@ -93,7 +93,7 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
     dtype = resolve_dtype(config.model.dtype)
     model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
-    probe_rows = load_probe_rows(config)
+    probe_rows = load_probe_rows(config, rows.dataset)
     description = describe_run(config, rows.sha256, ranks, model_sha256)
     if probe_rows is not None:
         description["run"]["probe_sha256"] = probe_rows.sha256

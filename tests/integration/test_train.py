@@ -131,6 +131,18 @@ def test_dpo_on_raw_text(train: Callable[..., Path], tmp_path: Path) -> None:
         train(tmp_path / "mixed", *overrides, f"data.path={rows}")
 
 
+def test_dpo_warns_of_merged_tokens_without_the_prompt(
+    train: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL's own words quote the end of the prompt that merges with the response."""
+    raw = {"prompt": "Q: zorblat\nA: Sor", "chosen": "ry, quixlet.", "rejected": "ry, vexmorn."}
+    rows = write_rows(tmp_path / "raw.jsonl", [raw] * 2)
+    train(tmp_path / "dpo", "objective=dpo", "data.format=preference", f"data.path={rows}", "trainer.max_steps=1")
+    said = [record.getMessage() for record in caplog.records if record.name == "trl.trainer.dpo_trainer"]
+    assert any("a token merges the end of the prompt" in message for message in said)
+    assert not any("Sor" in message for message in said)
+
+
 def test_rows_straight_from_a_file(
     train: Callable[..., Path], rows_file: Path, tmp_path: Path, derta_run: Path
 ) -> None:

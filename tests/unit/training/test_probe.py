@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 from typing import Any
@@ -19,6 +20,8 @@ from derta.evaluation.refusal_probability import row_curves
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.training.probe import RefusalProbe, evenly, load_probe_rows, probe_metrics
 from derta.training.trainer import DeRTaTrainer
+
+NONE = Dataset.from_list([{"prompt": [{"role": "user", "content": "nothing of the probe's"}]}])
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +189,7 @@ def config(tmp_path):
 
 def test_off_without_held_out_rows_and_said_once(config, caplog):
     with caplog.at_level(logging.INFO):
-        assert load_probe_rows(config()) is None
+        assert load_probe_rows(config(), NONE) is None
     assert len(caplog.records) == 1 and "probe: off" in caplog.text and "holdout:" in caplog.text
 
 
@@ -194,10 +197,28 @@ def test_off_by_eval_steps(config, caplog):
     off = config(path="nowhere")
     off.trainer = TrainerConfig(eval_steps=0)
     with caplog.at_level(logging.INFO):
-        assert load_probe_rows(off) is None
+        assert load_probe_rows(off, NONE) is None
     assert not caplog.records
 
 
 def test_errors_name_the_key_that_was_given(config):
     with pytest.raises(InputError, match="rows of the probe: probe.path=nowhere.jsonl: expected a dataset"):
-        load_probe_rows(config(path="nowhere.jsonl"))
+        load_probe_rows(config(path="nowhere.jsonl"), NONE)
+
+
+def test_rows_that_are_trained_on_are_left_out(config, rows, tmp_path, caplog):
+    """By the words of their prompts; the warning counts them and quotes none."""
+    path = tmp_path / "probe.jsonl"
+    path.write_text(
+        "".join(json.dumps({key: row[key] for key in ("prompt", "chosen", "rejected")}) + "\n" for row in rows)
+    )
+    prompts = [row["prompt"][-1]["content"] for row in rows]
+    shouted = [{"prompt": [{"role": "user", "content": f"  {text.upper()}!"}]} for text in dict.fromkeys(prompts)]
+    with caplog.at_level(logging.WARNING):
+        kept = load_probe_rows(config(path=str(path)), Dataset.from_list(shouted[:1]))
+    left = [row["prompt"][-1]["content"] for row in kept.dataset]
+    assert left == [text for text in prompts if text != prompts[0]]
+    assert f"{len(prompts) - len(left)} of {len(prompts)} rows left out" in caplog.text
+    assert prompts[0] not in caplog.text.lower()
+    with pytest.raises(InputError, match=f"the prompts of all {len(prompts)} are trained on"):
+        load_probe_rows(config(path=str(path)), Dataset.from_list(shouted))
