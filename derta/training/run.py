@@ -206,7 +206,7 @@ def _start_logging(config: TrainRunConfig, output_dir: Path, description: dict[s
     if logged is None:
         return
     trainer.add_callback(WandbCurves(logged, output_dir / METRICS_FILE))
-    if config.logging.sample_texts and config.objective.name is not Arm.dpo and not logged.rows and not logged.through:
+    if config.logging.sample_texts and config.objective.name is not Arm.dpo and not logged.rows and logged.through < 0:
         log_sample_texts(trainer.sample_texts(8))
 
 

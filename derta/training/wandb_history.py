@@ -29,12 +29,13 @@ _NOT_CURVES = ("_", STEP)
 class LoggedCurves:
     """The curves that the W&B run holds, by global step.
 
-    names: global step -> names of the curves logged at it. through: up to this step everything is there. rows: W&B's
-    own count of rows (`_step`), from which the next file has to count on: W&B begins anew in every offline file.
+    names: global step -> names of the curves logged at it. through: up to this step everything is there (-1: nothing;
+    the probe logs at step 0 already). rows: W&B's own count of rows (`_step`), from which the next file has to count
+    on: W&B begins anew in every offline file.
     """
 
     names: dict[int, set[str]] = field(default_factory=dict)
-    through: int = 0
+    through: int = -1
     rows: int = 0
 
     def take_missing(self, step: int, curves: dict[str, float]) -> dict[str, float]:

@@ -73,7 +73,8 @@ def start_wandb(
             f"W&B could not start a run ({str(error).splitlines()[0]}): set logging.wandb_mode=offline, or disabled"
         ) from error
     if mode == "online" and run.resumed:
-        logged.through = int(run.summary.get(STEP) or 0)
+        newest = run.summary.get(STEP)
+        logged.through = -1 if newest is None else int(newest)
     return logged
 
 
