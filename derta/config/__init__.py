@@ -3,6 +3,7 @@
 Nothing here imports torch, so `--help` and wrong values answer at once.
 """
 
+from derta.config.ablation import AblationConfig
 from derta.config.data import DataConfig, DataFormat, LongPrompts
 from derta.config.logging import LoggingConfig, WandbMode
 from derta.config.model import Dtype, ModelConfig
@@ -12,6 +13,7 @@ from derta.config.run import TrainRunConfig
 from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
 
 __all__ = [
+    "AblationConfig",
     "Arm",
     "DataConfig",
     "DataFormat",

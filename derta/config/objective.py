@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from derta.config.ablation import AblationConfig
 from derta.config.choice import Choice
 
 
@@ -47,6 +48,7 @@ class ObjectiveConfig:
         `transition_tokens` tokens of the safe response. They are the supervised tokens after the refusal token that
         an RTO row cannot hold, whose next input token is the harmful one.
     dpo_beta: for the dpo arm.
+    ablation: training with the refusal direction ablated, off by default.
     """
 
     name: Arm = Arm.derta
@@ -62,6 +64,7 @@ class ObjectiveConfig:
     transition_tokens: int = 8
     normalization: Normalization = Normalization.token
     dpo_beta: float = 0.1
+    ablation: AblationConfig = field(default_factory=AblationConfig)
 
     def problems(self) -> list[str]:
         found = []
@@ -95,6 +98,12 @@ class ObjectiveConfig:
             )
         if self.refusal_token_ids is None and not self.refusal_text.strip():
             found.append("objective.refusal_text is empty: give the word refusals start with, for example Sorry")
+        if self.ablation.probability > 0 and self.name not in (Arm.derta, Arm.harmful_prefix):
+            found.append(
+                f"objective={self.name} with objective.ablation.probability={self.ablation.probability}: only rows "
+                "with a harmful prefix are ablated, and this arm has none; use objective=derta or harmful_prefix"
+            )
+        found += self.ablation.problems()
         if not (math.isfinite(self.dpo_beta) and self.dpo_beta > 0):
             found.append(f"objective.dpo_beta={self.dpo_beta}: expected a number above 0")
         return found

@@ -28,28 +28,36 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def directional_ablation(model: Any, direction: torch.Tensor) -> Iterator[None]:
+def directional_ablation(model: Any, direction: torch.Tensor, *, tokens: torch.Tensor | None = None) -> Iterator[None]:
     """Remove one direction from the stream: `direction` [H], of any length but zero.
+
+    Args:
+        tokens: bool, in the shape of `input_ids` ([B, L], or [1, L] flattened): where to; None is everywhere. What
+            the model computes for rows without a token in it is what it would compute anyway.
 
     Works under autograd too: a loss computed inside flows through the projection. With gradient checkpointing, keep
     the block open until backward is done, because the forward runs again there.
 
     Raises:
-        InputError: the direction does not fit the model, is zero or not finite; a model without reachable blocks.
+        InputError: the direction does not fit the model, is zero or not finite; a model without reachable blocks, or
+            whose blocks see other tokens than `tokens` names.
     """
-    with subspace_ablation(model, _one(direction)[None]):
+    with subspace_ablation(model, _one(direction)[None], tokens=tokens):
         yield
 
 
 @contextmanager
-def subspace_ablation(model: Any, directions: torch.Tensor) -> Iterator[None]:
-    """Remove the span of `directions` [n, H] from the stream; they need not be orthogonal.
+def subspace_ablation(model: Any, directions: torch.Tensor, *, tokens: torch.Tensor | None = None) -> Iterator[None]:
+    """Remove the span of `directions` [n, H] from the stream; they need not be orthogonal. tokens: as in
+    `directional_ablation`.
 
     Raises:
         InputError: as `directional_ablation`; directions that depend on one another.
     """
     blocks = locate_blocks(model)
     remove = _projection(orthonormal_basis(directions, blocks.hidden_size))
+    if tokens is not None:
+        remove = _only_at(tokens, remove)
     with ExitStack() as hooks:
         for block, writers in zip(blocks.modules, blocks.writers, strict=True):
             hooks.enter_context(_input_changed(block, remove))
@@ -127,6 +135,24 @@ def _projection(basis: torch.Tensor) -> Change:
         return (precise - (precise @ u.T) @ u).to(x.dtype)
 
     return remove
+
+
+def _only_at(tokens: torch.Tensor, change: Change) -> Change:
+    import torch
+
+    places: dict[Any, torch.Tensor] = {}
+
+    def changed(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:-1] != tokens.shape:
+            raise InputError(
+                f"a block sees {list(x.shape[:-1])} tokens where the batch has {list(tokens.shape)}: single rows of "
+                "this model cannot be ablated"
+            )
+        if x.device not in places:
+            places[x.device] = tokens.to(x.device)[..., None]
+        return torch.where(places[x.device], change(x), x)
+
+    return changed
 
 
 def _per_device(tensor: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

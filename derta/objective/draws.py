@@ -43,3 +43,8 @@ def kept_positions(length: int, *, dropout: float, seed: int, epoch: int, exampl
     if length and not kept.any():
         kept[_hash64("keep", seed, epoch, example_id, copy) * length // _RANGE] = True
     return kept
+
+
+def is_ablated(probability: float, *, seed: int, epoch: int, example_id: str, copy: int = 0) -> bool:
+    """Whether a row is trained with the refusal direction ablated."""
+    return _hash64("ablation", seed, epoch, example_id, copy) < probability * _RANGE

@@ -29,7 +29,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from derta.objective.draws import kept_positions, prefix_length
+from derta.objective.draws import is_ablated, kept_positions, prefix_length
 from derta.objective.refusal_token import RefusalToken
 
 IGNORE = -100
@@ -133,6 +133,7 @@ class RowBuilder:
     rto_at_end: bool = True
     zero_prefix_fraction: float = 0.0
     transition_tokens: int = 8
+    ablation_probability: float = 0.0
 
     def build(self, example: TokenizedExample, view: int, copy: int, epoch: int) -> TrainingRow:
         draw: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
@@ -154,3 +155,10 @@ class RowBuilder:
             none = [int(TokenObjective.NONE)] * prompt
             return {"input_ids": prompt_ids, "labels": [IGNORE] * prompt, "objective": none}
         return mle_row(example, 0, self.max_length)
+
+    def is_ablated(self, example_id: str, view: int, copy: int, epoch: int) -> bool:
+        """Whether this epoch's row is trained with the refusal direction ablated: rows with harmful prefix alone."""
+        if view != View.MLE_WITH_PREFIX:
+            return False
+        probability = self.ablation_probability
+        return is_ablated(probability, seed=self.seed, epoch=epoch, example_id=example_id, copy=copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaConf
         transition_copies=objective.transition_copies,
         transition_tokens=objective.transition_tokens,
         normalization=objective.normalization.value,
+        **{f"ablation_{name}": value for name, value in asdict(objective.ablation).items()},
         drop_long_prompts=config.data.long_prompts is LongPrompts.drop,
         shuffle=config.trainer.shuffle,
         peak_flops=config.logging.peak_flops,

@@ -3,6 +3,8 @@
     padded      input_ids, labels, objective, attention_mask     [B, L]
     flattened   input_ids, labels, objective, position_ids, ...  [1, sum of lengths]
     both        lengths: tokens of each row, on the host (rows that fill a batch up are not in it)
+    both        ablated: bool, in the shape of input_ids: tokens of rows trained with the refusal direction ablated;
+                only where that is on
     both        row_ids: B names, for messages about a batch; taken out before the model sees it
 
 Draws happen here, in the loader worker, from a hash of (seed, epoch, example id); the epoch is read from shared memory,
@@ -19,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from derta.objective.rows import RowBuilder, TokenObjective, View
+from derta.training.ablation import ABLATED
 from derta.training.guards import ROW_IDS
 
 
@@ -52,14 +55,19 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
         rows = [self.builder.build(example, example["view"], example["copy"], epoch) for example in examples]  # type: ignore[arg-type]
         batch = super().torch_call(rows)  # type: ignore[arg-type]
         objective = [torch.tensor(row["objective"], dtype=torch.int8) for row in rows]
-        if self.padding_free:
-            objective = [torch.cat(objective)]
-        width = batch["labels"].shape[1]
-        padded = pad_sequence(objective, batch_first=True, padding_value=int(TokenObjective.NONE))
-        batch["objective"] = torch.nn.functional.pad(padded, (0, width - padded.shape[1]))
+        batch["objective"] = self._wide(objective, batch)
         # TRL takes the label off the first token of every flattened row; the objective follows the labels.
         batch["objective"][batch["labels"] == -100] = int(TokenObjective.NONE)
         views = [example["view"] for example in examples]
         batch["lengths"] = [len(row["input_ids"]) for row, view in zip(rows, views, strict=True) if view != View.FILLER]
         batch[ROW_IDS] = [example["id"] for example in examples]
+        if self.builder.ablation_probability > 0:
+            ablated = [self.builder.is_ablated(row["id"], row["view"], row["copy"], epoch) for row in examples]
+            tokens = [torch.full((len(row["input_ids"]),), is_one) for row, is_one in zip(rows, ablated, strict=True)]
+            batch[ABLATED] = self._wide(tokens, batch)
         return batch
+
+    def _wide(self, rows: list[torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+        """One number per token, in the shape of the batch's input_ids; 0 at padding."""
+        padded = pad_sequence([torch.cat(rows)] if self.padding_free else rows, batch_first=True)
+        return torch.nn.functional.pad(padded, (0, batch["labels"].shape[1] - padded.shape[1]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
-from derta.config import Arm, Normalization, ObjectiveConfig
+from derta.config import AblationConfig, Arm, Normalization, ObjectiveConfig
 from derta.errors import InputError
 
 _DEFAULTS = ObjectiveConfig()
@@ -57,6 +57,8 @@ class DeRTaConfig(SFTConfig):
         refusal_text, refusal_token_ids, rto_weight, mle_weight, rto_dropout, rto_at_end, zero_prefix_fraction,
         mle_copies, transition_copies, transition_tokens, normalization: see ObjectiveConfig, whose defaults hold here
         too.
+        ablation_probability, ablation_refresh_steps, ablation_prompts, ablation_positions, ablation_layers: see
+            AblationConfig.
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
             GPUs, and leaves `mfu` out where the table has none.
         drop_long_prompts: leave rows out whose prompt alone fills max_length, instead of refusing them.
@@ -78,6 +80,11 @@ class DeRTaConfig(SFTConfig):
     transition_copies: int = field(default=_DEFAULTS.transition_copies)
     transition_tokens: int = field(default=_DEFAULTS.transition_tokens)
     normalization: str = field(default=str(_default("normalization")))
+    ablation_probability: float = field(default=_DEFAULTS.ablation.probability)
+    ablation_refresh_steps: int = field(default=_DEFAULTS.ablation.refresh_steps)
+    ablation_prompts: int = field(default=_DEFAULTS.ablation.prompts)
+    ablation_positions: list[int] = field(default_factory=lambda: list(_DEFAULTS.ablation.positions))
+    ablation_layers: list[int] | None = None
     drop_long_prompts: bool = False
     shuffle: bool = True
     peak_flops: float | None = None
@@ -93,15 +100,20 @@ class DeRTaConfig(SFTConfig):
             problems.append(f"objective={self.objective!r}: expected one of {arms} (for DPO use trl.DPOTrainer)")
         if self.normalization not in [choice.value for choice in Normalization]:
             problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
-        names = ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta"}
+        names = ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta", "ablation"}
+        values = {name: getattr(self, name) for name in names}
         arm = Arm(self.objective) if self.objective in arms else _DEFAULTS.name
-        problems += ObjectiveConfig(name=arm, **{name: getattr(self, name) for name in names}).problems()
+        problems += ObjectiveConfig(name=arm, ablation=self.ablation(), **values).problems()
         if self.peak_flops is not None and not self.peak_flops > 0:
             problems.append(f"peak_flops={self.peak_flops}: expected FLOP/s of one device, or None")
         problems += self._without_effect()
         if problems:
             raise InputError.listing("DeRTaConfig:", problems)
         self.shuffle = self.shuffle and self.train_sampling_strategy != "sequential"
+
+    def ablation(self) -> AblationConfig:
+        names = AblationConfig.__dataclass_fields__
+        return AblationConfig(**{name: getattr(self, f"ablation_{name}") for name in names})
 
     def _without_effect(self) -> list[str]:
         """Arguments that the trainer would pass over in silence."""

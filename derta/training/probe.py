@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -33,6 +33,7 @@ from derta.evaluation.metrics import POSITION_BUCKETS
 from derta.evaluation.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
 from derta.objective.conversation import ConversationCutter, Cut, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken, resolve_refusal_token
+from derta.training.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class RefusalProbe(TrainerCallback):
         width = max(len(cut.response) for cut in cuts)
         device = trainer.accelerator.device
         found = torch.zeros((len(own), width), device=device)  # [rows of this rank, positions]
-        with self._as_it_was() as model:
+        with undisturbed(trainer) as model:
             for first in range(0, len(own), size):
                 some = own[first : first + size]
                 batch = teacher_forced_batch(some, self.refusal, self._pad_token_id)
@@ -269,20 +270,3 @@ class RefusalProbe(TrainerCallback):
         gathered = trainer.accelerator.gather(found).view(ranks, -1, width)
         in_order = gathered.transpose(0, 1).reshape(-1, width).tolist()  # that of `filled`
         return [row[: len(cut.response)] for cut, row in zip(cuts, in_order, strict=False)]
-
-    @contextlib.contextmanager
-    def _as_it_was(self) -> Iterator[Any]:
-        """The model in evaluation mode, without gradients; afterwards random state and modes are what they were."""
-        trainer: Any = self.trainer
-        # Sharded models are run through their engine; under plain data parallelism the model itself is whole.
-        sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-        model = trainer.model_wrapped if sharded else trainer.model
-        training = [module for module in model.modules() if module.training]
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            model.eval()
-            try:
-                yield model
-            finally:
-                for module in training:
-                    module.training = True

@@ -6,7 +6,7 @@ what has to know of the second objective: rows (collator, order), counting (`get
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from derta.objective.conversation import check_tokenizer
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import RowBuilder, View
+from derta.training.ablation import ABLATED, DirectionPrompts, TrainingDirection, WithAblation
 from derta.training.card import WithModelCard
 from derta.training.collator import DeRTaCollator, EpochClock
 from derta.training.config import DeRTaConfig
@@ -51,7 +52,7 @@ _NO_LIMIT = 1 << 30
 _PACKED_ATTENTION = {"sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"}
 
 
-class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
+class DeRTaTrainer(WithModelCard, WithAblation, WithGuards, WithThroughput, SFTTrainer):
     """Safety fine-tuning on triples and helpful rows (DeRTa, arXiv 2407.09121).
 
     Args:
@@ -122,6 +123,7 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
             rto_at_end=args.rto_at_end,
             zero_prefix_fraction=args.zero_prefix_fraction,
             transition_tokens=args.transition_tokens,
+            ablation_probability=args.ablation_probability,
         )
         # TRL prepares rows once, for one objective; ours are rows already. It also refuses padding_free with a
         # max_length that it would not enforce: the collator does.
@@ -151,6 +153,15 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
         self._rows_stay_apart = False  # known once the model is wrapped and can be run
         self._add_end_tokens(train_table)
         self._weights = torch.tensor([args.mle_weight, args.rto_weight], dtype=torch.float32)
+        if args.ablation_probability > 0:
+            self._direction = TrainingDirection(
+                self,
+                DirectionPrompts.of(train_table, args.ablation_prompts),
+                positions=args.ablation_positions,
+                layers=args.ablation_layers,
+                refresh_steps=args.ablation_refresh_steps,
+                refusal_id=self.refusal_token.start_id,
+            )
 
     @staticmethod
     def _check_attention(model: PreTrainedModel) -> None:
@@ -278,7 +289,8 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
         if return_outputs:
             raise InputError("DeRTaTrainer builds no logits: compute_metrics and return_outputs are not available")
         inputs = dict(inputs)
-        inputs.pop(ROW_IDS, None)
+        for name in (ROW_IDS, ABLATED):
+            inputs.pop(name, None)
         objective, lengths = inputs.pop("objective"), inputs.pop("lengths")
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
@@ -329,6 +341,7 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
     def derta_config(self) -> dict[str, Any]:
         return {
             **{key: getattr(self.args, key) for key in RUN_INFO_KEYS},
+            **({} if self._direction is None else {"ablation": asdict(self.args.ablation())}),
             "refusal_token": self.refusal_token.to_dict(),
             "rows": self.row_report.to_dict(),
         }
@@ -338,6 +351,7 @@ class DeRTaTrainer(WithModelCard, WithGuards, WithThroughput, SFTTrainer):
         return [
             f"Objective: `{self.args.objective}`",
             f"Refusal token: {refusal}",
+            *(["Trained with the refusal direction ablated: `objective.ablation`"] if self._direction else []),
             f"Rows: {rows.mle_rows} MLE, {rows.rto_rows} RTO; {rows.truncated_rows} truncated, "
             f"{rows.dropped_examples} examples dropped",
         ]

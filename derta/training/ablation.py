@@ -1,0 +1,257 @@
+"""Training with the refusal direction ablated, so that refusal does not come to hang on one direction.
+
+    harmful prompts  --mean of a block input-->
+                                                 difference = direction --> ablated in rows with harmful prefix, each
+    harmless prompts --mean of a block input-->                             with probability p, forward and backward
+
+A row that is ablated has to arrive at its safe response without the direction; RTO and helpful rows are left alone.
+Which rows, is drawn from a hash of (seed, epoch, example id), as the prefixes are. The direction is that of the model
+as it stands, computed anew every `ablation_refresh_steps` optimizer steps from the same few prompts of the training
+rows: one forward of each, and one of the harmful prompts per place where there are several to choose from (the whole
+selection of derta/direction/, with three forwards per place and the harmless prompts too, would be too dear). A
+checkpoint carries the direction in use, so that a resumed run goes on as if it had never stopped.
+
+Source: Yu et al., "Robust LLM safeguarding via refusal feature adversarial training" (ReFAT, arXiv 2409.20089).
+Shapes: N prompts, P positions, L layers, H hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import Trainer
+
+from derta.direction.blocks import locate_blocks
+from derta.direction.candidates import differences
+from derta.direction.files import Direction, load_direction, save_direction
+from derta.direction.forward import block_inputs
+from derta.direction.interventions import directional_ablation
+from derta.errors import InputError
+from derta.evaluation.generation import left_pad
+from derta.objective.rows import IGNORE, View
+from derta.training.undisturbed import undisturbed
+
+logger = logging.getLogger(__name__)
+
+ABLATED = "ablated"  # key of a batch: which tokens are of ablated rows; taken out before the model sees it
+DIRECTION_FILE = "ablation_direction.safetensors"  # in a checkpoint
+_TAIL = 16  # tokens compared to find harmless prompts that end as the harmful ones do
+_LOOKED_AT = 2000  # harmless rows among which they are looked for
+
+Prompts = list[list[int]]
+
+
+@dataclass(frozen=True)
+class DirectionPrompts:
+    """The prompts that directions are computed from, as token ids; the same ones on every rank and after a resume."""
+
+    harmful: Prompts
+    harmless: Prompts
+
+    @classmethod
+    def of(cls, table: Dataset, count: int) -> DirectionPrompts:
+        """At most `count` of either side from a table of training rows, at even distances. Of the harmless prompts
+        those that end most like the harmful ones, so that the two means differ by what is asked, not by its form.
+
+        Raises:
+            InputError: the rows hold no harmful or no harmless prompt.
+        """
+        places: dict[int, list[int]] = {View.MLE: [], View.MLE_WITH_PREFIX: []}
+        for place, (view, copy) in enumerate(zip(table["view"], table["copy"], strict=True)):
+            if view in places and copy == 0:
+                places[view].append(place)
+        harmful = _prompts(table, _evenly(places[View.MLE_WITH_PREFIX], count))
+        others = _prompts(table, _evenly(places[View.MLE], _LOOKED_AT))
+        if not harmful or not others:
+            raise InputError(
+                f"objective.ablation needs prompts of both sides in the training rows, and there are "
+                f"{len(harmful)} of triples and {len(others)} of helpful rows: give data with both, or set "
+                "objective.ablation.probability=0"
+            )
+        likeness = [max(_common_tail(prompt, other) for other in harmful) for prompt in others]
+        best = sorted(range(len(others)), key=lambda i: (-likeness[i], i))[:count]
+        return cls(harmful, [others[i] for i in sorted(best)])
+
+
+class TrainingDirection:
+    """The refusal direction of the model that is being trained.
+
+    Args:
+        trainer: whose model it is of.
+        prompts: what it is computed from.
+        positions, layers: where it may be read; see AblationConfig.
+        refresh_steps: optimizer steps for which it is kept.
+        refusal_id: the token whose probability says how much the model refuses.
+
+    Raises:
+        InputError: layers that the model does not have, prompts shorter than the positions, a model whose blocks
+            cannot be reached.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        prompts: DirectionPrompts,
+        *,
+        positions: Sequence[int],
+        layers: Sequence[int] | None,
+        refresh_steps: int,
+        refusal_id: int,
+    ):
+        self.trainer, self.refresh_steps, self.refusal_id = trainer, refresh_steps, refusal_id
+        depth = len(locate_blocks(trainer.model))
+        layers = [depth // 2] if layers is None else layers
+        if too_high := [layer for layer in layers if layer >= depth]:
+            raise InputError(f"objective.ablation.layers={too_high}: the model has the layers 0 to {depth - 1}")
+        self.places = [(position, layer) for position in positions for layer in layers]
+        reach = -min(positions)
+        shortest = min(map(len, prompts.harmful + prompts.harmless))
+        if shortest < reach:
+            raise InputError(
+                f"objective.ablation.positions={list(positions)}: the shortest prompt has {shortest} tokens"
+            )
+        tokenizer: Any = trainer.processing_class
+        self._reach, self._pad_token_id = reach, tokenizer.pad_token_id
+        self._batches = {"harmful": self._cut(prompts.harmful), "harmless": self._cut(prompts.harmless)}
+        self.current: Direction | None = None
+
+    def at(self, step: int) -> Direction:
+        """The direction for the optimizer step behind `step` others. Every rank must call it."""
+        stale = self.current is None or step % self.refresh_steps == 0 and self.current.about["step"] != str(step)
+        if stale:
+            self.current = self._compute(step)
+            logger.info(
+                "ablation: from step %d on the direction at position %d, layer %d; its length is %.3g",
+                step,
+                self.current.position,
+                self.current.layer,
+                float(self.current.vector.norm()),
+            )
+        assert self.current is not None
+        return self.current
+
+    def save(self, checkpoint: Path) -> None:
+        if self.current is not None:
+            save_direction(checkpoint / DIRECTION_FILE, self.current)
+
+    def load(self, checkpoint: Path) -> None:
+        """Take a checkpoint's direction; one without a file was saved by a run without ablation."""
+        file = checkpoint / DIRECTION_FILE
+        self.current = None
+        if file.is_file():
+            self.current = load_direction(file, locate_blocks(self.trainer.model).hidden_size)
+
+    def _compute(self, step: int) -> Direction:
+        with undisturbed(self.trainer) as model:
+            means = [self._mean(model, self._batches[side]) for side in ("harmful", "harmless")]
+            found = differences(*means)  # [P, L, H]
+            vectors = {place: found[place] for place in self.places if bool(found[place].any())}
+            if not vectors:
+                raise InputError(
+                    "objective.ablation: harmful and harmless prompts have the same mean at "
+                    f"{', '.join(f'position {p}, layer {n}' for p, n in self.places)}: read the direction at a higher "
+                    "layer or at a token of the instruction (objective.ablation.layers, positions)"
+                )
+            refusal = {}
+            if len(vectors) > 1:
+                for place, vector in vectors.items():
+                    with directional_ablation(self.trainer.model, vector):
+                        refusal[place] = self._refusal(model)
+        chosen = min(vectors, key=lambda place: refusal.get(place, 0.0))
+        # float32, as the file has it: a resumed run must go on with the same bits.
+        vector = vectors[chosen].to(torch.float32)
+        if self.trainer.args.world_size > 1:  # equal up to rounding is not equal
+            packed = torch.cat([vector, torch.tensor(chosen, dtype=torch.float32)]).to(self.trainer.args.device)
+            torch.distributed.broadcast(packed, src=0)
+            vector, chosen = packed[:-2].cpu(), (int(packed[-2]), int(packed[-1]))
+        return Direction(vector, *chosen, {"step": str(step)})
+
+    def _cut(self, prompts: Prompts) -> list[dict[str, torch.Tensor]]:
+        """Left-padded batches; behind every prompt the refusal token, the only label.
+
+        pad pad  p p p p  S     the direction is read at the tokens before S
+         -   -   - - - -  S     log P(S | prompt) is what the head gives
+        """
+        size = self.trainer.args.per_device_train_batch_size  # fits with gradients, so it fits without
+        ordered = sorted(prompts, key=len)
+        batches = []
+        for first in range(0, len(ordered), size):
+            input_ids, mask = left_pad(
+                [[*ids, self.refusal_id] for ids in ordered[first : first + size]], self._pad_token_id
+            )
+            labels = torch.full_like(input_ids, IGNORE)
+            labels[:, -1] = input_ids[:, -1]
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            batch = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+            batches.append({name: tensor.to(self.trainer.args.device) for name, tensor in batch.items()})
+        return batches
+
+    def _forward(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            with self.trainer.compute_loss_context_manager():
+                yield model(**batch, use_cache=False, fused_lm_head=True).log_probs[:, -1].double()
+
+    def _mean(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """[P, L, H] float64 on the CPU: mean block input at the last P tokens of the prompts."""
+        total, count = torch.zeros(()), 0
+        with block_inputs(self.trainer.model, self._reach + 1) as seen:
+            for log_probs in self._forward(model, batches):
+                count += len(log_probs)
+                # The last token is the refusal token's.
+                total = total + torch.stack([x[:, :-1].double().sum(0).cpu() for x in seen], 1)
+        return total / count
+
+    def _refusal(self, model: Any) -> float:
+        """Mean log-odds of the refusal token behind the harmful prompts."""
+        log_p = torch.cat(list(self._forward(model, self._batches["harmful"])))
+        return float((log_p - (-torch.expm1(log_p)).clamp(min=1e-12).log()).mean())
+
+
+class WithAblation(Trainer):
+    """Runs the ablated rows of a training step, forward and backward, without the refusal direction."""
+
+    _direction: TrainingDirection | None = None
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens = inputs.pop(ABLATED, None)
+        if self._direction is None or tokens is None:
+            return super().training_step(model, inputs, *args, **kwargs)
+        direction = self._direction.at(self.state.global_step)
+        if not tokens.any():
+            return super().training_step(model, inputs, *args, **kwargs)
+        # Until the backward is through: with activation checkpointing the blocks run again there.
+        with directional_ablation(self.model, direction.vector, tokens=tokens):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self._direction is not None:
+            self._direction.load(Path(checkpoint))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        if self._direction is not None and self.is_world_process_zero():
+            self._direction.save(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+
+def _prompts(table: Dataset, places: Sequence[int]) -> Prompts:
+    return table.select(places)["prompt_ids"][:] if places else []
+
+
+def _evenly(items: Sequence[int], count: int) -> list[int]:
+    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
+def _common_tail(one: Sequence[int], other: Sequence[int]) -> int:
+    shared = 0
+    for a, b in zip(reversed(one[-_TAIL:]), reversed(other[-_TAIL:]), strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared

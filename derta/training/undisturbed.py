@@ -1,0 +1,27 @@
+"""Looking at a model in the middle of its training without the training noticing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def undisturbed(trainer: Any) -> Iterator[Any]:
+    """The model to call, in evaluation mode and without gradients; afterwards random state and modes are what they
+    were. Sharded models are run through their engine, on all ranks alike; under plain data parallelism the model itself
+    is whole."""
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    model = trainer.model_wrapped if sharded else trainer.model
+    training = [module for module in model.modules() if module.training]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval()
+        try:
+            yield model
+        finally:
+            for module in training:
+                module.training = True
