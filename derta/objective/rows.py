@@ -158,7 +158,7 @@ class RowBuilder:
 
     def is_ablated(self, example_id: str, view: int, copy: int, epoch: int) -> bool:
         """Whether this epoch's row is trained with the refusal direction ablated: rows with harmful prefix alone."""
-        if view != View.MLE_WITH_PREFIX:
+        if view not in (View.MLE_WITH_PREFIX, View.TRANSITION):
             return False
         probability = self.ablation_probability
         return is_ablated(probability, seed=self.seed, epoch=epoch, example_id=example_id, copy=copy)

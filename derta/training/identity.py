@@ -87,8 +87,6 @@ def describe_run(config: TrainRunConfig, data_sha256: str, world_size: int, mode
     """The content of config.yaml: the resolved configuration under its own keys, and `run` with what it ran on."""
     settings = plain(asdict(config))
     del settings["sweep"]  # decides where and beside what a run runs, and nothing of the run itself
-    if not config.objective.ablation.probability:
-        del settings["objective"]["ablation"]  # off: a run from before there was such a thing is the same run
     return {
         **settings,
         "run": {

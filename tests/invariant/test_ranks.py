@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,13 @@ EVALUATION = Path(__file__).with_name("evaluation_case.py")
 STEPS, GLOBAL_BATCH = 5, 8
 TOLERANCE = 1e-5
 
+ABLATION = [
+    "trainer.eval_steps=0",
+    "objective.ablation.probability=0.5",
+    "objective.ablation.refresh_steps=2",
+    "objective.ablation.positions=[-1,-2]",
+    "objective.ablation.prompts=3",
+]
 # name: (ranks, micro batch, further arguments); accumulation follows from the global batch of 8.
 CASES: dict[str, tuple[int, int, list[str]]] = {
     "1x8": (1, 8, []),
@@ -39,6 +47,12 @@ CASES: dict[str, tuple[int, int, list[str]]] = {
     "ZeRO-3, no probe": (2, 4, ["trainer.eval_steps=0", "distributed=zero3"]),
 }
 SPLIT = [name for name in CASES if name not in ("1x8", "2 ranks, resumed") and "no probe" not in name]
+CASES |= {
+    "ablation": (1, 8, ABLATION),
+    "ablation, 2 ranks x 2 accumulation": (2, 2, [*ABLATION, "trainer.save_steps=3"]),
+    "ablation, ZeRO-3 flattened": (2, 4, [*ABLATION, "distributed=zero3", "trainer.padding_free=true"]),
+    "ablation, resumed": (2, 2, [*ABLATION, "trainer.resume={ablation, 2 ranks x 2 accumulation}/checkpoint-3"]),
+}
 
 
 def free_port() -> int:
@@ -82,7 +96,7 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
             f"probe.path={folder / 'probe.jsonl'}",
             "logging.wandb_mode=disabled",
             f"output_dir={outputs[name]}",
-            *(argument.replace("{2 ranks x 4}", str(outputs["2 ranks x 4"])) for argument in further),
+            *(re.sub(r"\{(.*)\}", lambda named: str(outputs[named[1]]), argument) for argument in further),
         ]
         cases.append({"ranks": ranks, "port": free_port(), "arguments": arguments})
     for ranks in (1, 2):
@@ -176,6 +190,21 @@ def test_a_resumed_run_goes_on_with_its_probe(runs):
     whole, resumed = probe_lines(runs["2 ranks x 4"]), probe_lines(runs["2 ranks, resumed"])
     assert [line["step"] for line in resumed] == [4, 5]
     assert resumed == whole[2:]
+
+
+@pytest.mark.parametrize("name", ["ablation, 2 ranks x 2 accumulation", "ablation, ZeRO-3 flattened"])
+def test_rows_trained_without_the_refusal_direction(name, runs):
+    """The same rows are ablated, of the same direction, whichever rank computes it and whatever shards the weights."""
+    expected, found = curve(runs["ablation"], "loss"), curve(runs[name], "loss")
+    assert max(abs(expected[step] - found[step]) for step in expected) < TOLERANCE
+    assert curve(runs[name], "grad_norm") == pytest.approx(curve(runs["ablation"], "grad_norm"), rel=1e-4)
+    assert any(abs(loss - curve(runs["1x8"], "loss")[step]) > 1e-3 for step, loss in expected.items())
+
+
+def test_ablation_resumed_on_two_ranks(runs):
+    whole, resumed = runs["ablation, 2 ranks x 2 accumulation"], runs["ablation, resumed"]
+    assert curve(resumed, "loss") == {s: loss for s, loss in curve(whole, "loss").items() if s > 3}
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_evaluation_counts_every_row_once(runs):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import reduce
 from typing import Any
 
 import pytest
 
 from derta.config import (
+    AblationConfig,
     Arm,
     DataConfig,
     DistributedConfig,
@@ -28,6 +30,7 @@ GROUPS: dict[str, type] = {
     "logging": LoggingConfig,
     "model": ModelConfig,
     "objective": ObjectiveConfig,
+    "objective.ablation": AblationConfig,
     "optim": OptimConfig,
     "peft": PeftConfig,
     "probe": ProbeConfig,
@@ -60,6 +63,11 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "objective.transition_copies": [-1],
     "objective.transition_tokens": [0, -1],
     "objective.dpo_beta": [NAN, INF, 0.0, -0.1],
+    "objective.ablation.probability": [NAN, -0.1, 1.1],
+    "objective.ablation.refresh_steps": [0, -1],
+    "objective.ablation.prompts": [0, -1],
+    "objective.ablation.positions": [[], [0], [-1, 2]],
+    "objective.ablation.layers": [[], [-1]],
     "optim.learning_rate": [NAN, INF, 0.0, -1e-4],
     "optim.scheduler": ["", "cosin", "reduce_lr_on_plateau"],
     "optim.warmup": [NAN, INF, -0.1, 1.5],
@@ -91,15 +99,19 @@ def sound() -> TrainRunConfig:
     return TrainRunConfig(model=ModelConfig(name_or_path="base"), data=DataConfig(path="data"), output_dir="run")
 
 
+def put(config: TrainRunConfig, key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    setattr(reduce(getattr, groups, config), name, value)
+
+
 def test_the_start_of_these_tests_is_sound() -> None:
     assert sound().problems(world_size=1) == []
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
 def test_out_of_range(key: str, value: Any) -> None:
-    group, name = key.split(".")
     config = sound()
-    setattr(getattr(config, group), name, value)
+    put(config, key, value)
     problems = config.problems(world_size=1)
     assert len(problems) == 1, problems
     assert key in problems[0]
@@ -120,6 +132,8 @@ def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
         ("objective.rto_dropout", 0.95),
         ("objective.zero_prefix_fraction", 1.0),
         ("objective.zero_prefix_fraction", 0.0),
+        ("objective.ablation.probability", 1.0),
+        ("objective.ablation.layers", [0, 3]),
         ("optim.warmup", 100.0),
         ("optim.warmup", 0.0),
         ("trainer.seed", 2**32 - 1),
@@ -133,9 +147,8 @@ def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(key: str, value: Any) -> None:
-    group, name = key.split(".")
     config = sound()
-    setattr(getattr(config, group), name, value)
+    put(config, key, value)
     assert config.problems(world_size=1) == []
 
 
@@ -148,8 +161,7 @@ def test_deepspeed_without_a_stage(deepspeed: dict[str, Any]) -> None:
 def test_all_problems_of_all_groups_come_at_once() -> None:
     config = sound()
     for key, values in OUT_OF_RANGE.items():
-        group, name = key.split(".")
-        setattr(getattr(config, group), name, values[0])
+        put(config, key, values[0])
     config.output_dir = " "
     text = "\n".join(config.problems(world_size=1))
     for key in (*OUT_OF_RANGE, "output_dir"):
@@ -162,7 +174,7 @@ def test_every_number_and_text_that_can_be_wrong_is_in_the_table() -> None:
         "data.contamination", "data.format", "data.long_prompts", "distributed.deepspeed", "logging.wandb_mode",
         "logging.run_name",
         "logging.sample_texts", "model.dtype", "model.trust_remote_code", "objective.name", "objective.normalization",
-        "objective.rto_at_end", "peft.method", "trainer.shuffle", "trainer.padding_free",
+        "objective.rto_at_end", "objective.ablation", "peft.method", "trainer.shuffle", "trainer.padding_free",
         "trainer.gradient_checkpointing", "trainer.resume", "peft.target_parameters",
     }  # fmt: skip
     keys = {f"{group}.{field.name}" for group, schema in GROUPS.items() for field in fields(schema)}

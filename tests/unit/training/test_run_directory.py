@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from derta.training.identity import (
 def describe(sha256: str = "aa", world_size: int = 1, **changes: Any) -> dict[str, Any]:
     config = TrainRunConfig(model=ModelConfig(name_or_path="base"), data=DataConfig(path="data"), output_dir="run")
     for key, value in changes.items():
-        group, name = key.split("__")
-        setattr(getattr(config, group), name, value)
+        *groups, name = key.split("__")
+        setattr(reduce(getattr, groups, config), name, value)
     return describe_run(config, sha256, world_size)
 
 
@@ -125,3 +126,8 @@ def test_a_run_from_before_a_setting_existed(run: Path) -> None:
     assert check_same_run(run, describe())
     with pytest.raises(InputError, match="objective.transition_copies: 0 there, 2 now"):
         check_same_run(run, describe(objective__transition_copies=2))
+    del older["objective"]["ablation"]
+    write_config(run, older)
+    assert check_same_run(run, describe())
+    with pytest.raises(InputError, match="objective.ablation.probability: 0.0 there, 0.5 now"):
+        check_same_run(run, describe(objective__ablation__probability=0.5))
