@@ -1,8 +1,9 @@
-"""Speed and memory against peers: python launch/benchmark.py [suite=all] [size=small] [output=runs/benchmark]
+"""Speed and memory against peers: python launch/benchmark.py [suite=all] [size=small] [clock=wall]
 
 suite     all, or some of training, reference, memory, builder, generation, startup, checkpoints, scaling, prefixes,
           separated by commas
 size      small: some minutes on two cores; full: as long as it takes
+clock     wall; or cpu: seconds of CPU, for a machine on which other jobs run
 threads   of torch in this process (default 1; launch/train.py on CPU uses as many as OMP_NUM_THREADS says)
 output    where benchmark.md and benchmark.json go
 """
@@ -15,10 +16,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from derta.benchmark.measure import CLOCKS, machine, use_clock
 from derta.benchmark.suites import SIZES, chosen, run_suites
 from derta.errors import InputError
 
-DEFAULTS = {"suite": "all", "size": "small", "threads": "1", "output": "runs/benchmark"}
+DEFAULTS = {"suite": "all", "size": "small", "clock": "wall", "threads": "1", "output": "runs/benchmark"}
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +28,8 @@ def main(arguments: list[str]) -> None:
         print(__doc__)
         return
     given = {**DEFAULTS, **dict(argument.split("=", 1) for argument in arguments if "=" in argument)}
-    if given.keys() - DEFAULTS.keys() or given["size"] not in SIZES or not given["threads"].isdigit():
+    fits = given["size"] in SIZES and given["clock"] in CLOCKS and given["threads"].isdigit()
+    if given.keys() - DEFAULTS.keys() or not fits:
         raise InputError(f"expected {', '.join(f'{k}={v}' for k, v in DEFAULTS.items())}; got {' '.join(arguments)}")
     names = chosen(given["suite"])
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
@@ -36,9 +39,9 @@ def main(arguments: list[str]) -> None:
     import transformers
     from datasets.utils.logging import disable_progress_bar
 
-    from derta.benchmark.measure import machine
     from derta.benchmark.report import as_markdown, write
 
+    use_clock(given["clock"])
     torch.set_num_threads(int(given["threads"]))
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()

@@ -24,6 +24,14 @@ def conversations(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
     return [row["prompt"] + row[name] for row in rows for name in ("chosen", "rejected") if row[name]]
 
 
+def write_recipe(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows as JSONL, and a recipe that reads them."""
+    file, recipe = folder / "rows.jsonl", folder / "recipe.yaml"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe.write_text(_RECIPE.replace("PATH", str(file)), encoding="utf-8")
+    return recipe
+
+
 def builder(size: str) -> list[Line]:
     from datasets import Dataset
 
@@ -33,10 +41,7 @@ def builder(size: str) -> list[Line]:
     ours = dataset(rows)
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        recipe = Path(folder) / "recipe.yaml"
-        recipe.write_text(_RECIPE.replace("PATH", str(file)), encoding="utf-8")
+        recipe = write_recipe(Path(folder), rows)
         for workers in (1, 2):
             for what, function in (("building rows", _build), ("tokenising rows", _tokenise)):
                 lines.append(

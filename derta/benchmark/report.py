@@ -13,10 +13,10 @@ from derta.benchmark.measure import Line
 
 def as_table(lines: Sequence[Line]) -> str:
     """A Markdown table, a line per measurement."""
-    rows = ["| | what | ours | peer | ratio | goal | |", "|---|---|---:|---:|---:|---:|---|"]
+    rows = ["| | what | ours | peer | ratio | goal | met? |", "|---|---|---:|---:|---:|---:|---|"]
     for line in lines:
         goal = "" if line.goal is None else f"{'>=' if line.at_least else '<='} {line.goal:g}"
-        verdict = {None: "", True: "met", False: "not met"}[line.met]
+        verdict = {None: "", True: "met", False: "missed"}[line.met]
         peer = "" if line.peer is None else f"{_number(line.peer)} ({line.peer_name})"
         what = f"{line.what} ({line.note})" if line.note else line.what
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"

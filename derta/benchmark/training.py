@@ -6,16 +6,17 @@ that both do the same arithmetic; building rows and counting objectives is what 
 
 from __future__ import annotations
 
+import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from derta.benchmark.measure import Line, compared, peak_memory
+from derta.benchmark.measure import Line, compared, now, peak_memory, seconds
 from derta.benchmark.workload import MAX_LENGTH, dataset, llama, miniature_rows, tokenizer
 
 BATCH = 8
+_PROBE_EVERY, _PROBE_ROWS, _PROBE_RUN = 150, 24, 750  # of the miniature: 3 epochs of 2,000 rows
 _PACKED = 512  # tokens per packed row; two of them hold about as many tokens as a batch of eight
 
 
@@ -28,6 +29,7 @@ def arguments(output_dir: str, steps: int, **changes: Any) -> dict[str, Any]:
         "per_device_train_batch_size": BATCH,
         "max_steps": steps,
         "learning_rate": 3e-4,
+        "activation_checkpointing": False,  # on in SFTConfig, off in launch/train.py
         "logging_steps": 20,
         "save_strategy": "no",
         "report_to": [],
@@ -86,7 +88,7 @@ def step_seconds(trainer: Any) -> Callable[[], float]:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append(now())
 
     trainer.add_callback(Clock())
 
@@ -114,7 +116,7 @@ def training(size: str) -> list[Line]:
             theirs = trl_trainer(llama(vocabulary), ready, folder, steps, **changes)
             lines += _compare(mode, ours, theirs, rounds)
             if mode == "padded":
-                lines.append(_share_of_logging(ours))
+                lines += [_share_of_logging(ours), _share_of_probe(ours)]
     return lines
 
 
@@ -156,18 +158,37 @@ def _share_of_logging(trainer: Any) -> Line:
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal spent
-            begin = time.perf_counter()
+            begin = now()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent += time.perf_counter() - begin
+                spent += now() - begin
 
         return call
 
     sums = trainer._token_sums["train"]
     sums.add, trainer.log = timed(sums.add), timed(trainer.log)  # log calls the callbacks, too
-    begin = time.perf_counter()
+    begin = now()
     trainer.train()
-    total = time.perf_counter() - begin
+    total = now() - begin
     del sums.add, trainer.log
     return Line("a", "curves and log lines, share of a run", "share", ours=spent / total, goal=0.01)
+
+
+def _share_of_probe(trainer: Any) -> Line:
+    """What the probe takes of a run of the miniature: 24 rows of either kind before the first step, every 150 steps and
+    after the last; a run's median step and measurement."""
+    from derta.objective.refusal_token import resolve_refusal_token
+    from derta.training.probe import RefusalProbe
+
+    rows = [{"kind": "triple" if row["rejected"] else "helpful", **row} for row in miniature_rows(400, seed=1)]
+    probe = RefusalProbe(
+        trainer, rows, resolve_refusal_token(tokenizer(), "Sorry", None),
+        every=_PROBE_EVERY, rows_per_side=_PROBE_ROWS, max_length=MAX_LENGTH,
+    )  # fmt: skip
+    step, measurement = step_seconds(trainer)(), statistics.median(seconds(probe.measure) for _ in range(3))
+    count = 2 + (_PROBE_RUN - 1) // _PROBE_EVERY
+    return Line(
+        "a", "probe, share of a run", "share", ours=count * measurement / (_PROBE_RUN * step), goal=0.01,
+        note=f"{2 * _PROBE_ROWS} rows, {count} times in {_PROBE_RUN} steps of {BATCH} rows",
+    )  # fmt: skip

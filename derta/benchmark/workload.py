@@ -15,6 +15,7 @@ from typing import Any
 MAX_LENGTH = 320  # of the miniature's rows
 _HELPFUL, _PROMPT, _SAFE, _HARMFUL = (100, 300), 20, 80, 200
 _SPREAD = 0.7
+PAPER_LENGTH = 1024  # tokens per row, paper section 4.1; longer ones lose their end, as in the reference
 
 
 @lru_cache(maxsize=1)
@@ -43,9 +44,9 @@ def paper_mix(count: int, scale: float, seed: int = 0) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     words = sorted(token[1:] for token in tokenizer().get_vocab() if token[:1] == "Ġ" and token[1:].isalpha())
 
-    def text(median: int) -> str:
+    def text(median: int, longest: int = PAPER_LENGTH) -> str:
         length = max(2, round(scale * median * rng.lognormvariate(0, _SPREAD)))
-        return " ".join(rng.choice(words) for _ in range(min(length, int(scale * 480))))
+        return " ".join(rng.choice(words) for _ in range(min(length, round(scale * longest))))
 
     rows = []
     for index in range(count):
@@ -54,7 +55,7 @@ def paper_mix(count: int, scale: float, seed: int = 0) -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": f"row-{index}",
-                "prompt": [{"role": "user", "content": text(prompt)}],
+                "prompt": [{"role": "user", "content": text(prompt, longest=PAPER_LENGTH // 2)}],
                 "chosen": [{"role": "assistant", "content": text(chosen)}],
                 "rejected": [{"role": "assistant", "content": text(_HARMFUL)}] if is_triple else None,
             }
