@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from derta.config.prompts import PromptFormat
@@ -137,8 +137,8 @@ def _row(
     """A record as a row, or what is wrong with it. `repeated` counts prompts, for the ids of files without ids."""
     values = record.values
     problem = text_problem(layout.prompt, values.get(layout.prompt))
-    if problem is not None:
-        return None, [problem]
+    if problem is not None:  # on_invalid is a recipe's
+        return None, [replace(problem, fix=problem.fix.replace(" (on_invalid: drop)", ""))]
     prompt = str(values[layout.prompt])
     context = values.get(layout.context) if layout.context else None
     if isinstance(context, str) and context.strip():

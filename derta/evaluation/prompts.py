@@ -31,7 +31,11 @@ def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: st
         file = read_prompt_file(path, prompts.format, harmful=prompts.harmful)
         rows, sha256 = file.rows, file.sha256
     else:
-        loaded = load_rows(path, format=prompts.format.value, split=prompts.split)
+        try:
+            loaded = load_rows(path, format=prompts.format.value, split=prompts.split)
+        except InputError as error:
+            key = f"{group}.{name}.path" if prompts.path else f"{group.removesuffix('.sets')}.path"
+            raise InputError(str(error).replace("data.path=", f"{key}=").replace("data.format=", "format=")) from error
         rows, sha256 = loaded.dataset.to_list(), loaded.sha256
     sources = sorted({row["source"] for row in rows})
     if prompts.source is not None:
@@ -64,7 +68,11 @@ def make_inputs(
                 problems.append(f"eval.sets.{prompts.name}: attack {name} can use none of the rows: {reasons}")
             made[prompts.name, name] = found
     if problems:
-        raise InputError.listing("an attack without a single prompt (drop it, or give other rows):", problems)
+        raise InputError.listing(
+            "an attack without a single prompt (drop it, give other rows, or, where prompts do not fit, lower "
+            "eval.max_new_tokens):",
+            problems,
+        )
     return made
 
 

@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from derta.config.prompts import PromptFormat
 from derta.errors import InputError
+from derta.evaluation.prompt_files import read_prompt_file
 from derta.evaluation.records import Outcome, Response, Row
 
 PROMPT_FIELDS = ("question", "instruction", "prompt", "goal", "behavior", "forbidden_prompt")
@@ -264,7 +266,16 @@ def _evaluated_sets(file: Path) -> dict[str, Any]:
 
 
 def _prompts_by_id(path: str) -> dict[str, str]:
+    """From what an evaluation may have read: a dataset, a file of preference rows, or one of prompts alone."""
     from derta.data.load import load_rows
 
-    rows = load_rows(path, format="derta" if Path(path).is_dir() else "preference").dataset
-    return {row["id"]: row["prompt"][-1]["content"] for row in rows.to_list()}
+    try:
+        rows = load_rows(path, format="derta" if Path(path).is_dir() else "preference").dataset.to_list()
+    except InputError as error:
+        if not Path(path).is_file():
+            raise
+        try:
+            rows = read_prompt_file(path, PromptFormat.prompts, harmful=True).rows
+        except InputError:
+            raise error from None
+    return {row["id"]: row["prompt"][-1]["content"] for row in rows}

@@ -168,3 +168,23 @@ def test_empty_missing_and_broken_files(tmp_path):
 def test_configuration_takes_the_layouts_by_name():
     config = EvaluationConfig(sets={"x": PromptSetConfig(path="x.csv", format=PromptFormat.xstest)})
     assert config.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "group", "key"),
+    [
+        ("nowhere", "eval.sets", "eval.sets.harmful.path=nowhere: expected"),
+        (None, "eval.sets", "eval.path=common: expected"),
+        (None, "direction", "direction.path=common: expected"),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_named_by_its_own_key(own, group, key):
+    with pytest.raises(InputError, match=f"^{key}"):
+        load_prompt_set("harmful", PromptSetConfig(path=own), "common", group=group)
+
+
+def test_remedies_are_those_of_an_evaluation(tmp_path):
+    """`on_invalid` is a key of recipes."""
+    (tmp_path / "prompts.jsonl").write_text('{"question": ""}\n')
+    with pytest.raises(InputError, match="fill the field or remove the row$"):
+        read_prompt_file(tmp_path / "prompts.jsonl", PromptFormat.question, harmful=True)

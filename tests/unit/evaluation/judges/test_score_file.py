@@ -10,7 +10,9 @@ import pytest
 
 from derta.config.evaluation import JudgeRunConfig
 from derta.config.judging import JudgeName
+from derta.config.prompts import PromptFormat
 from derta.errors import InputError
+from derta.evaluation.prompt_files import read_prompt_file
 from derta.evaluation.records import Outcome
 from derta.evaluation.score_file import score_file
 from derta.evaluation.scores import Score, describe, summarise
@@ -159,6 +161,14 @@ def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_ro
     found = summary["agreement"]["outcome"]
     assert [found[key] for key in ("both", "judge_only", "label_only", "neither")] == [2, 0, 2, 4]
     assert (found["unscored"], found["unlabelled"]) == (2, 2)
+    alone = tmp_path / "prompts.json"  # of a file of prompts alone, by the ids that an evaluation gives them
+    alone.write_text(json.dumps([{"question": row["prompt"][-1]["content"]} for row in harmful_rows]))
+    names = [row["id"] for row in read_prompt_file(alone, PromptFormat.prompts, harmful=True).rows]
+    renamed = [{**line, "id": names[i % len(names)]} for i, line in enumerate(lines)]
+    (evaluation / "results.jsonl").write_text("\n".join(json.dumps(line) for line in renamed))
+    again = score_file(config(file, settings, prompts=str(alone), output=str(tmp_path / "alone")))
+    assert again["groups"] == summary["groups"]
+    file.write_text("\n".join(json.dumps(line) for line in lines))
     exact = JudgeRunConfig(
         responses=str(file), judge=JudgeName.miniature, prompts=str(rows), output=str(tmp_path / "m")
     )
