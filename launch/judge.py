@@ -6,7 +6,8 @@
         judging.endpoint.model=NAME [prompts=FILE] [label=FIELD] [harmful=false] [output=DIR]
 
 Reads lists of objects (question | instruction | prompt and response), bare strings, *_evaluations.json with its labels,
-CSV, and results.jsonl of launch/evaluate.py (prompts=DATASET). Continues where it was stopped. No text is printed.
+CSV, and results.jsonl of launch/evaluate.py (prompts=DATASET or [FILE,FILE]). Continues where it was stopped. No text
+is printed.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ and report.py."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from derta.config.attacks import AttackConfig
 from derta.config.choice import Choice
@@ -167,21 +168,31 @@ class JudgeRunConfig:
 
     responses: the file (see derta/evaluation/stored_responses.py). judge, judging: as in `eval`.
     prompts: for files that hold responses alone: a file with the prompts in the same order; for results.jsonl, the
-        dataset that was evaluated. harmful: whether the prompts are harmful (results.jsonl says so itself).
+        dataset that was evaluated, or the files of its prompt sets: prompts=[FILE,FILE].
+    harmful: whether the prompts are harmful (results.jsonl says so itself).
     label: a field to compare with, beside those named is_jailbreak*. output: where scores go (empty: beside the file).
     """
 
     responses: str = ""
     judge: JudgeName = JudgeName.refusal_phrases
     judging: JudgingConfig = field(default_factory=JudgingConfig)
-    prompts: str = ""
+    prompts: Any = ""
     harmful: bool = True
     label: str = ""
     output: str = ""
 
     def problems(self) -> list[str]:
         found = [] if self.responses.strip() else ["responses is empty: give the file to judge, responses=FILE"]
+        if not isinstance(self.prompts, str) and not all(isinstance(path, str) for path in self.prompt_files):
+            found.append(f"prompts={self.prompts}: expected a path, or several as [FILE,FILE]")
         return found + self.judging.problems(self.judge, "judging")
+
+    @property
+    def prompt_files(self) -> list[Any]:
+        """`prompts` as a list, empty where there are none."""
+        if isinstance(self.prompts, (list, tuple)):
+            return list(self.prompts)
+        return [self.prompts] if self.prompts else []
 
 
 @dataclass(kw_only=True, slots=True)

@@ -155,6 +155,28 @@ def build_attack(name: str, config: AttackConfig | None = None, workspace: Works
     )
 
 
+def build_attacks(
+    names: Iterable[str], config: AttackConfig | None = None, workspace: Workspace | None = None
+) -> dict[str, Attack]:
+    """The attacks of these names, each once.
+
+    Raises:
+        InputError: every one that cannot be built.
+    """
+    attacks: dict[str, Attack] = {}
+    problems = []
+    for name in dict.fromkeys(names):
+        try:
+            attacks[name] = build_attack(name, config, workspace)
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        raise InputError.listing("these attacks cannot be used:", problems)
+    return attacks
+
+
 def _need_template(row: Row, target: TargetModel) -> None:
     if not is_raw_text(row["prompt"]):
         check_tokenizer(target.tokenizer)

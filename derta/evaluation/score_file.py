@@ -40,7 +40,7 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
     Raises:
         InputError: responses, prompts, judge or output directory that cannot be used.
     """
-    file = read_responses(config.responses, prompts=config.prompts, label=config.label, harmful=config.harmful)
+    file = read_responses(config.responses, prompts=config.prompt_files, label=config.label, harmful=config.harmful)
     judge = build_judge(config.judge, config.judging)
     _check_prompts(file, judge, config)
     identity = {
@@ -67,7 +67,7 @@ def _check_prompts(file: ResponseFile, judge: Judge, config: JudgeRunConfig) -> 
         raise InputError(
             f"{config.responses} holds responses without prompts, and judge {config.judge.value} reads both: give "
             "prompts=FILE with one prompt per response in the same order (for results.jsonl of an evaluation, the "
-            "dataset that it evaluated)"
+            "dataset that it evaluated, or prompts=[FILE,FILE] with the files of its prompt sets)"
         )
 
 

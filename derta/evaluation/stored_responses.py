@@ -63,12 +63,12 @@ class ResponseFile:
     sha256: str
 
 
-def read_responses(path: str, *, prompts: str = "", label: str = "", harmful: bool = True) -> ResponseFile:
+def read_responses(path: str, *, prompts: Sequence[str] = (), label: str = "", harmful: bool = True) -> ResponseFile:
     """The responses of a file.
 
     Args:
         prompts: for files without prompts: a file with one per response, in their order, or, for results.jsonl of an
-            evaluation, the dataset that was evaluated (directory or file), by row id.
+            evaluation, what was evaluated (directories or files), by row id.
         label: a further field to compare with.
         harmful: whether the prompts are harmful (results.jsonl says so itself, through the evaluation's summary).
 
@@ -203,9 +203,11 @@ def _as_label(value: Any) -> bool | None:
     raise ValueError
 
 
-def _prompt_list(path: str, count: int) -> list[str]:
+def _prompt_list(paths: Sequence[str], count: int) -> list[str]:
     """One prompt per response, from a file of strings or of objects with a prompt field."""
-    file = Path(path)
+    if len(paths) > 1:
+        raise InputError(f"prompts={', '.join(paths)}: these responses are matched in order, so give one file")
+    file = Path(paths[0])
     found, problems = [], []
     for number, record in enumerate(_records(file, _read(file)), start=1):
         name = _first(record, PROMPT_FIELDS) if isinstance(record, Mapping) else None
@@ -226,15 +228,15 @@ def _is_result(record: Any) -> bool:
     return isinstance(record, Mapping) and {"prompt_set", "attack", "id", "response", "outcome"} <= record.keys()
 
 
-def _results(file: Path, records: Sequence[Any], prompts: str, problems: list[str]) -> list[StoredResponse]:
+def _results(file: Path, records: Sequence[Any], prompts: Sequence[str], problems: list[str]) -> list[StoredResponse]:
     """Lines of results.jsonl. The verdict they already have is a label."""
     sets = _evaluated_sets(file)
-    texts = _prompts_by_id(prompts) if prompts else {}
+    texts = {row_id: text for path in prompts for row_id, text in _prompts_by_id(path).items()}
     found = []
     for number, record in enumerate(records, start=1):
         row_id, name = str(record["id"]), record["prompt_set"]
         if prompts and row_id not in texts:
-            problems.append(f"line {number}: row {row_id} is not in prompts={prompts}")
+            problems.append(f"line {number}: row {row_id} is not in prompts={', '.join(prompts)}")
         if name not in sets:
             problems.append(f"line {number}: prompt set {name!r} is not in the evaluation.json beside the file")
             continue

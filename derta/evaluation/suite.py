@@ -16,7 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Placement
-from derta.evaluation.attacks import Attack, build_attack
+from derta.evaluation.attacks import Attack, build_attacks
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
 from derta.evaluation.decoding import respond
 from derta.evaluation.generation import Batch, check_logits, plan_batches
@@ -50,7 +50,8 @@ def evaluate(config: EvaluateRunConfig, ranks: Ranks) -> dict[str, Any]:
     judge = build_judge(config.eval.judge, config.eval.judging)
     model = describe_model(config)
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, model, judge)
-    attacks = {name: build_attack(name, config.eval.attack, workspace) for prompts in sets for name in prompts.attacks}
+    names = [name for prompts in sets for name in prompts.attacks]
+    attacks = build_attacks(names, config.eval.attack, workspace)
     label = config.label or Path(config.model.name_or_path).name
     identity, run = describe_identity(config, sets, attacks, model), describe_run(config)
 

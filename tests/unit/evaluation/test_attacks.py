@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from derta.errors import InputError
-from derta.evaluation.attacks import build_attack
+from derta.evaluation.attacks import build_attack, build_attacks
 from derta.miniature.formats import Format, decode_prompt
 
 PLAIN_ROW = {
@@ -85,3 +85,14 @@ def test_chat_attacks_need_a_chat_template(target, harmful_rows, monkeypatch):
     for name in ("direct", "prefill_5"):
         with pytest.raises(InputError, match="chat template"):
             build_attack(name).inputs(harmful_rows, target, "harmful")
+
+
+def test_every_attack_that_cannot_be_used_is_named():
+    with pytest.raises(InputError) as caught:
+        build_attacks(["direct", "direkt", "prefill_x", "role_play_file_none", "direkt"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "these attacks cannot be used:" and len(lines) == 4
+    assert all(name in line for name, line in zip(("direkt", "prefill_x", "none.txt"), lines[1:], strict=True))
+    assert list(build_attacks(["direct", "prefill_5", "direct"])) == ["direct", "prefill_5"]
+    with pytest.raises(InputError, match="^attack 'direkt' does not exist"):
+        build_attacks(["direkt"])

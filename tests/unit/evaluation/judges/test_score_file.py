@@ -168,6 +168,12 @@ def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_ro
     (evaluation / "results.jsonl").write_text("\n".join(json.dumps(line) for line in renamed))
     again = score_file(config(file, settings, prompts=str(alone), output=str(tmp_path / "alone")))
     assert again["groups"] == summary["groups"]
+    mixed = [*renamed[:-1], lines[-1]]  # of two prompt sets, each with a file of its own
+    file.write_text("\n".join(json.dumps(line) for line in mixed))
+    with pytest.raises(InputError, match=f"row {lines[-1]['id']} is not in prompts"):
+        score_file(config(file, settings, prompts=str(alone)))
+    both = config(file, settings, prompts=[str(alone), str(rows)], output=str(tmp_path / "both"))
+    assert score_file(both)["groups"] == summary["groups"]
     file.write_text("\n".join(json.dumps(line) for line in lines))
     exact = JudgeRunConfig(
         responses=str(file), judge=JudgeName.miniature, prompts=str(rows), output=str(tmp_path / "m")

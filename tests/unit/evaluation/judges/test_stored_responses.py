@@ -37,9 +37,9 @@ def test_bare_strings_and_their_prompts_from_a_second_file(tmp_path):
     assert [one.prompt for one in read_responses(file).responses] == [None, None]
     for prompts in (json.dumps([prompt for prompt, _ in PAIRS]), json_lines([{"goal": prompt} for prompt, _ in PAIRS])):
         given = write(tmp_path / "prompts.json", prompts)
-        assert [(one.prompt, one.text) for one in read_responses(file, prompts=given).responses] == PAIRS
+        assert [(one.prompt, one.text) for one in read_responses(file, prompts=[given]).responses] == PAIRS
     with pytest.raises(InputError, match="3 prompts for 2 responses"):
-        read_responses(file, prompts=write(tmp_path / "prompts.json", ["a", "b", "c"]))
+        read_responses(file, prompts=[write(tmp_path / "prompts.json", ["a", "b", "c"])])
 
 
 def test_evaluations_with_labels(tmp_path):
