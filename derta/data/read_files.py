@@ -168,6 +168,11 @@ def _read_csv(path: Path) -> Iterator[Record]:
     try:
         header = next(reader, [])
         line = reader.line_num + 1
+        if twice := sorted({name for name in header if name and header.count(name) > 1}):
+            raise InputError(
+                f"{path}, line 1: expected every column once, found {', '.join(twice)} more than once; fix: rename or "
+                "remove the others"
+            )
         for cells in reader:
             place = Place(str(path), line)
             line = reader.line_num + 1  # a quoted cell may span lines, so the next record starts after them

@@ -105,6 +105,7 @@ BROKEN = {
     "not UTF-8": ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a.jsonl, line 2: expected UTF-8 .*0xe9\); fix: convert"),
     "CSV not UTF-8": ("a.csv", b"a,b\n1,2\n3,\xff\n", r"a.csv, line 3: expected UTF-8 text, .*0xff\); fix: convert"),
     "CSV cells": ("a.csv", b"a,b\n1,2\n3\n", r"a.csv, line 3: expected 2 cells as in the header, found 1; fix: quote"),
+    "CSV column twice": ("a.csv", b"a,b,a\n1,2,3\n", r"a.csv, line 1: expected every column once, found a more than"),
     "CSV quoting": ("a.csv", b'a,b\n1,"2"x\n', r"a.csv, line 2: malformed CSV .*fix: correct the quoting"),
     "not parquet": ("a.parquet", b"text", r"a.parquet: not a readable parquet file .*fix: copy it again"),
     "not Arrow": ("a.arrow", b"text", r"a.arrow: not a readable Arrow file .*fix: copy it again"),
