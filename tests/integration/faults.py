@@ -23,23 +23,23 @@ from typing import Any
 
 
 def break_as_told() -> None:
-    """Wrap the loss of DeRTaTrainer's micro-batches, if a fault is asked for."""
+    """Wrap the loss of our trainers' micro-batches, if a fault is asked for."""
     told = os.environ.get("DERTA_TEST_FAULT")
     if not told:
         return
     fault = json.loads(told)
     if int(os.environ.get("RANK", "0")) != fault["rank"]:
         return
-    from derta.training.trainer import DeRTaTrainer
+    from derta.training.guards import WithGuards
 
-    whole = DeRTaTrainer.watched
+    whole = WithGuards.watched
 
     def broken(self: Any, loss: Any) -> Any:
         if self.state.global_step + 1 == fault["step"]:
             loss = _break(fault["kind"], loss)
         return whole(self, loss)
 
-    DeRTaTrainer.watched = broken  # type: ignore[method-assign]
+    WithGuards.watched = broken  # type: ignore[method-assign]
 
 
 def _break(kind: str, loss: Any) -> Any:

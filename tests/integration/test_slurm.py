@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from hydra import compose, initialize_config_dir
-from training_cases import ENVIRONMENT, REPOSITORY, says_text
+from training_cases import ENVIRONMENT, REPOSITORY, metrics, says_text
 
 from derta.config import TrainRunConfig
 from derta.config.compose import CONF_DIR, register_schema
@@ -65,6 +69,83 @@ def test_the_job_body_calls_torchrun(submitit, arguments: Callable[..., list[str
     assert result.returncode == 0, result.stderr[-2000:] + logs[-2000:]
     assert (tmp_path / "run" / "finished.json").is_file()
     assert not says_text(result.stdout + result.stderr + logs)
+
+
+STAND_INS = {
+    "srun": """#!/usr/bin/env bash
+# The step of the job: the command once per node, here, and signals to all of them.
+while [[ $1 == --* ]]; do shift; done
+for node in $(seq "$SLURM_JOB_NUM_NODES"); do "$@" & nodes+=($!); done
+trap 'kill -TERM "${nodes[@]}"' TERM
+code=0
+for node in "${nodes[@]}"; do
+    wait "$node" || code=$?
+    while kill -0 "$node" 2>/dev/null; do wait "$node" || code=$?; done
+done
+exit $code
+""",
+    "scontrol": """#!/usr/bin/env bash
+case "$1 $2" in
+    "show hostnames") printf 'localhost\\nlocalhost\\n' ;;
+    *) echo "$@" >> requests ;;
+esac
+""",
+}
+
+
+def end(job: subprocess.Popen) -> None:
+    """Nothing of a job that failed stays behind."""
+    if job.poll() is None:
+        for process in [*psutil.Process(job.pid).children(recursive=True), psutil.Process(job.pid)]:
+            process.kill()
+        job.wait()
+
+
+def test_the_script_trains_on_two_nodes_and_is_queued_again(
+    arguments: Callable[..., list[str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The script itself, and real torchruns that find one another; srun and scontrol stand for the cluster."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    for name, text in STAND_INS.items():
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    (place / "torchrun").symlink_to(Path(sys.executable).with_name("torchrun"))
+    (tmp_path / "launch").symlink_to(LAUNCH)  # a job starts in the directory it was submitted from
+    environment = {
+        **ENVIRONMENT, "PATH": os.pathsep.join([str(place), os.environ["PATH"]]),
+        "SLURM_JOB_ID": str(10_000 + os.getpid() % 10_000), "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1",
+    }  # fmt: skip
+    run, steps = tmp_path / "run", 40
+    command = ["bash", str(LAUNCH / "slurm" / "train.sh"), *arguments(run), "distributed=zero3"]
+    command += ["trainer.micro_batch_size=2", f"trainer.max_steps={steps}", "optim.scheduler=constant"]
+
+    def submit(log: Path) -> subprocess.Popen:
+        with log.open("w") as file:
+            return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+    first = submit(tmp_path / "first.log")
+    request.addfinalizer(lambda: end(first))
+    lines, deadline = run / "metrics.jsonl", time.monotonic() + 200
+    while not (lines.exists() and lines.read_text().count("\n") >= 3):
+        assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()[-3000:]
+        time.sleep(0.005)
+    first.send_signal(signal.SIGUSR1)  # what --signal=B:USR1@300 sends, to the script alone
+    assert first.wait(timeout=100) != 0
+    said = (tmp_path / "first.log").read_text()
+    assert "stopped by SIGTERM on rank" in said and "queued again" in said, said[-3000:]
+    assert (tmp_path / "requests").read_text() == f"requeue {environment['SLURM_JOB_ID']}\n"
+    step = json.loads((run / "preempted.json").read_text())["step"]
+    assert 3 <= step < steps and (run / f"checkpoint-{step}" / "complete.json").is_file()
+
+    second = submit(tmp_path / "second.log")
+    request.addfinalizer(lambda: end(second))
+    assert second.wait(timeout=200) == 0, (tmp_path / "second.log").read_text()[-3000:]
+    assert f"goes on from {run}/checkpoint-{step}" in (tmp_path / "second.log").read_text()
+    assert (run / "finished.json").is_file()
+    assert [line["step"] for line in metrics(run)] == [*range(1, steps + 1), steps]
+    assert not says_text(said + (tmp_path / "second.log").read_text())
 
 
 def test_the_script_asks_slurm_for_a_signal_before_the_limit() -> None:
