@@ -1,4 +1,5 @@
-"""`torchrun measure_states.py OUTPUT`: bytes of weights, gradients and optimizer states that two ZeRO ranks hold.
+"""`torchrun measure_states.py OUTPUT`: bytes of weights, gradients and optimizer states that two ZeRO ranks hold, and
+of the checkpoint that they write.
 
 Every case trains a small Llama for two steps of two micro-batches with DeRTaTrainer, under the DeepSpeed configuration
 of conf/distributed/. Gradients are counted between the micro-batches, where they are complete and not yet used up;
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ SIZES = {
     "wide": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2},
 }
 SHAPE = {"vocab_size": 600, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "task_type": "CAUSAL_LM"}
+LORA = {"r": 32, "lora_alpha": 16, "lora_dropout": 0.0, "task_type": "CAUSAL_LM"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CASES = [
     *((stage, size, "bfloat16", "none") for stage in (1, 2, 3) for size in SIZES),
@@ -125,7 +126,14 @@ def measure(stage: int, size: str, dtype: str, method: str, rows: Dataset, place
     )
     callback.trainer = trainer
     trainer.train()
-    return {"stage": stage, "size": size, "dtype": dtype, "method": method, **callback.bytes}
+    trainer._save_checkpoint(trainer.model_wrapped, trial=None)
+    torch.distributed.barrier()
+    saved = [path for path in Path(place, "checkpoint-2").rglob("*") if path.is_file()]
+    disk = sum(path.stat().st_size for path in saved)
+    torch.distributed.barrier()
+    if os.environ["RANK"] == "0":
+        shutil.rmtree(place)
+    return {"stage": stage, "size": size, "dtype": dtype, "method": method, **callback.bytes, "disk": disk}
 
 
 def main() -> None:
@@ -141,10 +149,10 @@ def main() -> None:
             for i in range(16)
         ]
     )
-    with tempfile.TemporaryDirectory() as place:
-        found = [measure(*case, rows, place) for case in CASES]
+    output = Path(sys.argv[1]).absolute()
+    found = [measure(*case, rows, str(output.with_name("checkpoints"))) for case in CASES]
     if os.environ["RANK"] == "0":
-        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+        output.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Predicted against measured: the model states of two ranks under ZeRO-1, 2 and 3, tensor by tensor."""
+"""Predicted against measured: the model states of two ranks under ZeRO-1, 2 and 3, tensor by tensor, and the size of
+their checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 
 from derta.config import DistributedConfig, Dtype, ModelConfig, PeftConfig, PeftMethod, TrainerConfig
 from derta.config.plan import PlanRunConfig
-from derta.plan.memory import Settings, model_states
+from derta.plan.memory import Settings, disk_bytes, model_states
 from derta.plan.propose import deepspeed_config
 from derta.plan.shape import model_shape
 
@@ -38,10 +39,12 @@ def test_states_of_two_zero_ranks(command: Callable[..., subprocess.CompletedPro
         if case["method"] == "lora":
             config.peft = PeftConfig(method=PeftMethod.lora, r=measure_states.LORA["r"], dropout=0.0)
         shape = model_shape(config)
-        states = model_states(shape, Settings.of(config, shape))
+        settings = Settings.of(config, shape)
+        states = model_states(shape, settings)
         print(case, states)
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(states, name) == pytest.approx(case[name], rel=0.02), (case, states)
+        assert disk_bytes(shape, settings)["checkpoint"] == pytest.approx(case["disk"], rel=0.10), case
 
 
 def test_the_command(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
