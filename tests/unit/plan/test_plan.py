@@ -93,6 +93,8 @@ def test_rows_steps_and_hours_by_hand(full: ModelShape) -> None:
 def test_arms_make_different_numbers_of_rows() -> None:
     rows = {arm: training_rows(composed(f"objective={arm.value}"), 10, 100) for arm in Arm}
     assert rows == {Arm.derta: 120, Arm.rto: 120, Arm.vanilla: 110, Arm.harmful_prefix: 110, Arm.dpo: 10}
+    more = composed("objective=derta", "objective.mle_copies=2", "objective.transition_copies=3")
+    assert training_rows(more, 10, 100) == 10 * (2 + 3 + 1) + 100
 
 
 def test_rows_of_a_built_dataset(tmp_path: Path) -> None:
