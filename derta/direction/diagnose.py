@@ -119,7 +119,7 @@ def examine(
         "selection": selection.to_json() | {"dropped": selection.dropped},
         "norms": search.differences.norm(dim=-1).tolist(),
         "cosines": None,
-        "before": tester.measure(),
+        "before": tester.measure_untouched(),
         "strongest": None,
         "ablated": [],
         "added": None,

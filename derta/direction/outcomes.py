@@ -54,18 +54,27 @@ class Tester:
         return {**self.measure_harmful(), **self.measure_harmless()}
 
     def measure_harmful(self) -> dict[str, Any]:
-        """`harmful`: shares of outcomes, and the mean refusal metric. `kept_safe`: see there."""
-        outcomes = self.outcomes("harmful")
+        """`harmful`: shares of outcomes, the mean refusal metric, and `by_id`, the outcomes themselves. `kept_safe`: see
+        there."""
+        return self._harmful(self.outcomes("harmful"))
+
+    def measure_untouched(self) -> dict[str, Any]:
+        """As `measure`, for the model that the tester was made for, whose responses are known."""
+        return {**self._harmful(self._outcomes), **self.measure_harmless()}
+
+    def _harmful(self, outcomes: Outcomes) -> dict[str, Any]:
         return {
-            "harmful": shares(outcomes) | {"metric": self._metric("harmful")},
+            "harmful": shares(outcomes) | {"metric": self._metric("harmful"), "by_id": _by_id(outcomes)},
             "kept_safe": kept_safe(self._outcomes, outcomes),
         }
 
     def measure_harmless(self) -> dict[str, Any]:
-        """`harmless`: shares of outcomes, and the mean refusal metric. `kl`: of the next token, against the model as it
-        was, in nats. `perplexity`: of the rows' own responses, null where they have none."""
+        """`harmless`: shares of outcomes, the mean refusal metric, and `by_id`, the outcomes themselves. `kl`: of the
+        next token, against the model as it was, in nats. `perplexity`: of the rows' own responses, null where they have
+        none."""
+        outcomes = self.outcomes("harmless")
         return {
-            "harmless": shares(self.outcomes("harmless")) | {"metric": self._metric("harmless")},
+            "harmless": shares(outcomes) | {"metric": self._metric("harmless"), "by_id": _by_id(outcomes)},
             "kl": mean_kl(self._clean, self._batches["harmless"]),
             "perplexity": perplexity(self.target, self._rows["harmless"], self.batch_size),
         }
@@ -97,6 +106,10 @@ def shares(outcomes: Outcomes) -> dict[str, Any]:
         "well_formed": rate(sum(value is Outcome.REFUSED for value in values), refused),
         "unscored": len(outcomes) - len(values),
     }
+
+
+def _by_id(outcomes: Outcomes) -> dict[str, str]:
+    return {row_id: outcome.value for row_id, outcome in outcomes.items()}
 
 
 def kept_safe(before: Outcomes, after: Outcomes) -> dict[str, Any]:
