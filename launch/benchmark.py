@@ -1,7 +1,7 @@
 """Speed and memory against peers: python launch/benchmark.py [suite=all] [size=small] [clock=wall]
 
 suite     all, or some of training, reference, memory, builder, generation, startup, checkpoints, scaling, prefixes,
-          separated by commas
+          direction, separated by commas
 size      small: some minutes on two cores; full: as long as it takes
 clock     wall; or cpu: seconds of CPU, for a machine on which other jobs run
 threads   of torch in this process (default 1; launch/train.py on CPU uses as many as OMP_NUM_THREADS says)

@@ -20,6 +20,7 @@ SUITES = {  # name: the functions that make its lines, as module.function
     "checkpoints": ("throughput.checkpoints",),  # (g)
     "scaling": ("startup.scaling", "throughput.throughput"),  # (h)
     "prefixes": ("prefixes.prefixes",),
+    "direction": ("direction.direction",),  # (i)
 }
 SIZES = ("small", "full")
 

@@ -216,11 +216,13 @@ class CompareRunConfig:
 @dataclass(kw_only=True, slots=True)
 class ReportRunConfig:
     """What `launch/report.py` runs. runs: folders of finished evaluations. output: where report.html, report.md and
-    the figures go. responses: put the texts of the responses into report.html; they are as harmful as the models are.
+    the figures go. directions: folders of refusal-direction diagnostics. responses: put the texts of the responses into
+    report.html; they are as harmful as the models are.
     """
 
     runs: list[str] = field(default_factory=list)
     output: str = "runs/report"
+    directions: list[str] = field(default_factory=list)
     responses: bool = False
 
     def problems(self) -> list[str]:

@@ -1,58 +1,32 @@
 """Many diagnostics side by side: a table and a figure, made of direction.json files alone.
 
 One result per label is shown with its own 95% interval. Several (seeds of one arm): mean +- standard deviation and, in
-brackets, a 95% bootstrap interval of the mean over the runs; runs without a value are left out and counted.
+brackets, a 95% interval over seeds and prompts; runs without a value are left out and counted. Differences between arms
+are paired by run and prompt (derta/direction/paired.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from derta.direction.figures import BLUE, GREY, VERMILION, new_figure, tidy
+from derta.direction.paired import READERS, Report, difference, evaluation_readers, over_runs
 from derta.errors import InputError
-from derta.evaluation.bootstrap import mean_interval
+from derta.evaluation.gate import read_summary
+from derta.evaluation.results import ResultsFolder
 from derta.report.runs import LABEL_ORDER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Report = Mapping[str, Any]
+_COMPARED = ("ablation robustness", "attack success, direction ablated", "evaluation: ")
 _MAY_DIFFER = ("filter_prompts",)  # a base model that refuses nothing can only be looked at without the filter
-
-
-def _cell(reports_key: str, *path: str) -> Callable[[Report], Mapping[str, Any] | None]:
-    """Reads a rate below one of the report's interventions; `ablated` is the chosen direction alone."""
-
-    def read(report: Report) -> Mapping[str, Any] | None:
-        value: Any = report[reports_key]
-        if reports_key == "ablated":
-            value = value[0] if value else None
-        for key in path:
-            value = value[key] if value else None
-        return value
-
-    return read
-
-
-ROWS: dict[str, Callable[[Report], Mapping[str, Any] | None]] = {
-    "ablation robustness": _cell("ablation_robustness"),
-    "attack success, as it is": _cell("before", "harmful", "complied"),
-    "attack success, direction ablated": _cell("ablated", "harmful", "complied"),
-    "attack success, least bypass ablated (not valid)": _cell("strongest", "harmful", "complied"),
-    "refusal, as it is": _cell("before", "harmful", "refused"),
-    "refusal, direction ablated": _cell("ablated", "harmful", "refused"),
-    "refusal, least bypass ablated (not valid)": _cell("strongest", "harmful", "refused"),
-    "refusal of harmless prompts, direction added": _cell("added", "harmless", "refused"),
-    "over-refusal, direction ablated": _cell("ablated", "harmless", "refused"),
-    "helpfulness, as it is": _cell("before", "harmless", "complied"),
-    "helpfulness, direction ablated": _cell("ablated", "harmless", "complied"),
-}
 
 
 def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
@@ -84,50 +58,81 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
     return found | {name for name in names if one["settings"].get(name) != other["settings"].get(name)}
 
 
-def collect(folders: Sequence[str | Path], output: str | Path) -> str:
-    """Write direction_table.md, direction_table.json and ablation.png; return the table.
+def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[str | Path]) -> dict[str, list[Report]]:
+    """The reports with the finished evaluation of the same model in each that has one.
 
     Raises:
-        InputError: see `load_reports`.
+        InputError: folders without a finished evaluation; one of a model that none of the diagnostics is of.
     """
-    groups, output = load_reports(folders), Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    numbers = {
-        name: {label: summarise([read(report) for report in reports]) for label, reports in groups.items()}
-        for name, read in ROWS.items()
+    by_model = {}
+    for folder in map(Path, folders):
+        summary = read_summary(str(folder))
+        by_model[summary["identity"]["model"]["sha256"]] = (folder, summary)
+    found: dict[str, list[Report]] = {}
+    for label, reports in groups.items():
+        found[label] = []
+        for report in reports:
+            if evaluated := by_model.pop(report["identity"]["model"]["sha256"], None):
+                results = list(ResultsFolder(evaluated[0]).read().values())
+                report = {**report, "evaluation": {"summary": evaluated[1], "results": results}}
+            found[label].append(report)
+    if by_model:
+        names = ", ".join(str(folder) for folder, _ in by_model.values())
+        raise InputError(f"these evaluations are of models that none of the diagnostics is of: {names}")
+    return found
+
+
+def study_numbers(groups: Mapping[str, Sequence[Report]]) -> dict[str, Any]:
+    """`rows`: name -> label -> numbers over its runs. `differences`: name -> "A - B" -> numbers over pairs of runs, for
+    the rows in which arms are compared. `valid_directions` and `runs`: how many, per label."""
+    readers = READERS | evaluation_readers([report for reports in groups.values() for report in reports])
+    compared = [name for name in readers if name.startswith(_COMPARED)]
+    return {
+        "rows": {
+            name: {label: over_runs(reports, read) for label, reports in groups.items()}
+            for name, read in readers.items()
+        },
+        "differences": {
+            name: {
+                f"{one} - {other}": found
+                for other, one in itertools.combinations(groups, 2)
+                if (found := difference(groups[one], groups[other], readers[name]))["runs"]
+            }
+            for name in compared
+        },
+        "valid_directions": {
+            label: sum(r["selection"]["position"] is not None for r in reports) for label, reports in groups.items()
+        },
+        "runs": {label: len(reports) for label, reports in groups.items()},
     }
-    found = {label: sum(r["selection"]["position"] is not None for r in reports) for label, reports in groups.items()}
-    table = render(groups, numbers, found)
+
+
+def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequence[str | Path] = ()) -> str:
+    """Write direction_table.md, direction_table.json and ablation.png; return the table.
+
+    Args:
+        evaluations: folders of finished evaluations of these models, for their attack success, over-refusal and
+            helpfulness.
+
+    Raises:
+        InputError: see `load_reports` and `with_evaluations`.
+    """
+    groups, output = with_evaluations(load_reports(folders), evaluations), Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    content = study_numbers(groups)
+    table = render(groups, content)
     (output / "direction_table.md").write_text(table, encoding="utf-8")
-    content = {"rows": numbers, "valid_directions": found, "runs": {k: len(v) for k, v in groups.items()}}
     (output / "direction_table.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     ablation_figure(groups).savefig(output / "ablation.png", dpi=150)
     return table
 
 
-def summarise(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """`mean`, `sd` (null for one run), `low`, `high`, `runs` (with a value), `of` (all runs) and the `values`."""
-    known = [rate for rate in rates if rate and rate["n"]]
-    values = [float(rate["rate"]) for rate in known]
-    counts = {"runs": len(known), "of": len(rates), "values": values}
-    if not known:
-        return {"mean": None, "sd": None, "low": None, "high": None, **counts}
-    if len(known) == 1:
-        return {"mean": values[0], "sd": None, "low": known[0]["low"], "high": known[0]["high"], **counts}
-    interval = mean_interval(values)
-    spread = {"mean": interval["mean"], "sd": statistics.stdev(values), "low": interval["low"]}
-    return {**spread, "high": interval["high"], **counts}
-
-
-def render(
-    groups: Mapping[str, Sequence[Report]],
-    numbers: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    found: Mapping[str, int],
-) -> str:
+def render(groups: Mapping[str, Sequence[Report]], content: Mapping[str, Any]) -> str:
     """The table as Markdown, in per cent, and what it was made with."""
     lines = [["%", *(f"{label} ({len(reports)})" for label, reports in groups.items())]]
+    found = content["valid_directions"]
     lines.append(["runs with a valid direction", *(f"{found[k]} of {len(v)}" for k, v in groups.items())])
-    for name, cells in numbers.items():
+    for name, cells in content["rows"].items():
         if any(cell["runs"] for cell in cells.values()):
             lines.append([name, *map(_shown, cells.values())])
     first = next(iter(groups.values()))[0]
@@ -137,13 +142,39 @@ def render(
     notes = [
         "",
         f"Test prompts per run: {prompts['harmful']['test']} harmful, {prompts['harmless']['test']} harmless. One run: "
-        "95% interval of its rate. Several: mean ± standard deviation [95% bootstrap interval over runs]. No valid "
+        "95% interval of its rate. Several: mean ± standard deviation [95% interval over runs and prompts]. No valid "
         "direction is not evidence of robustness; such runs have no score.",
         "",
+        *_differences(content["differences"], several=any(len(reports) > 1 for reports in groups.values())),
         *(f"- {report['label']}: `{report['run']['command']}`" for group in groups.values() for report in group[:1]),
         "",
     ]
     return "\n".join([*rows, *notes])
+
+
+def _differences(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, several: bool) -> list[str]:
+    """Paired differences in percentage points, one table; nothing for single runs."""
+    pairs = list(dict.fromkeys(pair for cells in found.values() for pair in cells))
+    if not several or not pairs:
+        return []
+    names = [name for name, cells in found.items() if cells]
+    lines = [["difference, percentage points", *names]]
+    for pair in pairs:
+        lines.append([pair, *(_difference(found[name].get(pair)) for name in names)])
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    rows.insert(1, f"| --- {'| ---: ' * len(names)}|")
+    note = (
+        "Paired by run and prompt; 95% intervals over runs and prompts, not corrected for their number. *: the "
+        "interval leaves 0 out. In brackets: pairs of runs in which both have a value."
+    )
+    return [*rows, "", note, ""]
+
+
+def _difference(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["low"] is None:
+        return "-"
+    clear = "*" if cell["low"] > 0 or cell["high"] < 0 else ""
+    return f"{100 * cell['mean']:+.1f}{clear} [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}] ({cell['runs']})"
 
 
 def _shown(cell: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ def _convert(options: argparse.Namespace) -> None:
 def _collect(options: argparse.Namespace) -> None:
     from derta.direction.collect import collect
 
-    print(collect(options.results, options.output))
+    print(collect(options.results, options.output, options.evaluations))
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     collected = command("collect", _collect, "Put finished diagnostics side by side: table and figure")
     collected.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="folders of finished diagnostics")
     collected.add_argument("--output", type=Path, required=True, help="folder for direction_table.md and ablation.png")
+    about = "folders of finished evaluations of the same models"
+    collected.add_argument("--evaluations", type=Path, nargs="*", default=[], metavar="DIR", help=about)
 
     studied = command("study", _study, "Diagnose several models, one after another, and put them side by side")
     studied.add_argument("models", nargs="+", metavar="LABEL=DIR", help="seeds of one arm have one label")

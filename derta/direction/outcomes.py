@@ -54,8 +54,8 @@ class Tester:
         return {**self.measure_harmful(), **self.measure_harmless()}
 
     def measure_harmful(self) -> dict[str, Any]:
-        """`harmful`: shares of outcomes, the mean refusal metric, and `by_id`, the outcomes themselves. `kept_safe`: see
-        there."""
+        """`harmful`: shares of outcomes, the mean refusal metric, and `by_id`, the outcomes themselves. `kept_safe`:
+        see there."""
         return self._harmful(self.outcomes("harmful"))
 
     def measure_untouched(self) -> dict[str, Any]:

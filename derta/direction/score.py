@@ -21,7 +21,7 @@ from derta.evaluation.gate import read_summary
 from derta.evaluation.results import SUMMARY_FILE, write_atomically
 
 KEY = "ablation_robustness"
-_SHOWN = ("rate", "low", "high", "n")
+SHOWN = ("rate", "low", "high", "n")
 
 
 def robustness(report: Mapping[str, Any], kl_max: float) -> dict[str, Any]:
@@ -50,5 +50,5 @@ def check_summary(folder: str, model_sha256: str) -> None:
 def add_to_summary(folder: str, score: Mapping[str, Any]) -> None:
     """Write the score into summary.json, for the report and the gate."""
     file = Path(folder) / SUMMARY_FILE if Path(folder).is_dir() else Path(folder)
-    content = read_summary(folder) | {KEY: {name: score[name] for name in _SHOWN}}
+    content = read_summary(folder) | {KEY: {name: score[name] for name in SHOWN}}
     write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")

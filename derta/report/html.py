@@ -25,6 +25,7 @@ SCRIPTS = (
     "attacks.js",
     "positions.js",
     "probability.js",
+    "directions.js",
     "details.js",
     "main.js",
 )

@@ -14,6 +14,7 @@ from typing import Any
 from derta.evaluation.metrics import POSITION_BUCKETS
 from derta.evaluation.records import Outcome
 from derta.evaluation.results import RESULTS_FILE, SUMMARY_FILE
+from derta.report.directions import Reports, direction_content
 from derta.report.figures import combine_curves
 from derta.report.measures import Measure, combine, measure
 from derta.report.responses import read_results, refusals_by_position, texts
@@ -21,12 +22,15 @@ from derta.report.runs import Run, group_by_label
 from derta.report.training_curves import training_run
 
 
-def page_content(runs: Sequence[Run], *, command: str = "", responses: bool = False) -> dict[str, Any]:
+def page_content(
+    runs: Sequence[Run], *, command: str = "", responses: bool = False, directions: Reports | None = None
+) -> dict[str, Any]:
     """The content of the page.
 
     Args:
         command: what makes this report, for the record.
         responses: whether the texts of the responses go in.
+        directions: refusal-direction diagnostics by label.
     """
     groups = group_by_label(runs)
     return {
@@ -51,6 +55,7 @@ def page_content(runs: Sequence[Run], *, command: str = "", responses: bool = Fa
             for label, members in groups.items()
         ],
         "responses": responses,
+        "directions": direction_content(directions or {}),
     }
 
 

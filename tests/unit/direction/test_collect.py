@@ -12,18 +12,22 @@ from typing import Any
 import pytest
 
 from derta.config.direction import DirectionConfig
-from derta.direction.collect import collect, summarise
+from derta.direction.collect import collect
 from derta.direction.commands import run_command
 from derta.direction.diagnose import examine
+from derta.direction.paired import READERS, difference, over_runs
 from derta.errors import InputError
 from derta.evaluation.model import TargetModel
 from derta.evaluation.rates import rate
+from derta.evaluation.records import Outcome, Result
+from derta.evaluation.two_way import two_way_interval
 
 
 @pytest.fixture(scope="module")
 def report(planted: TargetModel, sides: Any, make_config: Callable[..., DirectionConfig]) -> dict[str, Any]:
     found, _ = examine(planted, *sides, make_config(positions=1, subspace=1))
-    identity = {"judge": "refusal_phrases", "prompts": {}, "settings": {"positions": 1, "filter_prompts": True}}
+    settings = {"positions": 1, "filter_prompts": True}
+    identity = {"model": {"sha256": "0"}, "judge": "refusal_phrases", "prompts": {}, "settings": settings}
     return json.loads(json.dumps({"label": "vanilla", "identity": identity, "run": {"command": "diagnose x"}, **found}))
 
 
@@ -33,15 +37,69 @@ def _write(folder: Path, report: dict[str, Any], label: str) -> str:
     return str(folder)
 
 
-def test_mean_sd_and_interval_by_hand() -> None:
-    """Shares .2, .4 and .6 of runs, one run without: mean .4, sd .2; the bootstrap interval lies within the values."""
-    found = summarise([rate(2, 10), rate(4, 10), None, rate(6, 10)])
-    assert (found["mean"], found["sd"]) == (pytest.approx(0.4), pytest.approx(statistics.stdev([0.2, 0.4, 0.6])))
-    assert (found["runs"], found["of"]) == (3, 4)
-    assert 0.2 <= found["low"] < 0.4 < found["high"] <= 0.6
-    one = summarise([rate(2, 10)])
-    assert (one["mean"], one["sd"], one["low"]) == (0.2, None, rate(2, 10)["low"])
-    assert summarise([None, rate(0, 0)])["mean"] is None
+def _made(before: list[int], after: list[int]) -> dict[str, Any]:
+    """A diagnostic in which prompt i is complied with (1) or refused (0), before and with the direction ablated."""
+    sides = [
+        {"harmful": {"by_id": {f"p{i}": ("complied" if one else "refused") for i, one in enumerate(values)}}}
+        for values in (before, after)
+    ]
+    score = {"directions": 1}
+    return {"before": sides[0], "ablated": [sides[1] | {"directions": 1}], "ablation_robustness": score}
+
+
+def test_robustness_over_seeds_by_hand() -> None:
+    """Seed 1: safe on all of 4 prompts, 3 stay safe: .75. Seed 2: safe on the last 2, 1 stays: .5. A third has none."""
+    none = {"before": _made([0] * 4, [0] * 4)["before"], "ablated": [], "ablation_robustness": {}}
+    reports = [_made([0, 0, 0, 0], [0, 0, 0, 1]), none, _made([1, 1, 0, 0], [1, 1, 0, 1])]
+    found = over_runs(reports, READERS["ablation robustness"])
+    assert (found["mean"], found["values"], found["runs"], found["of"]) == (0.625, [0.75, 0.5], 2, 3)
+    assert found["sd"] == pytest.approx(statistics.stdev([0.75, 0.5]))
+    # z = R + (k - R d) / mean d: [1, 1, 1, 0] and, with mean d = 1/2 and R = 1/2, [.5, .5, 1.5, -.5].
+    expected = two_way_interval([[1, 1, 1, 0], [0.5, 0.5, 1.5, -0.5]])
+    assert (found["low"], found["high"]) == (max(0.0, expected["low"]), min(1.0, expected["high"]))
+    one = over_runs(reports[:1], READERS["ablation robustness"])
+    assert (one["mean"], one["sd"], one["low"]) == (0.75, None, pytest.approx(rate(3, 4)["low"]))
+    assert over_runs([none], READERS["ablation robustness"])["mean"] is None
+
+
+def test_differences_are_paired() -> None:
+    """Every prompt that the one arm loses the other loses too, and one more: the interval of the difference is narrow
+    although the seeds differ; a seed without a score on one side is left out on both."""
+    read = READERS["attack success, direction ablated"]
+    ours = [_made([0] * 8, [0, 0, 0, 0, 0, 0, 0, 1]), _made([0] * 8, [0, 0, 0, 1, 1, 1, 1, 1])]
+    theirs = [_made([0] * 8, [0, 0, 0, 0, 0, 0, 1, 1]), _made([0] * 8, [0, 0, 1, 1, 1, 1, 1, 1])]
+    found = difference(ours, theirs, read)
+    assert (found["mean"], found["runs"]) == (-0.125, 2)
+    alone = two_way_interval([[float(one in "4567"[i:]) for one in "01234567"] for i in (0, 3)])
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    none = {**theirs[1], "ablated": []}
+    assert difference(ours, [theirs[0], none], read)["runs"] == 1
+    assert difference(ours, [none, none], read)["mean"] is None
+
+
+def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) -> None:
+    """Two harmful prompts under two attacks, one response complied: attack success 1/4; one benign prompt, answered."""
+    identity = {"model": {"sha256": "abc"}, "judge": "miniature"}
+    sets = {"harmful": {"harmful": True, "attacks": {"direct": {}, "code": {}}}, "benign": {"harmful": False}}
+    results = [
+        Result("harmful", attack, f"h{i}", "text", 4, 0, True, outcome, None, None)
+        for i in range(2)
+        for attack, outcome in (("direct", Outcome.REFUSED), ("code", Outcome.COMPLIED if i else Outcome.REFUSED))
+    ] + [Result("benign", "direct", "b0", "text", 4, 0, True, Outcome.COMPLIED, None, None)]
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps({"identity": identity, "sets": sets}))
+    (folder / "results.jsonl").write_text("".join(json.dumps(result.to_json()) + "\n" for result in results))
+    diagnosed = copy.deepcopy(report)
+    diagnosed["identity"]["model"] = {"sha256": "abc"}
+    table = collect([_write(tmp_path / "a", diagnosed, "derta")], tmp_path / "table", [folder])
+    assert "| evaluation: attack success, mean of 2 (harmful) | 25.0 [" in table
+    assert "| evaluation: over-refusal (benign) | 0.0 [0.0, " in table
+    assert "| evaluation: helpfulness (benign) | 100.0 [" in table
+    other = copy.deepcopy(diagnosed)
+    other["identity"]["model"] = {"sha256": "def"}
+    with pytest.raises(InputError, match="none of the diagnostics is of: .*evaluation"):
+        collect([_write(tmp_path / "b", other, "derta")], tmp_path / "table", [folder])
 
 
 def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,8 +115,10 @@ def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest
     printed = capsys.readouterr().out
     assert "| % | vanilla (2) | derta (1) |" in printed
     assert "| runs with a valid direction | 2 of 2 | 0 of 1 |" in printed
-    assert "| ablation robustness | 0.0 ± 0.0 [0.0, 0.0] | - |" in printed
-    assert "| attack success, direction ablated | 100.0 ± 0.0 [100.0, 100.0] | - |" in printed
+    # 12 prompts, none of which stays safe in any run: Wilson's interval, for zeros alone do not say that it is zero.
+    low, high = (100 * rate(0, 12)[end] for end in ("low", "high"))
+    assert f"| ablation robustness | 0.0 ± 0.0 [{low:.1f}, {high:.1f}] | - |" in printed
+    assert "| attack success, direction ablated | 100.0 ± 0.0 [75.8, 100.0] | - |" in printed
     assert "| attack success, least bypass ablated (not valid) | - | 100.0 [75.8, 100.0] |" in printed
     assert {path.name for path in (tmp_path / "table").iterdir()} == {
         "direction_table.md", "direction_table.json", "ablation.png",

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import N, write_run
+from report_cases import N, write_direction, write_run
 
 from derta.evaluation.rates import rate
+from derta.report.directions import load_directions, with_scores
 from derta.report.report import write_page
 from derta.report.runs import load_runs
 
@@ -271,3 +272,43 @@ def test_print_leaves_out_what_paper_cannot_do(browser, open_page, page):
     }
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert visible == {"#filters": False, "#attacks .controls": False, "#rates": True, "#provenance dl": True}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
+    made = [write_direction(tmp_path / f"d{i}", "derta", kept=kept) for i, kept in enumerate((3, 1))]
+    made += [write_direction(tmp_path / f"v{i}", "vanilla", kept=2, sha256=f"v{i}") for i in range(2)]
+    made.append(write_direction(tmp_path / "base", "base", kept=0, chosen=False, sha256="other"))
+    found = load_directions(made)
+    runs = with_scores(load_runs([str(folders[2])]), found)
+    open_page(write_page(runs, str(tmp_path / "page"), directions=found), scheme=scheme)
+    assert table(browser)["ablation robustness"][0].startswith("25.0 [")  # of the same weights, the last of the two
+    rows = browser.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('#direction tbody tr')].map(row =>"
+        " [row.children[0].textContent, [...row.children].slice(1).map(cell => cell.textContent)]))"
+    )
+    assert rows["valid direction found"] == ["0 of 1", "2 of 2", "2 of 2"]
+    assert rows["ablation robustness"][0] == "-" and rows["ablation robustness"][2].startswith("50.0 ± 35.4 [")
+    assert rows["derta - vanilla"][0].startswith("+0.0 [")
+    assert "derta - base" not in rows  # base has no valid direction to ablate
+    assert texts(browser, "#direction .score") == ["Ablation robustness: no score: none found."]
+    choice = browser.find_element("css selector", "#direction select")
+    choice.find_elements("css selector", "option")[3].click()
+    assert "75.0%" in texts(browser, "#direction .score")[0]
+    heat = "#diagnostic svg[aria-label^=bypass]"
+    assert len(browser.find_elements("css selector", f"{heat} .mark")) == 4
+    assert len(browser.find_elements("css selector", f"{heat} .cross")) == 3
+    assert len(browser.find_elements("css selector", f"{heat} .chosen")) == 1
+    titles = texts(browser, "#diagnostic h3")
+    assert [title for title in titles if title.startswith(("Under", "Length", "Cosine"))] == [
+        "Under interventions, %",
+        "Length of harmful mean − harmless mean",
+        "Cosine with the chosen direction",
+        "Cosine of the last token with the direction, by suffix (2 prompts)",
+    ]
+    assert browser.get_log("browser") == []
+
+
+def test_no_section_without_diagnostics(browser, open_page, page):
+    open_page(page)
+    assert not browser.find_element("css selector", "#direction").is_displayed()
