@@ -105,6 +105,30 @@ class WandbCurves(WandbCallback):
             self._wandb.log({**missing, STEP: step}, **counted_on)
 
 
+class OffloadedAdamGoesOn(TrainerCallback):
+    """DeepSpeed's Adam on the host multiplies its powers of beta up, step by step; a new process begins with pow(),
+    which rounds otherwise, and the last bits of a resumed run would differ. So the steps taken are counted up again, on
+    a single number.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        import torch
+
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        if state.global_step == 0 or not hasattr(optimizer, "ds_opt_adam"):
+            return
+        taken = max((int(values["step"]) for values in optimizer.state.values() if "step" in values), default=0)
+        beta1, beta2 = optimizer.param_groups[0]["betas"]
+        weight, gradient, mean, square = (torch.zeros(1) for _ in range(4))
+        for step in range(1, taken + 1):
+            optimizer.ds_opt_adam.adam_update(
+                optimizer.opt_id, step, 0.0, beta1, beta2, 1.0, 0.0, True, weight, gradient, mean, square
+            )
+
+
 class CompletionRecord(TrainerCallback):
     """Marks a checkpoint complete once every rank has written its share, and only then removes older ones.
 

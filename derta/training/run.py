@@ -219,7 +219,7 @@ def _make_trainer(
     description: dict[str, Any],
 ) -> Any:
     from derta.training.arguments import derta_arguments, dpo_arguments, lora_config, weights_dtype
-    from derta.training.callbacks import CompletionRecord, MetricsFile, WandbCallback
+    from derta.training.callbacks import CompletionRecord, MetricsFile, OffloadedAdamGoesOn, WandbCallback
     from derta.training.card import DataCard
     from derta.training.model import check_lora_targets, check_positions, check_vocabulary, load_model
 
@@ -239,6 +239,7 @@ def _make_trainer(
         "callbacks": [
             MetricsFile(Path(config.output_dir)),
             CompletionRecord(config.trainer.save_total_limit, description),
+            OffloadedAdamGoesOn(),
         ],
     }
     if is_dpo:
