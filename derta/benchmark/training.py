@@ -16,7 +16,7 @@ from derta.benchmark.measure import Line, compared, now, peak_memory, seconds
 from derta.benchmark.workload import MAX_LENGTH, dataset, llama, miniature_rows, tokenizer
 
 BATCH = 8
-_PROBE_EVERY, _PROBE_ROWS, _PROBE_RUN = 150, 24, 750  # of the miniature: 3 epochs of 2,000 rows
+_PROBE_EVERY, _PROBE_ROWS, _PROBE_RUN = 250, 16, 750  # of the miniature: 3 epochs of 2,000 rows
 _PACKED = 512  # tokens per packed row; two of them hold about as many tokens as a batch of eight
 
 
@@ -176,7 +176,7 @@ def _share_of_logging(trainer: Any) -> Line:
 
 
 def _share_of_probe(trainer: Any) -> Line:
-    """What the probe takes of a run of the miniature: 24 rows of either kind before the first step, every 150 steps and
+    """What the probe takes of a run of the miniature: 16 rows of either kind before the first step, every 250 steps and
     after the last; a run's median step and measurement."""
     from derta.objective.refusal_token import resolve_refusal_token
     from derta.training.probe import RefusalProbe

@@ -17,7 +17,7 @@ from pathlib import Path
 from derta.sweep.jobs import Job, launch_command, quoted
 
 STUDY_DATA = {"miniature": "data", "miniature_base": "base_data", "miniature_eval": "eval_data"}
-_PROBE_ROWS = 24  # of either kind; P(refusal) on test rows while an arm trains, which nothing is chosen by
+_PROBE_ROWS = 16  # of either kind; P(refusal) on test rows while an arm trains, which nothing is chosen by
 
 
 def data_jobs(root: Path, recipes: Mapping[str, str]) -> list[Job]:
