@@ -11,12 +11,18 @@ import pytest
 import torch
 from planted import LAYERS
 
-from derta.config.direction import DirectionConfig, SuffixConfig
-from derta.direction.diagnose import examine
+from derta.config.attacks import AttackConfig, GCGConfig
+from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SideConfig, SuffixConfig
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
+from derta.config.model import ModelConfig
+from derta.config.prompts import PromptFormat
+from derta.direction.diagnose import diagnose, examine
 from derta.direction.figures import write_figures
 from derta.direction.suffix import CONDITIONS, _heads, _prompts, read_suffixes
 from derta.errors import InputError
 from derta.evaluation.model import TargetModel
+from derta.evaluation.ranks import Ranks
+from derta.evaluation.suite import evaluate
 
 SUFFIX = " steps and steps"
 
@@ -111,3 +117,35 @@ def test_suffix_files_that_cannot_be_used(sides: Any, tmp_path: Path) -> None:
     file.write_text('{"id": "stranger", "suffix": " x"}\n')
     with pytest.raises(InputError, match="no suffix for any of the 36 harmful prompts"):
         read_suffixes(str(file), rows)
+
+
+def test_from_a_gcg_attack_to_the_figure(
+    planted_dir: Path, make_config: Callable[..., DirectionConfig], tmp_path: Path
+) -> None:
+    """Evaluation with a tiny budget, its checkpoints, the diagnostic of the same model with them."""
+    rows = [
+        {
+            "id": f"row-{i}",
+            "prompt": [{"role": "user", "content": f"harmful request {i} about the garden"}],
+            "chosen": [{"role": "assistant", "content": "Sorry"}],
+            "rejected": [{"role": "assistant", "content": "Step one"}],
+        }
+        for i in range(36)
+    ]
+    file = tmp_path / "harmful.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = PromptSetConfig(
+        path=str(file), format=PromptFormat.preference, harmful=True, attacks=["direct", "gcg"], count=2
+    )
+    gcg = GCGConfig(steps=2, initial="and", suffix_tokens=3, candidates=8, top_k=8, save_steps=1)
+    settings = EvaluationConfig(sets={"harmful": prompts}, attack=AttackConfig(gcg=gcg), max_new_tokens=2, batch_size=4)
+    model, place = ModelConfig(name_or_path=str(planted_dir)), tmp_path / "evaluation"
+    evaluate(EvaluateRunConfig(model=model, eval=settings, output_dir=str(place)), Ranks())
+    suffix = SuffixConfig(path=str(place / "attacks" / "harmful" / "gcg"), heads=1)
+    harmful = SideConfig(path=str(file), format=PromptFormat.preference)
+    config = make_config(harmful=harmful, positions=1, subspace=1, suffix=suffix)
+    found = diagnose(DiagnoseRunConfig(model=model, direction=config, output_dir=str(tmp_path / "out")))["suffix"]
+    assert (found["reason"], found["prompts"]) == ("", 2)
+    assert list(found["conditions"]) == list(CONDITIONS)
+    assert found["conditions"]["adversarial"]["attention"]["suffix"] > 0
+    assert (tmp_path / "out" / "suffix.png").stat().st_size > 5000
