@@ -96,7 +96,8 @@ def study_numbers(groups: Mapping[str, Sequence[Report]]) -> dict[str, Any]:
             name: {
                 f"{one} - {other}": found
                 for other, one in itertools.combinations(groups, 2)
-                if (found := difference(groups[one], groups[other], readers[name]))["runs"]
+                if len(groups[one]) == len(groups[other])  # else nobody knows which run belongs to which
+                and (found := difference(groups[one], groups[other], readers[name]))["runs"]
             }
             for name in compared
         },
@@ -165,7 +166,8 @@ def _differences(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, severa
     rows.insert(1, f"| --- {'| ---: ' * len(names)}|")
     note = (
         "Paired by run and prompt; 95% intervals over runs and prompts, not corrected for their number. *: the "
-        "interval leaves 0 out. In brackets: pairs of runs in which both have a value."
+        "interval leaves 0 out. In brackets: pairs of runs in which both have a value. The k-th run of a label belongs "
+        "to the k-th of the other; labels with other numbers of runs are not compared."
     )
     return [*rows, "", note, ""]
 

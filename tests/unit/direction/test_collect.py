@@ -124,6 +124,7 @@ def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest
         "direction_table.md", "direction_table.json", "ablation.png",
     }  # fmt: skip
     numbers = json.loads((tmp_path / "table" / "direction_table.json").read_text())
+    assert not any(numbers["differences"].values())  # two runs of the one and one of the other
     assert numbers["valid_directions"] == {"vanilla": 2, "derta": 0}
 
 
