@@ -332,6 +332,9 @@
 
   derta.drawDirections = (page, place) => {
     tables(page.directions, place);
+    const taken = derta.sum(page.directions.diagnostics.map((each) => each.seconds || 0));
+    const count = page.directions.diagnostics.length;
+    place.append(element("p", { class: "note" }, `Time taken by the ${count} diagnostics together: ${taken.toFixed(0)} s.`));
     derta.panels(place, [page.directions], beforeAfter);
     const box = element("div", { id: "diagnostic" });
     place.append(box);
