@@ -19,10 +19,14 @@ from derta.errors import InputError
 from derta.objective.conversation import ConversationCutter, is_raw_text
 from derta.training.card import WithModelCard
 from derta.training.dataset import token_lengths
+from derta.training.flops import ModelFlops
 from derta.training.guards import ROW_IDS, WithGuards
 from derta.training.throughput import WithThroughput
 
 logger = logging.getLogger(__name__)
+
+_COUNTED = "counts"  # key of a batch; taken out before the model sees it
+_COUNTS = ("tokens", "supervised", "slots", "squares")
 
 _NOT_A_PREFIX = (
     "the tokens of a prompt alone are not those before its responses: a token merges the end of the prompt with the "
@@ -49,6 +53,17 @@ def _warnings_without_text() -> Iterator[None]:
         trl_logger.removeFilter(replace)
 
 
+def _count(batch: dict[str, Any]) -> list[int]:
+    """Of a batch on the host, both responses of each pair: _COUNTS."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    return [
+        int(lengths.sum()),
+        int(batch["completion_mask"].sum()),
+        batch["input_ids"].numel(),
+        int((lengths * lengths).sum()),
+    ]
+
+
 class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
     """DPOTrainer that leaves the same files beside its weights as DeRTaTrainer, and logs what becomes of its rows.
 
@@ -70,12 +85,13 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             for prompt, response in zip(lengths["prompt_ids"], lengths[name], strict=True)
         )
         self._rows = {**rows, "truncated_responses": truncated}
-        self._tokens_logged = 0
+        self._counts = [0] * len(_COUNTS)
         self.train_dataset = self.train_dataset.add_column("id", row_ids)
         collate: Any = self.data_collator  # type: ignore[has-type]
 
         def collate_with_ids(examples: list[dict[str, Any]]) -> dict[str, Any]:
-            return {**collate(examples), ROW_IDS: [example["id"] for example in examples]}
+            batch = collate(examples)
+            return {**batch, ROW_IDS: [example["id"] for example in examples], _COUNTED: _count(batch)}
 
         self.data_collator = collate_with_ids
 
@@ -83,6 +99,13 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
         super()._set_signature_columns_if_needed()
         if "id" not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, "id"]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().get_batch_samples(*args, **kwargs)
+        for batch in found[0]:
+            counted = batch.pop(_COUNTED)
+            self._counts = [before + more for before, more in zip(self._counts, counted, strict=True)]
+        return found
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
@@ -93,12 +116,34 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             pairs, dropped = self._rows["pairs"], self._rows["dropped_pairs"]
             logs["truncated_share"] = self._rows["truncated_responses"] / (2 * pairs)
             logs["dropped_share"] = dropped / (pairs + dropped)
-            if elapsed := self.step_watch.read():
-                logs["tokens_per_second"] = (self._total_train_tokens - self._tokens_logged) / elapsed
-            self._tokens_logged = self._total_train_tokens
+            logs.update(self._rates())
         if self.model.training:
             logs.update(self.drain_skipped_steps())
         super().log(logs, start_time)
+
+    def work_and_peak(self) -> tuple[ModelFlops | None, float | None]:
+        """With the forward of the reference: the frozen copy, or with LoRA the model without its adapter."""
+        if self._work is None:
+            flops, peak = super().work_and_peak()
+            if flops is not None:
+                self._work = flops + ModelFlops.of(self.model, forward_only=True), peak
+        return super().work_and_peak()
+
+    def _rates(self) -> dict[str, float]:
+        """Padding, tokens per second and MFU since the last line, both responses of a pair counted; over all ranks,
+        each of which must call it."""
+        counts = torch.tensor(self._counts, dtype=torch.float32, device=self.args.device)
+        total = dict(zip(_COUNTS, self.accelerator.reduce(counts, reduction="sum").tolist(), strict=True))
+        self._counts = [0] * len(_COUNTS)
+        curves = {"padding_share": 1 - total["tokens"] / total["slots"]} if total["slots"] else {}
+        if elapsed := self.step_watch.read():
+            curves["tokens_per_second"] = total["tokens"] / elapsed
+            curves["supervised_tokens_per_second"] = total["supervised"] / elapsed
+            flops, peak = self.work_and_peak()
+            if flops is not None and peak is not None:
+                done = flops.total(**{name: total[name] for name in ("tokens", "supervised", "squares")})
+                curves["mfu"] = done / (elapsed * peak * self.accelerator.num_processes)
+        return curves
 
     def _run_epoch(self, **kwargs: Any) -> Any:
         if self.state.global_step >= self.state.max_steps:  # resumed at the last step: it would take one more
@@ -107,7 +152,6 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
         if self._total_train_tokens == 0:  # TRL counts from 0 again after a resume
             history = reversed(self.state.log_history)
             self._total_train_tokens = next((entry["num_tokens"] for entry in history if "num_tokens" in entry), 0)
-            self._tokens_logged = self._total_train_tokens
         return super()._run_epoch(**kwargs)
 
     def derta_config(self) -> dict[str, Any]:

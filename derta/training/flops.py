@@ -31,9 +31,20 @@ class ModelFlops:
     def total(self, *, tokens: float, supervised: float, squares: float) -> float:
         return self.per_token * tokens + self.per_supervised * supervised + self.per_square * squares
 
+    def __add__(self, other: ModelFlops) -> ModelFlops:
+        return ModelFlops(
+            self.per_token + other.per_token,
+            self.per_supervised + other.per_supervised,
+            self.per_square + other.per_square,
+        )
+
     @classmethod
-    def of(cls, model: Any) -> ModelFlops:
-        """Counted on the model as it is trained: with its adapter, and under ZeRO-3 with whole sizes."""
+    def of(cls, model: Any, *, forward_only: bool = False) -> ModelFlops:
+        """Counted on the model as it is trained: with its adapter, and under ZeRO-3 with whole sizes.
+
+        Args:
+            forward_only: without the backward pass, as a reference model of preference training is run.
+        """
         config = model.config.get_text_config()
         head = getattr(model.get_output_embeddings(), "weight", None)
         looked_up = {
@@ -45,14 +56,16 @@ class ModelFlops:
         used = _used_share_of_experts(config)
         per_token = per_supervised = 0.0
         for name, weight in model.named_parameters():
-            flops = (6 if weight.requires_grad else 4) * float(getattr(weight, "ds_numel", weight.numel()))
+            each = 2 if forward_only else 6 if weight.requires_grad else 4
+            flops = each * float(getattr(weight, "ds_numel", weight.numel()))
             if weight is head:  # also where it is tied to the embedding
                 per_supervised += flops
             elif id(weight) not in looked_up:
                 per_token += flops * (used if ".experts." in name else 1.0)
         heads = getattr(config, "num_attention_heads", 0) or 0
         size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-        return cls(per_token, per_supervised, 12.0 * config.num_hidden_layers * heads * size)
+        attention = 4.0 if forward_only else 12.0
+        return cls(per_token, per_supervised, attention * config.num_hidden_layers * heads * size)
 
 
 def _used_share_of_experts(config: Any) -> float:

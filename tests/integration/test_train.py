@@ -100,13 +100,15 @@ def test_metrics_jsonl_has_a_line_per_step_and_a_summary(derta_run: Path) -> Non
 
 @pytest.mark.parametrize("arm", ["vanilla", "harmful_prefix", "rto", "dpo"])
 def test_every_arm_is_one_override_away(arm: str, train: Callable[..., Path], tmp_path: Path) -> None:
-    run = train(tmp_path / arm, f"objective={arm}")
+    run = train(tmp_path / arm, f"objective={arm}", "logging.peak_flops=1e10")
     stored = json.loads((run / "derta_config.json").read_text())
     assert stored["objective"] == arm
     losses = [line["loss"] for line in metrics(run) if "loss" in line]
     assert len(losses) == 3 and all(isinstance(loss, float) for loss in losses)
     has_rto = any(line.get("rto_tokens") for line in metrics(run))
     assert has_rto == (arm == "rto")
+    rates = {"padding_share", "tokens_per_second", "supervised_tokens_per_second", "mfu"}
+    assert all(rates <= line.keys() for line in metrics(run) if "loss" in line)
     card = (run / "README.md").read_text()
     assert f"`{arm}`" in card and "cc0-1.0" in card and "Known limits" in card
     AutoModelForCausalLM.from_pretrained(run)

@@ -29,6 +29,14 @@ def test_frozen_weights_have_no_gradient_of_their_own(tiny_model):
     assert ModelFlops.of(model) == ModelFlops(4 * BODY + 6 * adapter, 4 * HEAD, ATTENTION)
 
 
+def test_a_reference_goes_forward_only(tiny_model):
+    """Two FLOPs per weight and token instead of six; with the policy's, eight."""
+    model = tiny_model("llama", 400)
+    reference = ModelFlops.of(model, forward_only=True)
+    assert reference == ModelFlops(2 * BODY, 2 * HEAD, ATTENTION / 3)
+    assert ModelFlops.of(model) + reference == ModelFlops(8 * BODY, 8 * HEAD, ATTENTION * 4 / 3)
+
+
 def test_experts_count_as_far_as_a_token_meets_them(tiny_model):
     """Two of four experts."""
     model = tiny_model("mixtral", 400)
