@@ -12,7 +12,8 @@ from derta.training.config import DeRTaConfig
 
 if TYPE_CHECKING:
     import peft
-    import trl
+
+    from derta.training.dpo import PairConfig
 
 
 def shared_arguments(config: TrainRunConfig, output_dir: Path, *, world_size: int, dtype: str) -> dict[str, Any]:
@@ -80,11 +81,16 @@ def derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaConf
     )
 
 
-def dpo_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> trl.DPOConfig:
-    import trl
+def dpo_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> PairConfig:
+    from derta.training.dpo import PairConfig
 
     order = "random" if config.trainer.shuffle else "sequential"
-    return trl.DPOConfig(**shared, beta=config.objective.dpo_beta, train_sampling_strategy=order)
+    return PairConfig(
+        **shared,
+        beta=config.objective.dpo_beta,
+        train_sampling_strategy=order,
+        peak_flops=config.logging.peak_flops,
+    )
 
 
 def lora_config(config: TrainRunConfig) -> peft.LoraConfig | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 
 from derta.data.load import LoadedRows
 from derta.errors import InputError
@@ -62,6 +63,13 @@ def _count(batch: dict[str, Any]) -> list[int]:
         batch["input_ids"].numel(),
         int((lengths * lengths).sum()),
     ]
+
+
+@dataclass
+class PairConfig(DPOConfig):
+    """DPOConfig and `peak_flops`: FLOP/s of one device for `mfu`, as in DeRTaConfig."""
+
+    peak_flops: float | None = None
 
 
 class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
