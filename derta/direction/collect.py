@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COMPARED = ("ablation robustness", "attack success, direction ablated", "evaluation: ")
-_MAY_DIFFER = ("filter_prompts",)  # a base model that refuses nothing can only be looked at without the filter
+# A base model that refuses nothing can only be looked at without the filter; suffixes are found on one model.
+_MAY_DIFFER = ("filter_prompts", "suffix")
 
 
 def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
@@ -41,6 +42,11 @@ def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
             reports.append((folder, json.loads((folder / "direction.json").read_text(encoding="utf-8"))))
         except (OSError, ValueError):
             problems.append(f"{folder}: no direction.json; run launch/diagnose_direction.py to the end first")
+    for folder, report in reports:
+        if "by_id" not in report["before"].get("harmful", {"by_id": {}}):
+            problems.append(
+                f"{folder}: made by an earlier version, without outcomes by prompt; remove it and run again"
+            )
     for folder, report in reports[1:]:
         if differing := sorted(_differing(report["identity"], reports[0][1]["identity"])):
             problems.append(f"{folder}: other {', '.join(differing)} than {reports[0][0]}; run both alike")
@@ -62,12 +68,18 @@ def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[s
     """The reports with the finished evaluation of the same model in each that has one.
 
     Raises:
-        InputError: folders without a finished evaluation; one of a model that none of the diagnostics is of.
+        InputError: folders without a finished evaluation; one of a model that none of the diagnostics is of; two of one
+            model; different judges.
     """
-    by_model = {}
+    by_model: dict[str, tuple[Path, Any]] = {}
     for folder in map(Path, folders):
         summary = read_summary(str(folder))
-        by_model[summary["identity"]["model"]["sha256"]] = (folder, summary)
+        first, _ = by_model.setdefault(summary["identity"]["model"]["sha256"], (folder, summary))
+        if first != folder:
+            raise InputError(f"{first} and {folder} are evaluations of the same model: name one of them")
+    judges = sorted({str(summary["identity"]["judge"]) for _, summary in by_model.values()})
+    if len(judges) > 1:
+        raise InputError(f"these evaluations have different judges ({', '.join(judges)}): give those of one judge")
     found: dict[str, list[Report]] = {}
     for label, reports in groups.items():
         found[label] = []

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from derta.errors import InputError
 from derta.evaluation.rates import wilson
 from derta.evaluation.records import Outcome
 from derta.evaluation.two_way import rate_interval, two_way_interval
@@ -144,7 +145,9 @@ def over_runs(reports: Sequence[Report], read: Reader) -> dict[str, Any]:
     if not known:
         return {"mean": None, "sd": None, "low": None, "high": None, **counts}
     if len(known) == 1:
-        low, high = wilson(_ratio(known[0]), round(_count(known[0])))
+        # Of several attacks on one prompt the outcomes hang together: the interval is that of the prompts alone.
+        prompts = sum(d > 0 for _, d in known[0].values())
+        low, high = wilson(_ratio(known[0]), prompts)
         return {"mean": _ratio(known[0]), "sd": None, "low": low, "high": high, **counts}
     found = rate_interval(_linear(known))
     return {key: found[key] for key in ("mean", "sd", "low", "high")} | counts
@@ -169,8 +172,17 @@ def _ratio(cell: Cells) -> float:
 
 
 def _linear(cells: Sequence[Cells]) -> Any:
-    """[S, P] numbers whose mean is the mean of the seeds' rates."""
+    """[S, P] numbers whose mean is the mean of the seeds' rates.
+
+    Raises:
+        InputError: runs that hold other prompts.
+    """
     names = sorted(cells[0])
+    if any(cell.keys() != cells[0].keys() for cell in cells):
+        raise InputError(
+            "runs with one label were looked at with different prompts, so no interval over runs and prompts can be "
+            "given: evaluate them on the same rows, with the same attacks and count"
+        )
     table = np.array([[cell[name] for name in names] for cell in cells])  # [S, P, 2]
     k, d = table[..., 0], table[..., 1]
     rates = k.sum(1, keepdims=True) / d.sum(1, keepdims=True)  # of every seed

@@ -231,7 +231,15 @@ def _is_result(record: Any) -> bool:
 def _results(file: Path, records: Sequence[Any], prompts: Sequence[str], problems: list[str]) -> list[StoredResponse]:
     """Lines of results.jsonl. The verdict they already have is a label."""
     sets = _evaluated_sets(file)
-    texts = {row_id: text for path in prompts for row_id, text in _prompts_by_id(path).items()}
+    texts: dict[str, str] = {}
+    for path in prompts:
+        for row_id, text in _prompts_by_id(path).items():
+            if texts.setdefault(row_id, text) != text:
+                raise InputError(
+                    f"prompts={', '.join(prompts)}: row {row_id} is in two of these files with different texts, so the "
+                    "responses' prompts cannot be told apart: give the rows of the files ids of their own, or score "
+                    "the prompt sets one at a time"
+                )
     found = []
     for number, record in enumerate(records, start=1):
         row_id, name = str(record["id"]), record["prompt_set"]

@@ -61,10 +61,10 @@ def _json_number(value: float) -> float | str:
 
 def _is_before(line: str, step: int) -> bool:
     """Whether a line stays when the run goes on from `step`: the half line of a killed process does not, nor does the
-    summary at the end."""
+    summary at the end. A run that begins anew keeps none: what is measured before its first step is measured again."""
     try:
         entry = json.loads(line)
-        return int(entry["step"]) <= step and SUMMARY_KEY not in entry
+        return 0 < step and int(entry["step"]) <= step and SUMMARY_KEY not in entry
     except (ValueError, KeyError, TypeError):
         return False
 

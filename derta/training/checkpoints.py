@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,13 @@ def apply_umask(directory: Path) -> None:
     other threads make meanwhile."""
     probe = directory / ".umask"
     probe.mkdir()
-    allowed = probe.stat().st_mode & 0o777
+    allowed = stat.S_IMODE(probe.stat().st_mode)  # with the group bit that folders of a group pass on
     probe.rmdir()
     for path in (directory, *directory.rglob("*")):
         if not path.is_symlink():
-            path.chmod(allowed if path.is_dir() else allowed & 0o666)
+            wanted = allowed if path.is_dir() else allowed & 0o666
+            if stat.S_IMODE(path.stat().st_mode) != wanted:
+                path.chmod(wanted)
 
 
 def mark_complete(checkpoint: Path, step: int, world_size: int) -> None:

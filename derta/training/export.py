@@ -84,6 +84,10 @@ def export(config: ExportConfig) -> Exported:
         for name in (DERTA_CONFIG_FILE, _CARD):
             if (found := _beside(source, name)) is not None:
                 shutil.copyfile(found, partial / name)
+        if kind == "merged adapter" and (partial / _CARD).is_file():  # the card is that of an adapter
+            card = (partial / _CARD).read_text(encoding="utf-8")
+            card = card.replace("library_name: peft\n", "library_name: transformers\n", 1)
+            (partial / _CARD).write_text(card, encoding="utf-8")
         if run is not None and (partial / _CARD).is_file():
             write_evaluation(partial / _CARD, run)
         again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))

@@ -6,6 +6,7 @@ not sent  rows, metrics.jsonl, W&B's files, checkpoints, config.yaml with its pa
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,15 @@ def sent_files(output_dir: Path) -> list[str]:
     """What would be sent of a finished run, relative to it."""
     found = {path for pattern in _SENT for path in output_dir.glob(pattern) if path.is_file()}
     return sorted(path.relative_to(output_dir).as_posix() for path in found)
+
+
+def is_pushed(trainer: TrainerConfig, output_dir: Path) -> bool:
+    """Whether the model is already where `trainer` wants it; names without an account are those of one's own."""
+    try:
+        repository = json.loads((output_dir / PUSHED_FILE).read_text(encoding="utf-8"))["repository"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return trainer.hub_model_id in (None, repository, repository.rpartition("/")[2])
 
 
 def prepare_repository(trainer: TrainerConfig, output_dir: Path) -> str:

@@ -25,7 +25,7 @@ from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
 from derta.objective.conversation import check_tokenizer, is_raw_text
 from derta.training.checkpoints import apply_umask, choose_checkpoint, remove_incomplete, write_json_atomically
-from derta.training.hub import PUSHED_FILE, prepare_repository, push_model
+from derta.training.hub import is_pushed, prepare_repository, push_model
 from derta.training.identity import (
     FINISHED_FILE,
     PREEMPTED_FILE,
@@ -149,7 +149,7 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
 
 def _hub_repository(config: TrainRunConfig, output_dir: Path) -> str | None:
     """Where the model goes; None where it stays here, is there already, or is another rank's to send."""
-    if not config.trainer.push_to_hub or not is_main_rank() or (output_dir / PUSHED_FILE).is_file():
+    if not config.trainer.push_to_hub or not is_main_rank() or is_pushed(config.trainer, output_dir):
         return None
     return prepare_repository(config.trainer, output_dir)
 

@@ -16,7 +16,8 @@
 #SBATCH --signal=B:USR1@300
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 
 # A port of its own for every job: two jobs may share a head node.

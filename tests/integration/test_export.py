@@ -53,8 +53,11 @@ def test_what_lies_beside_the_weights(adapter_run: Path, tmp_path: Path) -> None
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"} <= names
     assert not [name for name in names if name.endswith(PICKLES) or "adapter" in name]
-    for name in ("README.md", "derta_config.json"):
-        assert (tmp_path / "merged" / name).read_bytes() == (adapter_run / name).read_bytes()
+    name = "derta_config.json"
+    assert (tmp_path / "merged" / name).read_bytes() == (adapter_run / name).read_bytes()
+    cards = [(folder / "README.md").read_text() for folder in (adapter_run, tmp_path / "merged")]
+    assert cards[0].count("library_name: peft") == 1, "else this shows nothing"
+    assert cards[1] == cards[0].replace("library_name: peft", "library_name: transformers")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     ends = json.loads((tmp_path / "merged" / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.convert_tokens_to_ids("<|eot_id|>") in ends, "the token that training ends its turns with"

@@ -81,7 +81,8 @@ def hub() -> Iterator[Hub]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if self.command != "HEAD":  # else the next answer on this connection would begin with it
+                self.wfile.write(data)
 
         do_GET = do_POST = do_HEAD = do_PUT = respond
 

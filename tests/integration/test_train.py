@@ -213,7 +213,11 @@ def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(
 ) -> None:
     """And measures P(refusal) while it trains: 3 + 3 rows in batches of 2 on two ranks, the last of them half empty."""
     overrides = ["peft=lora", "peft.r=4", "distributed=zero3", "trainer.micro_batch_size=2", "optim.learning_rate=1e-2"]
-    overrides += ["trainer.eval_steps=2", f"probe.path={rows_file}", "probe.rows=3"]
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    for row in rows:
+        row["prompt"][-1]["content"] += " please"  # prompts that are not trained on
+    held_out = write_rows(tmp_path / "held_out.jsonl", rows)
+    overrides += ["trainer.eval_steps=2", f"probe.path={held_out}", "probe.rows=3"]
     result = command(
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN),
         *arguments("zero3", *overrides),

@@ -78,6 +78,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "peft.alpha": [0, -1],
     "peft.dropout": [NAN, -0.1, 1.0],
     "peft.target_modules": [[], [""], ["lm_head"]],
+    "trainer.hub_model_id": ["", "a/b/c", "a b"],
     "trainer.global_batch_size": [0, -8],
     "trainer.micro_batch_size": [0, -8],
     "trainer.epochs": [NAN, INF, 0.0, -1.0],
@@ -176,6 +177,7 @@ def test_every_number_and_text_that_can_be_wrong_is_in_the_table() -> None:
         "logging.sample_texts", "model.dtype", "model.trust_remote_code", "objective.name", "objective.normalization",
         "objective.rto_at_end", "objective.ablation", "peft.method", "trainer.shuffle", "trainer.padding_free",
         "trainer.gradient_checkpointing", "trainer.resume", "peft.target_parameters",
+        "trainer.push_to_hub", "trainer.hub_private_repo",
     }  # fmt: skip
     keys = {f"{group}.{field.name}" for group, schema in GROUPS.items() for field in fields(schema)}
     assert keys == OUT_OF_RANGE.keys() | free

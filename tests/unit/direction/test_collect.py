@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -93,9 +94,25 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     diagnosed = copy.deepcopy(report)
     diagnosed["identity"]["model"] = {"sha256": "abc"}
     table = collect([_write(tmp_path / "a", diagnosed, "derta")], tmp_path / "table", [folder])
-    assert "| evaluation: attack success, mean of 2 (harmful) | 25.0 [" in table
+    low, high = (100 * rate(1, 4)[end] for end in ("low", "high"))
+    assert f"| evaluation: attack success, mean of 2 (harmful) | 25.0 [{low:.1f}, {high:.1f}]" not in table
+    assert "| evaluation: attack success, mean of 2 (harmful) | 25.0 [" in table  # wider: two prompts, not four
     assert "| evaluation: over-refusal (benign) | 0.0 [0.0, " in table
     assert "| evaluation: helpfulness (benign) | 100.0 [" in table
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    with pytest.raises(InputError, match="evaluations of the same model"):
+        collect([str(tmp_path / "a")], tmp_path / "table", [folder, again])
+    second = copy.deepcopy(diagnosed)  # another seed, evaluated on another prompt, or by another judge
+    second["identity"]["model"] = {"sha256": "ghi"}
+    runs = [str(tmp_path / "a"), _write(tmp_path / "second", second, "derta")]
+    lines = (again / "results.jsonl").read_text().replace('"h1"', '"h2"')
+    (again / "results.jsonl").write_text(lines)
+    for judge, message in (("miniature", "different prompts"), ("refusal_phrases", "different judges")):
+        found = {"identity": {"model": {"sha256": "ghi"}, "judge": judge}, "sets": sets}
+        (again / "summary.json").write_text(json.dumps(found))
+        with pytest.raises(InputError, match=message):
+            collect(runs, tmp_path / "table", [folder, again])
     other = copy.deepcopy(diagnosed)
     other["identity"]["model"] = {"sha256": "def"}
     with pytest.raises(InputError, match="none of the diagnostics is of: .*evaluation"):
@@ -135,3 +152,10 @@ def test_diagnostics_of_different_settings_do_not_mix(report: dict[str, Any], tm
     folders = [_write(tmp_path / "a", report, "vanilla"), _write(tmp_path / "b", other, "derta")]
     with pytest.raises(InputError, match="b: other positions, prompts than"):
         collect(folders, tmp_path / "table")
+    old = copy.deepcopy(report)
+    del old["before"]["harmful"]["by_id"]
+    with pytest.raises(InputError, match="old: made by an earlier version"):
+        collect([_write(tmp_path / "old", old, "derta")], tmp_path / "table")
+    mine = copy.deepcopy(report)  # suffixes are those of one model
+    mine["identity"]["settings"]["suffix"] = {"path": "mine"}
+    collect([folders[0], _write(tmp_path / "mine", mine, "derta")], tmp_path / "table")
