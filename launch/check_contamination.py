@@ -25,8 +25,9 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    from derta.config.data import NGRAM
     from derta.data.arguments import parse_arguments
-    from derta.data.decontaminate import NGRAM, find_overlaps
+    from derta.data.decontaminate import find_overlaps
     from derta.data.evaluation_prompts import read_prompt_rows
     from derta.data.guard import describe_overlaps, read_sets
     from derta.data.manifest import overlap_report

@@ -27,7 +27,7 @@ def problems(cfg: DictConfig) -> list[str]:
 def compare(cfg: DictConfig) -> None:
     from derta.errors import InputError
     from derta.evaluation.compare import compare_evaluations, describe_comparison
-    from derta.evaluation.results import write_atomically
+    from derta.storage.atomic import write_atomically
 
     config = to_config(cfg, CompareRunConfig)
     compared = compare_evaluations(config.before, config.after, seed=config.seed)

@@ -23,7 +23,7 @@ def problems(cfg: DictConfig) -> list[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    from derta.training.export import export
+    from derta.release.export import export
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(export(to_config(cfg, ExportConfig)))

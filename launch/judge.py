@@ -26,8 +26,8 @@ def problems(cfg: DictConfig) -> list[str]:
 
 
 def judge(cfg: DictConfig) -> None:
-    from derta.evaluation.score_file import score_file
-    from derta.evaluation.scores import describe
+    from derta.evaluation.stored.score_file import score_file
+    from derta.evaluation.stored.scores import describe
 
     print(describe(score_file(to_config(cfg, JudgeRunConfig))))
 

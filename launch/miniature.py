@@ -15,8 +15,8 @@ from pathlib import Path
 
 from derta.config import Arm
 from derta.errors import InputError
-from derta.miniature.study import plan_study
 from derta.sweep.jobs import job_times, run_jobs
+from derta.sweep.miniature import plan_study
 
 DEFAULTS = {"seeds": "0", "arms": "vanilla,derta", "eval": "miniature_quick", "output": "runs/miniature"}
 

@@ -26,7 +26,7 @@ def problems(cfg: DictConfig) -> list[str]:
 def plan(cfg: DictConfig) -> None:
     from derta.errors import InputError
     from derta.plan.plan import make_plan, render
-    from derta.training.checkpoints import write_json_atomically
+    from derta.storage.atomic import write_json_atomically
 
     config = to_config(cfg, PlanRunConfig)
     made = make_plan(config)

@@ -11,10 +11,10 @@ from derta.benchmark.workload import llama, miniature_rows, tokenizer
 
 
 def generation(size: str) -> list[Line]:
-    from derta.evaluation.generation import generate, plan_batches
-    from derta.evaluation.model import TargetModel
-    from derta.evaluation.records import ModelInput
-    from derta.evaluation.refusal_probability import row_curves
+    from derta.models.generation import generate, plan_batches
+    from derta.models.inputs import ModelInput
+    from derta.models.target import TargetModel
+    from derta.objective.refusal_probability import row_curves
     from derta.objective.refusal_token import resolve_refusal_token
 
     count, new, rounds, batch = (32, 40, 3, 16) if size == "small" else (256, 128, 5, 32)

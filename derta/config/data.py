@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from derta.config.choice import Choice
-from derta.data.decontaminate import NGRAM
+
+NGRAM = 8  # consecutive words that make an overlap of training and evaluation prompts
 
 
 class DataFormat(Choice):

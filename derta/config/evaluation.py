@@ -94,7 +94,7 @@ class EvaluationConfig:
     batch_size: responses generated together. max_new_tokens: limit of a response, beyond its prefill.
     refusal_text: what P(refusal) looks for; its first token, as the tokenizer writes it at either place.
     placement: where the weights are, for models that need several GPUs.
-    server: a vLLM server that holds the same model and generates in our place (derta/evaluation/served.py).
+    server: a vLLM server that holds the same model and generates in our place (derta/models/served.py).
     lm_eval: public benchmarks beside the prompt sets.
     probability: measure P(refusal) at every response position. probability_batch_size: rows per forward of it.
     """
@@ -166,7 +166,7 @@ class EvaluateRunConfig:
 class JudgeRunConfig:
     """What `launch/judge.py` runs.
 
-    responses: the file (see derta/evaluation/stored_responses.py). judge, judging: as in `eval`.
+    responses: the file (see derta/evaluation/stored/responses.py). judge, judging: as in `eval`.
     prompts: for files that hold responses alone: a file with the prompts in the same order; for results.jsonl, the
         dataset that was evaluated, or the files of its prompt sets: prompts=[FILE,FILE].
     harmful: whether the prompts are harmful (results.jsonl says so itself).

@@ -68,7 +68,7 @@ class TrainerConfig:
     skip_grad_norm_above: updates whose global gradient norm is larger are left out and counted; null leaves none out.
     num_workers: loader processes per rank.
     eval_steps: how often P(refusal) is measured on held-out rows (see ProbeConfig); 0 never.
-    push_to_hub: send the finished model to the hub (see derta/training/hub.py); to hub_model_id, or to the name of
+    push_to_hub: send the finished model to the hub (see derta/release/hub.py); to hub_model_id, or to the name of
     output_dir under your account; hub_private_repo: into a private repository only.
     """
 

@@ -17,13 +17,14 @@ from derta.data.evaluation_prompts import prompt_texts
 from derta.data.extended_refusal import extend_refusals, overviews_file
 from derta.data.filters import value_reason
 from derta.data.mix import drop_duplicates, give_unique_ids, select, shuffle_and_split
-from derta.data.read_files import find_files, read_file, sha256_of
 from derta.data.read_hub import read_hub, resolve_revision
 from derta.data.recipe import EvaluationPrompts, Recipe, Source, public_path
-from derta.data.schema import Problem, Row
+from derta.data.schema import Row
 from derta.data.sources import ADAPTERS
-from derta.data.sources.record import Record, Skip, missing_column
+from derta.data.sources.record import Skip, missing_column
 from derta.errors import InputError
+from derta.storage.places import Problem, Record
+from derta.storage.read_files import find_files, read_file, sha256_of
 
 # The order in which rows pass; "read" has no input, every other step takes the rows the step before it let through.
 STEPS = ("values", "adapter", "invalid", "length", "refusal", "duplicates", "contamination", "count")

@@ -21,10 +21,10 @@ from typing import Any, TextIO
 
 from derta.data.assemble import assemble, find_origins
 from derta.data.manifest import MANIFEST_NAME, build_key, describe_output, make_manifest, read_manifest
-from derta.data.read_files import sha256_of
 from derta.data.recipe import Recipe
 from derta.data.schema import Row
 from derta.errors import InputError
+from derta.storage.read_files import sha256_of
 
 _OWN_FILES = {"train.parquet", "holdout.parquet", MANIFEST_NAME}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

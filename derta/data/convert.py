@@ -17,9 +17,10 @@ from typing import Any
 from derta.data.filters import length_reason, refusal_reason
 from derta.data.normalise import normalise_messages, prompt_key
 from derta.data.recipe import Filters, Source
-from derta.data.schema import Place, Problem, Row, describe, row_id, row_problems
+from derta.data.schema import Row, row_id, row_problems
 from derta.data.sources import ADAPTERS
-from derta.data.sources.record import Record, Skip, View
+from derta.data.sources.record import Skip, View
+from derta.storage.places import Place, Problem, Record, describe
 
 CHUNK_SIZE = 1000
 

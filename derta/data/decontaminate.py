@@ -15,10 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from derta.config.data import NGRAM
 from derta.data.normalise import words
 
-NGRAM = 8
-"""Consecutive words that make an overlap, unless told otherwise."""
 CONTAINED_WORDS = 5
 
 Words = tuple[str, ...]

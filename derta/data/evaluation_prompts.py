@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from derta.data.read_files import find_files, read_file, sha256_of
-from derta.data.schema import describe
-from derta.data.sources.record import Record
 from derta.errors import InputError
+from derta.storage.places import Record, describe
+from derta.storage.read_files import find_files, read_file, sha256_of
 
 PROMPT_COLUMNS = ("Goal", "goal", "Behavior", "forbidden_prompt", "prompt", "question", "instruction")
 

@@ -19,8 +19,9 @@ from derta.data.convert import Kept
 from derta.data.overviews import ask_for_overviews, read_overviews
 from derta.data.recipe import ExtendedRefusals, Recipe, Source
 from derta.data.refusal_text import refuses
-from derta.data.schema import Row, is_raw_text
+from derta.data.schema import Row
 from derta.errors import InputError
+from derta.models.messages import is_raw_text
 
 _SHOWN = 5  # ids in a message
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from derta.data.recipe import Filters
 from derta.data.refusal_text import refuses
-from derta.data.schema import Message, Row, is_raw_text
+from derta.data.schema import Row
+from derta.models.messages import Message, is_raw_text
 
 
 def value_reason(values: Mapping[str, Any], filters: Filters) -> str | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from derta.data.assemble import read_source
 from derta.data.build import rows_to_table
 from derta.data.manifest import MANIFEST_NAME, read_manifest
-from derta.data.read_files import sha256_of
 from derta.data.recipe import Filters, Source
-from derta.data.schema import is_raw_text
 from derta.errors import InputError
+from derta.models.messages import is_raw_text
+from derta.storage.read_files import sha256_of
 
 if TYPE_CHECKING:
     import datasets

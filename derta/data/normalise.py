@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from derta.data.schema import TEXT_ROLE
+from derta.models.messages import TEXT_ROLE
 
 _NOT_A_WORD = re.compile(r"[\W_]+")
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from derta.config.endpoint import EndpointConfig
-from derta.data.read_files import read_file
 from derta.data.refusal_text import refuses
-from derta.data.schema import Problem, Row, describe, duplicate_id
+from derta.data.schema import Row, duplicate_id
 from derta.errors import InputError
+from derta.storage.places import Problem, describe
+from derta.storage.read_files import read_file
 
 if TYPE_CHECKING:
-    from derta.evaluation.endpoint import Endpoint
+    from derta.models.endpoint import Endpoint
 
 _FIELDS = ("id", "overview", "reason", "refusal")
 _TRIES = 3  # answers of other form than asked for, per row and build
@@ -104,7 +105,7 @@ def ask_for_overviews(
     """
     from tqdm import tqdm
 
-    from derta.evaluation.endpoint import Endpoint
+    from derta.models.endpoint import Endpoint
 
     with _open_to_append(path) as file:
         known = read_overviews(path) if path.stat().st_size else {}
@@ -126,7 +127,7 @@ def _batch_size(config: EndpointConfig) -> int:
 
 def _ask_some(rows: Sequence[Row], endpoint: Endpoint, max_tokens: int, file: BinaryIO, path: Path) -> dict[str, str]:
     """Ask for these rows, again for those answered in another form, and append what came; the failures by row id."""
-    from derta.evaluation.endpoint import EndpointError
+    from derta.models.endpoint import EndpointError
 
     failures: dict[str, str] = {}
     for attempt in range(_TRIES):

@@ -12,9 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from derta.data.schema import Place
-from derta.data.sources.record import Record
 from derta.errors import InputError
+from derta.storage.places import Place, Record
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

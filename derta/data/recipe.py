@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from derta.config.data import NGRAM
 from derta.config.endpoint import EndpointConfig
-from derta.data.decontaminate import NGRAM
 from derta.data.read_hub import is_commit
 from derta.data.recipe_checks import nearest, recipe_problems
 from derta.errors import InputError

@@ -16,20 +16,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, TypedDict
+
+from derta.models.messages import TEXT_ROLE, Message
+from derta.storage.places import Problem, describe, text_problem
 
 KINDS = ("safety", "helpful")
 CHAT_ROLES = ("system", "user", "assistant", "tool")
-TEXT_ROLE = "text"
 FIELDS = ("id", "source", "kind", "prompt", "chosen", "rejected")
-
-
-class Message(TypedDict):
-    role: str
-    content: str
 
 
 class Row(TypedDict):
@@ -41,74 +36,10 @@ class Row(TypedDict):
     rejected: list[Message] | None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a row came from: a file (or hub id) and the 1-based line, row or item in it."""
-
-    file: str
-    number: int
-    unit: str = "line"
-
-    def __str__(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with one field. `reason` is a short stable name for counts in the manifest."""
-
-    field: str
-    reason: str
-    expected: str
-    found: str
-    fix: str
-
-    def at(self, place: Place | str) -> str:
-        return f"{place}, field '{self.field}': expected {self.expected}, found {self.found}; fix: {self.fix}"
-
-
-def describe(value: Any, is_name: bool = False) -> str:
-    """A value in words that never reveal text: its type and length.
-
-    `is_name` is for what holds a name and no text (a role, a flag, an id): a short plain word is then shown as it is.
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        if not value.strip():
-            return "an empty string"
-        if is_name and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", value):
-            return f"'{value}'"
-        return f"a string of {len(value)} characters"
-    if isinstance(value, (bool, int, float)):
-        return f"{type(value).__name__} {json.dumps(value)}"
-    if isinstance(value, (list, tuple)):
-        return f"a list of {len(value)}"
-    return f"a value of type {type(value).__name__}"
-
-
-def text_problem(field: str, value: Any) -> Problem | None:
-    """The problem with `value` as a text, if there is one."""
-    if not isinstance(value, str):
-        reason = "not_a_string"
-    elif not value.strip():
-        reason = "empty_field"
-    else:
-        return None
-    return Problem(
-        field, reason, "a non-empty string", describe(value), "fill the field or remove the row (on_invalid: drop)"
-    )
-
-
 def row_id(source: str, prompt: Any, chosen: Any, rejected: Any) -> str:
     """A stable id from the source name and everything the row says: source name plus 64 bits of sha256."""
     text = json.dumps([source, prompt, chosen, rejected], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return f"{source}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
-
-
-def is_raw_text(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a prompt or response is used verbatim, without a chat template."""
-    return bool(messages) and messages[0]["role"] == TEXT_ROLE  # raw text is raw throughout, see _role_problems
 
 
 def row_problems(row: Mapping[str, Any]) -> list[Problem]:

@@ -16,23 +16,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from derta.direction.forward import PromptBatches, log_probabilities, mean_kl, metrics
-from derta.direction.interventions import activation_addition, directional_ablation
 from derta.direction.selection import Candidate
+from derta.residual.interventions import activation_addition, directional_ablation
 
 if TYPE_CHECKING:
     import torch
-
-_EQUAL = 1e-6  # of the means' own length: below it the difference is rounding
-
-
-def differences(harmful: torch.Tensor, harmless: torch.Tensor) -> torch.Tensor:
-    """harmful - harmless, [P, L, H]; exactly zero where the two means are equal up to rounding.
-
-    They are equal at the input of layer 0: the template's tokens have the same embedding whatever was asked.
-    """
-    found = harmful - harmless
-    scale = (harmful.norm(dim=-1) + harmless.norm(dim=-1)) / 2
-    return found * (found.norm(dim=-1) > _EQUAL * scale)[..., None]
 
 
 def score_candidates(

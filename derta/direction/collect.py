@@ -19,8 +19,8 @@ from derta.direction.figures import BLUE, GREY, VERMILION, new_figure, tidy
 from derta.direction.paired import READERS, Report, difference, evaluation_readers, over_runs
 from derta.errors import InputError
 from derta.evaluation.gate import read_summary
+from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.results import ResultsFolder
-from derta.report.runs import LABEL_ORDER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ def _select(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from derta.direction.files import convert_published
+    from derta.residual.direction_files import convert_published
 
     direction = convert_published(options.file, options.metadata, options.output)
     place = {"position": direction.position, "layer": direction.layer, "hidden_size": len(direction.vector)}

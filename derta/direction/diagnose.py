@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import DiagnoseRunConfig, DirectionConfig
-from derta.direction.blocks import locate_blocks
+from derta.config.plain import plain
 from derta.direction.figures import write_figures
-from derta.direction.files import Direction, save_direction
 from derta.direction.find import Search, find_direction
-from derta.direction.interventions import activation_addition, directional_ablation, subspace_ablation
 from derta.direction.outcomes import Tester
 from derta.direction.prompts import Side, load_sides, refusal_start_ids
 from derta.direction.reference import Reference, apply_reference, load_reference
@@ -36,13 +34,16 @@ from derta.direction.selection import write_table
 from derta.direction.subspace import orthogonal_directions
 from derta.direction.suffix import analyse_suffixes
 from derta.errors import InputError
-from derta.evaluation.judges import build_judge, judge_identity
-from derta.evaluation.model import TargetModel, load_target
+from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.provenance import shown_command, shown_path
-from derta.evaluation.results import write_atomically
-from derta.training.fingerprint import fingerprint
-from derta.training.identity import package_versions, plain
-from derta.training.model import resolve_dtype
+from derta.models.fingerprint import fingerprint
+from derta.models.load import resolve_dtype
+from derta.models.target import TargetModel, load_target
+from derta.residual.blocks import locate_blocks
+from derta.residual.direction_files import Direction, save_direction
+from derta.residual.interventions import activation_addition, directional_ablation, subspace_ablation
+from derta.storage.atomic import write_atomically
+from derta.storage.versions import package_versions
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +176,7 @@ def _cosines(differences: torch.Tensor, direction: torch.Tensor) -> list[list[fl
 
 def _sha256(reference: str) -> str:
     """Of a reference's weights, or of its direction file."""
-    from derta.data.read_files import sha256_of
+    from derta.storage.read_files import sha256_of
 
     return sha256_of(Path(reference)) if Path(reference).is_file() else fingerprint(reference)
 

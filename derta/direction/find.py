@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import DirectionConfig
-from derta.direction.blocks import locate_blocks
-from derta.direction.candidates import differences, score_candidates
+from derta.direction.candidates import score_candidates
 from derta.direction.forward import AllFiltered, PromptBatches, mean_activations, metrics
 from derta.direction.prompts import Side, template_positions
 from derta.direction.selection import Candidate, Selection, select
+from derta.residual.blocks import locate_blocks
+from derta.residual.direction_files import differences
 
 if TYPE_CHECKING:
     import torch
 
-    from derta.evaluation.model import TargetModel
+    from derta.models.target import TargetModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,17 @@ Shapes: N prompts, B of them in a batch, P positions, L layers, H hidden size, V
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from derta.direction.blocks import locate_blocks
 from derta.errors import InputError
-from derta.evaluation.generation import left_pad
+from derta.models.generation import left_pad
+from derta.residual.capture import block_inputs
 
 if TYPE_CHECKING:
     import torch
 
-    from derta.evaluation.model import TargetModel
+    from derta.models.target import TargetModel
 
 
 class AllFiltered(InputError):
@@ -149,23 +148,3 @@ def mean_activations(
             "with model.dtype=float32, or check the run that made it"
         )
     return Means(mean, values, kept)
-
-
-@contextmanager
-def block_inputs(model: Any, positions: int) -> Iterator[list[torch.Tensor]]:
-    """A list that holds, after each forward, the last `positions` tokens of every block's input, [B, P, H] each."""
-    blocks = locate_blocks(model)
-    seen: list[Any] = [None] * len(blocks)
-
-    def capture(layer: int) -> Any:
-        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs["hidden_states"]
-            seen[layer] = x[:, -positions:].clone()  # the whole [B, T, H] must not be kept alive
-
-        return before
-
-    with ExitStack() as hooks:
-        for layer, block in enumerate(blocks.modules):
-            handle = block.register_forward_pre_hook(capture(layer), with_kwargs=True)
-            hooks.callback(handle.remove)
-        yield seen

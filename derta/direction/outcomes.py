@@ -8,14 +8,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from derta.direction.forward import PromptBatches, log_probabilities, mean_kl, metrics
-from derta.evaluation.generation import generate, left_pad, plan_batches
-from derta.evaluation.judges import Judge
-from derta.evaluation.rates import rate
-from derta.evaluation.records import ModelInput, Outcome, Result, Row
+from derta.evaluation.judges.judge import Judge
+from derta.evaluation.records import Outcome, Result, Row
 from derta.evaluation.suite import judge_batch
+from derta.models.generation import generate, left_pad, plan_batches
+from derta.models.inputs import ModelInput
+from derta.statistics.rates import rate
 
 if TYPE_CHECKING:
-    from derta.evaluation.model import TargetModel
+    from derta.models.target import TargetModel
 
 _REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 Outcomes = Mapping[str, Outcome]

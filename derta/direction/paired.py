@@ -1,7 +1,7 @@
 """Numbers over several runs of several arms: intervals over seeds x prompts, and paired differences between arms.
 
 One diagnostic tells what became of every test prompt, so the runs of an arm (seeds) make a table seeds x prompts, as in
-derta/evaluation/two_way.py. A rate among the prompts that this run was safe on before (ablation robustness) is a ratio
+derta/statistics/two_way.py. A rate among the prompts that this run was safe on before (ablation robustness) is a ratio
 of two sums; it is brought into that table by linearisation:
 
     R = sum k / sum d        z = R + (k - R d) / mean(d)        mean(z) = R        k: kept safe, d: safe before
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from derta.errors import InputError
-from derta.evaluation.rates import wilson
 from derta.evaluation.records import Outcome
-from derta.evaluation.two_way import rate_interval, two_way_interval
+from derta.statistics.rates import wilson
+from derta.statistics.two_way import rate_interval, two_way_interval
 
 Report = Mapping[str, Any]
 Cell = Mapping[str, Any] | None

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from derta.config.direction import DirectionConfig, SideConfig
 from derta.config.evaluation import PromptSetConfig
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
 from derta.evaluation.prompts import load_prompt_set
 from derta.evaluation.records import Row
-from derta.objective.conversation import ConversationCutter
+from derta.models.conversation import ConversationCutter
+from derta.models.target import TargetModel
 
 SPLITS = ("train", "validation", "test")
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import DirectionConfig
 from derta.config.model import ModelConfig
-from derta.direction.blocks import locate_blocks
-from derta.direction.files import Direction, load_direction
 from derta.direction.find import Search, find_direction, mean_difference
 from derta.direction.forward import AllFiltered
-from derta.direction.interventions import directional_ablation
 from derta.direction.outcomes import Tester
 from derta.direction.prompts import Side, refusal_start_ids, template_positions
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel, load_target
+from derta.models.target import TargetModel, load_target
+from derta.residual.blocks import locate_blocks
+from derta.residual.direction_files import Direction, load_direction
+from derta.residual.interventions import directional_ablation
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from derta.direction.interventions import directional_ablation
 from derta.direction.outcomes import Tester
+from derta.residual.interventions import directional_ablation
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,8 @@ from typing import Any
 
 from derta.errors import InputError
 from derta.evaluation.gate import read_summary
-from derta.evaluation.results import SUMMARY_FILE, write_atomically
+from derta.evaluation.results import SUMMARY_FILE
+from derta.storage.atomic import write_atomically
 
 KEY = "ablation_robustness"
 SHOWN = ("rate", "low", "high", "n")

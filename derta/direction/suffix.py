@@ -22,18 +22,19 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import SuffixConfig
-from derta.direction.blocks import locate_blocks, unwrapped
 from derta.direction.find import Search
-from derta.direction.forward import block_inputs, refusal_metric
+from derta.direction.forward import refusal_metric
 from derta.errors import InputError
-from derta.evaluation.disguises import query_of
-from derta.evaluation.gcg import Frame, allowed_tokens
+from derta.evaluation.attacks.disguises import query_of
+from derta.evaluation.attacks.gcg import Frame, allowed_tokens
 from derta.evaluation.records import Row
+from derta.residual.blocks import locate_blocks, unwrapped
+from derta.residual.capture import block_inputs
 
 if TYPE_CHECKING:
     import torch
 
-    from derta.evaluation.model import TargetModel
+    from derta.models.target import TargetModel
 
 CONDITIONS = ("none", "random", "adversarial")
 _OUTPUT = ("o_proj", "c_proj", "out_proj", "dense")

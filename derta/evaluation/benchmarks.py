@@ -16,7 +16,7 @@ from derta.errors import InputError
 from derta.evaluation.ranks import Ranks
 
 if TYPE_CHECKING:
-    from derta.evaluation.model import TargetModel
+    from derta.models.target import TargetModel
 
 
 def check_tasks(config: LmEvalConfig) -> None:

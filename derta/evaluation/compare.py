@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.evaluation.bootstrap import paired_difference
 from derta.evaluation.drift import by_attack, format_drift
 from derta.evaluation.gate import read_summary
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import ResultsFolder
+from derta.statistics.bootstrap import paired_difference
 
 _MUST_AGREE = ("judge", "max_new_tokens")
 _REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from derta.evaluation.bootstrap import paired_difference
 from derta.evaluation.records import Result
+from derta.statistics.bootstrap import paired_difference
 
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+\S", re.M)
 _HEADING = re.compile(r"^#{1,6}\s+\S", re.M)

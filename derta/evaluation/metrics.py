@@ -1,29 +1,22 @@
 """Numbers from results: pure functions of the lines of results.jsonl, without torch.
 
-Rates are those of `derta.evaluation.rates`. n counts scored responses only: unscored ones are reported beside it and
+Rates are those of `derta.statistics.rates`. n counts scored responses only: unscored ones are reported beside it and
 never counted as a 0.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from derta.evaluation.rates import rate, wilson
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.response_metrics import cumulative_positions, judge_details
+from derta.statistics.positions import shares_of_positions
+from derta.statistics.rates import rate, wilson
 
-POSITION_BUCKETS: tuple[tuple[str, int, float], ...] = (
-    ("0", 0, 0),
-    ("1-5", 1, 5),
-    ("6-30", 6, 30),
-    (">30", 31, math.inf),
-)
-"""Name, first and last position (in response tokens, prefill included) of each share of the refusal positions."""
 _REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 
 
@@ -69,14 +62,6 @@ def position_shares(results: Iterable[Result]) -> dict[str, dict[str, Any]]:
 def refusal_positions(results: Iterable[Result]) -> list[int]:
     """Token at which each refusal starts, the prefill included."""
     return [r.refusal_token for r in results if r.outcome in _REFUSALS and r.refusal_token is not None]
-
-
-def shares_of_positions(positions: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Share of these positions in each of `POSITION_BUCKETS`."""
-    return {
-        name: rate(sum(first <= position <= last for position in positions), len(positions))
-        for name, first, last in POSITION_BUCKETS
-    }
 
 
 def summarise_cell(results: Sequence[Result], skipped: Mapping[str, str]) -> dict[str, Any]:
@@ -145,47 +130,3 @@ def summarise_set(
             refusal_positions(free), sum(result.outcome is not Outcome.UNSCORED for result in free)
         ),
     }
-
-
-def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Probability that a positive scores above a negative, ties counting half; None if a side is empty."""
-    if not len(positives) or not len(negatives):
-        return None
-    return float(_placements(positives, negatives).mean())
-
-
-def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Sequence[float]]) -> dict[str, Any]:
-    """`auroc` of scores that come in rows, with a 95% interval that counts rows, not scores, as independent.
-
-    The variance is that of Obuchowski (1997) for clustered data: of each row's mean place among the scores of the other
-    side. The interval is Wilson's with an effective n = A (1 - A) / Var(A), never below the number of rows of the
-    smaller side, which it also is where all scores are told apart.
-
-    Args:
-        positives, negatives: scores of each row; rows may be empty.
-
-    Returns:
-        `{"auroc", "low", "high"}`, all null if a side has no scores.
-    """
-    sides = [[row for row in rows if len(row)] for rows in (positives, negatives)]
-    if not all(sides):
-        return dict.fromkeys(("auroc", "low", "high"))
-    scores = [np.concatenate([np.asarray(row, dtype=np.float64) for row in rows]) for rows in sides]
-    area = float(_placements(*scores).mean())
-    variance = 0.0
-    for rows, places in zip(sides, (_placements(*scores), 1 - _placements(*reversed(scores))), strict=True):
-        starts = np.cumsum([0, *map(len, rows[:-1])])
-        shifts = np.add.reduceat(places - area, starts)  # [rows]
-        variance += float((shifts**2).sum()) * len(rows) / max(len(rows) - 1, 1) / len(places) ** 2
-    fewest = min(map(len, sides))
-    effective = area * (1 - area) / variance if variance > 0 else fewest
-    low, high = wilson(area, max(effective, fewest))
-    return {"auroc": area, "low": low, "high": high}
-
-
-def _placements(scores: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> np.ndarray:
-    """For each score, the share of the others below it, ties counting half."""
-    ordered = np.sort(np.asarray(others, dtype=np.float64))
-    below = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-    up_to = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="right")
-    return (below + up_to) / (2 * len(ordered))

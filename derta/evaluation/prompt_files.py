@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from derta.config.prompts import PromptFormat
-from derta.data.read_files import read_file, sha256_of
-from derta.data.schema import Place, Problem, describe, duplicate_id, text_problem
-from derta.data.sources.record import Record
+from derta.data.schema import duplicate_id
 from derta.errors import InputError
 from derta.evaluation.records import Row
+from derta.storage.places import Place, Problem, Record, describe, text_problem
+from derta.storage.read_files import read_file, sha256_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from derta.config.evaluation import PromptSetConfig
 from derta.errors import InputError
-from derta.evaluation.attacks import Attack
-from derta.evaluation.model import TargetModel
+from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.prompt_files import check_labels, read_prompt_file
 from derta.evaluation.provenance import shown_path
-from derta.evaluation.records import AttackInputs, ModelInput, PromptSet, Row
+from derta.evaluation.records import AttackInputs, PromptSet, Row
+from derta.models.inputs import ModelInput
+from derta.models.target import TargetModel
 
 
 def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: str = "eval.sets") -> PromptSet:

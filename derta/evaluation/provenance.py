@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.config.evaluation import EvaluateRunConfig
-from derta.training.identity import package_versions
+from derta.storage.versions import package_versions
 
 _ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^\s/=,:\[\]{}'\"]+/)*[^\s/=,:\[\]{}'\"]+")
 

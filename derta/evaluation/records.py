@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from derta.models.inputs import Key, ModelInput
+
 Row = dict[str, Any]
 """A row in the schema of derta/data/schema.py: id, source, kind, prompt, chosen, rejected."""
-
-Key = tuple[str, str, str]
-"""(prompt set, attack, row id): names one line of results.jsonl."""
 
 
 class Outcome(str, Enum):
@@ -43,55 +42,12 @@ class Compliance(str, Enum):
     """Refuses and answers nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to draw a response: softmax of logits / temperature, cut to the smallest set of tokens with mass top_p."""
-
-    temperature: float
-    top_p: float
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInput:
-    """One attack on one row, as token ids. The last `prefill_tokens` ids are the start of the model's own response.
-
-    sampling: settings to answer it with *beside* greedy search; the worst response counts (derta.evaluation.decoding).
-    """
-
-    prompt_set: str
-    attack: str
-    row_id: str
-    token_ids: tuple[int, ...]
-    prefill_tokens: int = 0
-    sampling: tuple[Sampling, ...] = ()
-
-    @property
-    def key(self) -> Key:
-        return (self.prompt_set, self.attack, self.row_id)
-
-
 @dataclass(slots=True)
 class AttackInputs:
     """What an attack makes of the rows of a prompt set. `skipped`: row id -> why this attack cannot use the row."""
 
     inputs: list[ModelInput] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Response of the model, prefill included. `finished`: it ended its turn before the token limit."""
-
-    token_ids: tuple[int, ...]
-    finished: bool
-
-    @classmethod
-    def cut(cls, item: ModelInput, new: Sequence[int], end_token_ids: Sequence[int]) -> Generation:
-        """From the new ids of a response, up to the first that ends it."""
-        stop = next((i for i, token in enumerate(new) if token in end_token_ids), None)
-        prefill = item.token_ids[len(item.token_ids) - item.prefill_tokens :]
-        return cls((*prefill, *new[:stop]), finished=stop is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +140,6 @@ class PromptSet:
     rows: Sequence[Row]
     attacks: Sequence[str]
     sha256: str
+
+
+LABEL_ORDER = ("base", "vanilla", "harmful_prefix", "rto", "derta", "dpo")

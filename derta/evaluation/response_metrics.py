@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from derta.evaluation.bootstrap import mean_interval
-from derta.evaluation.rates import rate
 from derta.evaluation.records import Compliance, Outcome
+from derta.statistics.bootstrap import mean_interval
+from derta.statistics.rates import rate
 
 
 class Scored(Protocol):

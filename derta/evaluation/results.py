@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.evaluation.records import Key, Result
+from derta.evaluation.records import Result
+from derta.models.inputs import Key
+from derta.storage.atomic import write_atomically
 
 IDENTITY_FILE = "evaluation.json"
 RESULTS_FILE = "results.jsonl"
@@ -123,16 +125,6 @@ class ResultsFolder:
         with (self.path / _PARTIAL.format(rank=rank)).open("rb") as stream:
             stream.seek(-1, os.SEEK_END)
             return stream.read() == b"\n"
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """The file is the old one or the whole new one, whatever happens in between."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(unfinished, file)
 
 
 def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:

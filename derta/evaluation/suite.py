@@ -16,24 +16,25 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Placement
-from derta.evaluation.attacks import Attack, build_attacks
+from derta.evaluation.attacks.attack import Attack, build_attacks
+from derta.evaluation.attacks.decoding import respond
+from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
-from derta.evaluation.decoding import respond
-from derta.evaluation.generation import Batch, check_logits, plan_batches
-from derta.evaluation.judges import Judge, build_judge, judge_identity, position_in_tokens, position_in_words
+from derta.evaluation.judges.judge import Judge, build_judge, judge_identity, position_in_tokens, position_in_words
 from derta.evaluation.metrics import summarise_set
-from derta.evaluation.model import TargetModel, load_target
 from derta.evaluation.prompts import load_prompt_set, make_inputs
 from derta.evaluation.provenance import describe_run, shown_path
 from derta.evaluation.ranks import Ranks
-from derta.evaluation.recall import false_positives_by_depth
-from derta.evaluation.records import AttackInputs, Generation, Key, ModelInput, PromptSet, Response, Result, Row
-from derta.evaluation.refusal_probability import curve_by_position, row_curves, separation
+from derta.evaluation.records import AttackInputs, PromptSet, Response, Result, Row
 from derta.evaluation.results import PROBABILITY_FILE, SUMMARY_FILE, ResultsFolder
-from derta.evaluation.search import Workspace
+from derta.models.fingerprint import fingerprint
+from derta.models.generation import Batch, check_logits, plan_batches
+from derta.models.inputs import Generation, Key, ModelInput
+from derta.models.load import resolve_dtype
+from derta.models.target import TargetModel, load_target
+from derta.objective.refusal_probability import curve_by_position, row_curves, separation
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.training.fingerprint import fingerprint
-from derta.training.model import resolve_dtype
+from derta.statistics.recall import false_positives_by_depth
 
 
 def evaluate(config: EvaluateRunConfig, ranks: Ranks) -> dict[str, Any]:

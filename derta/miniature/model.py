@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.miniature.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
-from derta.training.checkpoints import apply_umask
+from derta.storage.atomic import apply_umask
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
-from derta.objective.conversation import ConversationCutter
+from derta.models.conversation import ConversationCutter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from pathlib import Path
 from derta.config import Arm
 from derta.config.plan import PlanRunConfig
 from derta.data.manifest import read_manifest
+from derta.models.devices import Gpu
 from derta.plan.shape import ModelShape
-from derta.training.devices import Gpu
 
 # 60,000 Evol-Instruct rows and 3,000 triples: arXiv 2407.09121, section 4.1.
 _PAPER_HELPFUL, _PAPER_TRIPLES = 60_000, 3_000

@@ -7,11 +7,11 @@ from typing import Any
 
 from derta.config import PeftMethod
 from derta.config.plan import PlanRunConfig
+from derta.models.devices import GIB, GPUS
 from derta.plan.duration import Duration, plan_duration
 from derta.plan.memory import RankMemory, Settings, disk_bytes, host_bytes, rank_memory
 from derta.plan.propose import Proposal, propose
 from derta.plan.shape import ModelShape, model_shape
-from derta.training.devices import GIB, GPUS
 
 ASSUMPTIONS = (
     "rows are as long as data.max_length and every position is supervised, unless tokens_per_row says less",

@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 from derta.config import Arm, DistributedConfig, PeftMethod
 from derta.config.compose import CONF_DIR
 from derta.config.plan import PlanRunConfig
+from derta.models.devices import Gpu
 from derta.plan.memory import RankMemory, Settings, rank_memory
 from derta.plan.shape import ModelShape, model_shape
-from derta.training.devices import Gpu
 
 STRATEGIES = {"none": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.1, "zero3_offload": 2.5}
 _HALF_FULL = 512  # tokens

@@ -114,8 +114,8 @@ def empty_model(config: TrainRunConfig) -> tuple[Any, str]:
             return model, source
         from peft import get_peft_model
 
+        from derta.models.load import check_lora_targets
         from derta.training.arguments import lora_config
-        from derta.training.model import check_lora_targets
 
         adapter: Any = lora_config(config)
         if config.peft.target_modules != ["all-linear"]:

@@ -5,7 +5,7 @@ paired differences between arms; from results files only.
                                           |
     OUTPUT/table.md   table.json   table.csv   differences.csv
 
-Seeds and prompts are both random (derta/evaluation/two_way.py). Differences are taken prompt by prompt between runs of
+Seeds and prompts are both random (derta/statistics/two_way.py). Differences are taken prompt by prompt between runs of
 the same seed, so what a seed or a prompt does to both arms drops out. Measures that are shares of something a seed
 itself decides (of its refusals, of positions) have an interval over seeds alone.
 """
@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from derta.errors import InputError
-from derta.evaluation.metrics import POSITION_BUCKETS
-from derta.evaluation.records import Outcome, Result
-from derta.evaluation.results import SUMMARY_FILE, ResultsFolder, write_atomically
-from derta.evaluation.two_way import rate_interval, two_way_interval
+from derta.evaluation.records import LABEL_ORDER, Outcome, Result
+from derta.evaluation.results import SUMMARY_FILE, ResultsFolder
 from derta.report.collected_markdown import render
-from derta.report.runs import LABEL_ORDER, load_runs
+from derta.report.runs import load_runs
+from derta.statistics.positions import POSITION_BUCKETS
+from derta.statistics.two_way import rate_interval, two_way_interval
+from derta.storage.atomic import write_atomically
 
 MEMBER_FILE = "sweep.json"
 """In the folder of each evaluation of a sweep: the arm and the seed that it belongs to."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derta.evaluation.metrics import POSITION_BUCKETS
 from derta.report.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS, Combined, combine, measure
 from derta.report.runs import Run, group_by_label
+from derta.statistics.positions import POSITION_BUCKETS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

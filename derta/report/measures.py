@@ -1,6 +1,6 @@
 """What a report shows of every evaluation: its measures, in order, and where summary.json holds them.
 
-A *rate* is what `derta.evaluation.rates` makes; AUROC and rubric scores are brought into the same form. Measures that
+A *rate* is what `derta.statistics.rates` makes; AUROC and rubric scores are brought into the same form. Measures that
 an evaluation lacks (an older summary, a judge that cannot tell) have a null rate, and those that no evaluation has are
 left out.
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from derta.evaluation.metrics import POSITION_BUCKETS
-from derta.evaluation.rates import rate
 from derta.evaluation.records import Compliance
 from derta.report.runs import Run, group_by_label
+from derta.statistics.positions import POSITION_BUCKETS
+from derta.statistics.rates import rate
 
 Rate = Mapping[str, Any]
 UNKNOWN: Rate = rate(0, 0)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from derta.evaluation.metrics import POSITION_BUCKETS
 from derta.evaluation.records import Outcome
 from derta.evaluation.results import RESULTS_FILE, SUMMARY_FILE
 from derta.report.directions import Reports, direction_content
@@ -20,6 +19,7 @@ from derta.report.measures import Measure, combine, measure
 from derta.report.responses import read_results, refusals_by_position, texts
 from derta.report.runs import Run, group_by_label
 from derta.report.training_curves import training_run
+from derta.statistics.positions import POSITION_BUCKETS
 
 
 def page_content(

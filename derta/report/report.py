@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from derta.errors import InputError
-from derta.evaluation.results import write_atomically
 from derta.report.directions import Reports, load_directions, with_scores
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
 from derta.report.html import render_page
 from derta.report.page_content import page_content
 from derta.report.runs import Run, load_runs
 from derta.report.table import render_table
+from derta.storage.atomic import write_atomically
 
 PAGE_FILE = "report.html"
 TABLE_FILE = "report.md"

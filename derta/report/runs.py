@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
+from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.results import PROBABILITY_FILE, SUMMARY_FILE
 
-LABEL_ORDER = ("base", "vanilla", "harmful_prefix", "rto", "derta", "dpo")
 """Columns with these labels come first, in this order and whatever the case of their letters; others follow."""
 _MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.evaluation.results import write_atomically
+from derta.storage.atomic import write_atomically
 
 LAUNCH = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "launch"))
 _PLAIN = re.compile(r"[\w./-]+")

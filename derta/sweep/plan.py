@@ -17,10 +17,10 @@ from pathlib import Path
 from derta.config import TrainRunConfig
 from derta.config.sweep import Preparation
 from derta.errors import InputError
-from derta.evaluation.results import write_atomically
-from derta.miniature.study import base_jobs, data_jobs, evaluation_job
 from derta.report.collected import MEMBER_FILE, write_tables
+from derta.storage.atomic import write_atomically
 from derta.sweep.jobs import Job, State, job_states, launch_command, quoted, run_jobs
+from derta.sweep.miniature import base_jobs, data_jobs, evaluation_job
 
 DEFAULT_ROOT = "runs/sweep"
 TABLE_FOLDER = "table"

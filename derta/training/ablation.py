@@ -27,14 +27,13 @@ import torch
 from datasets import Dataset
 from transformers import Trainer
 
-from derta.direction.blocks import locate_blocks
-from derta.direction.candidates import differences
-from derta.direction.files import Direction, load_direction, save_direction
-from derta.direction.forward import block_inputs
-from derta.direction.interventions import directional_ablation
 from derta.errors import InputError
-from derta.evaluation.generation import left_pad
+from derta.models.generation import left_pad
 from derta.objective.rows import IGNORE, View
+from derta.residual.blocks import locate_blocks
+from derta.residual.capture import block_inputs
+from derta.residual.direction_files import Direction, differences, load_direction, save_direction
+from derta.residual.interventions import directional_ablation
 from derta.training.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)

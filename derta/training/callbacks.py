@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import WandbCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from derta.training.checkpoints import apply_umask, keep_newest, mark_complete, remove_later, write_atomically
+from derta.storage.atomic import apply_umask, write_atomically
+from derta.training.checkpoints import keep_newest, mark_complete, remove_later
 from derta.training.identity import write_config
 from derta.training.wandb_history import STEP, LoggedCurves, lines_of
 

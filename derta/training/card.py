@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import Trainer
 
-from derta.training.checkpoints import write_atomically
+from derta.storage.atomic import write_atomically
 
 DERTA_CONFIG_FILE = "derta_config.json"
 _PAPER = "https://arxiv.org/abs/2407.09121"

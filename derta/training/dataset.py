@@ -15,11 +15,12 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from derta.config import Arm
-from derta.data.schema import describe, row_id
+from derta.data.schema import row_id
 from derta.errors import InputError
-from derta.objective.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
+from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import TokenizedExample, View, longest_prefix, rto_positions
+from derta.storage.places import describe
 
 TOKEN_COLUMNS = ("id", "prompt_ids", "chosen_ids", "chosen_continued_ids", "rejected_ids", "rto_first_id")
 _TOKEN_FEATURES = Features(

@@ -17,10 +17,10 @@ from trl import DPOConfig, DPOTrainer
 
 from derta.data.load import LoadedRows
 from derta.errors import InputError
-from derta.objective.conversation import ConversationCutter, is_raw_text
+from derta.models.conversation import ConversationCutter, is_raw_text
+from derta.models.flops import ModelFlops
 from derta.training.card import WithModelCard
 from derta.training.dataset import token_lengths
-from derta.training.flops import ModelFlops
 from derta.training.guards import ROW_IDS, WithGuards
 from derta.training.throughput import WithThroughput
 

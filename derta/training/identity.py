@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from derta import __version__
 from derta.config import TrainRunConfig
+from derta.config.plain import plain
 from derta.errors import InputError
-from derta.training.checkpoints import PARTIAL, write_atomically
+from derta.storage.atomic import PARTIAL, write_atomically
+from derta.storage.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 FINISHED_FILE = "finished.json"
 PREEMPTED_FILE = "preempted.json"  # there from a signal until the run is started again
-PACKAGES = ("derta", "torch", "transformers", "trl", "peft", "deepspeed", "datasets", "wandb", "hydra-core")
 
 # What may change between the parts of one run without changing what is trained.
 _FREE = {
@@ -57,30 +55,6 @@ _FREE = {
 
 # What may differ where trainer.resume_despite says so: a word, and the keys it stands for.
 _FORCIBLE = {"data": ("run.data_sha256", "data.format"), "objective": ("objective.",)}
-
-
-def plain(value: Any) -> Any:
-    """A configuration as dicts, lists and scalars, enum members by name."""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def package_versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        if name == "derta":  # also when it runs from a checkout
-            versions[name] = __version__
-            continue
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def describe_run(config: TrainRunConfig, data_sha256: str, world_size: int, model_sha256: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 
-from derta.training.flops import ModelFlops
+from derta.models.flops import ModelFlops
 from derta.training.throughput import Stopwatch
 
 _ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob")

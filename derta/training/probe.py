@@ -5,7 +5,7 @@
 
 Nothing is generated. The labels of a row are the refusal token at every response position, so the fused head gives one
 number per position and [B, L, V] logits never exist. The curve and its numbers are those of the evaluation
-(`derta.evaluation.refusal_probability`). Training goes on as if nothing had been: weights are equal to the last bit
+(`derta.objective.refusal_probability`). Training goes on as if nothing had been: weights are equal to the last bit
 with and without the probe.
 """
 
@@ -29,10 +29,10 @@ from derta.config import TrainRunConfig
 from derta.data.load import LoadedRows, dataset_splits, load_rows
 from derta.data.normalise import prompt_key
 from derta.errors import InputError
-from derta.evaluation.metrics import POSITION_BUCKETS
-from derta.evaluation.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
-from derta.objective.conversation import ConversationCutter, Cut, check_tokenizer, is_raw_text
+from derta.models.conversation import ConversationCutter, Cut, check_tokenizer, is_raw_text
+from derta.objective.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
 from derta.objective.refusal_token import RefusalToken, resolve_refusal_token
+from derta.statistics.positions import POSITION_BUCKETS
 from derta.training.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,10 @@ from derta.config.paths import expand_home
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
-from derta.objective.conversation import check_tokenizer, is_raw_text
-from derta.training.checkpoints import apply_umask, choose_checkpoint, remove_incomplete, write_json_atomically
-from derta.training.hub import is_pushed, prepare_repository, push_model
+from derta.models.conversation import check_tokenizer, is_raw_text
+from derta.release.hub import is_pushed, prepare_repository, push_model
+from derta.storage.atomic import apply_umask, write_json_atomically
+from derta.training.checkpoints import choose_checkpoint, remove_incomplete
 from derta.training.identity import (
     FINISHED_FILE,
     PREEMPTED_FILE,
@@ -80,10 +81,10 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
     rows = load_rows(config.data.path, config.data.format.value)
     check_contamination(config.data, rows)
 
+    from derta.models.fingerprint import fingerprint
+    from derta.models.load import check_source, load_tokenizer, resolve_dtype
     from derta.training.arguments import shared_arguments
-    from derta.training.fingerprint import fingerprint
     from derta.training.hangs import HangWatch
-    from derta.training.model import check_source, load_tokenizer, resolve_dtype
     from derta.training.preemption import StopAtStepBoundary
     from derta.training.probe import add_probe, load_probe_rows
 
@@ -218,10 +219,10 @@ def _make_trainer(
     dtype: str,
     description: dict[str, Any],
 ) -> Any:
+    from derta.models.load import check_lora_targets, check_positions, check_vocabulary, load_model
     from derta.training.arguments import derta_arguments, dpo_arguments, lora_config, weights_dtype
     from derta.training.callbacks import CompletionRecord, MetricsFile, OffloadedAdamGoesOn, WandbCallback
     from derta.training.card import DataCard
-    from derta.training.model import check_lora_targets, check_positions, check_vocabulary, load_model
 
     is_dpo = config.objective.name is Arm.dpo
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.

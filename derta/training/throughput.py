@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from derta.training.flops import ModelFlops, device_peak
+from derta.models.flops import ModelFlops, device_peak
 
 
 class Stopwatch:

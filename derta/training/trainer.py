@@ -19,7 +19,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from derta.config import Arm
 from derta.errors import InputError
-from derta.objective.conversation import check_tokenizer
+from derta.models.conversation import check_tokenizer
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import RowBuilder, View

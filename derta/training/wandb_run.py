@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from derta.config import LoggingConfig, WandbMode
 from derta.errors import InputError
-from derta.training.checkpoints import write_json_atomically
+from derta.storage.atomic import write_json_atomically
 from derta.training.wandb_history import STEP, LoggedCurves, read_offline
 
 ID_FILE = "wandb_run.json"

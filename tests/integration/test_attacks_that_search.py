@@ -21,7 +21,7 @@ from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeNa
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
-from derta.evaluation.gcg import GCG
+from derta.evaluation.attacks.gcg import GCG
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.suite import evaluate
 from derta.miniature.model import write_fresh_model

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from derta.config import Dtype
 from derta.config.export import ExportConfig
 from derta.errors import InputError
-from derta.training.export import Exported, export, probe_logits
+from derta.release.export import Exported, export, probe_logits
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl")
 ADAPTER = ("peft=lora", "peft.r=4", "optim=lora", "optim.learning_rate=1e-2")

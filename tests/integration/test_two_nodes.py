@@ -17,7 +17,7 @@ from training_cases import ENVIRONMENT, TRAIN, metrics, says_text
 from derta.config import Dtype
 from derta.config.export import ExportConfig
 from derta.errors import InputError
-from derta.training.export import export
+from derta.release.export import export
 
 
 @pytest.fixture(scope="module")

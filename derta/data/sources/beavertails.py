@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from derta.data.normalise import normalise_text
-from derta.data.sources.record import Adapter, Draft, Record, Skip, View, triple
+from derta.data.sources.record import Adapter, Draft, Skip, View, triple
+from derta.storage.places import Record
 
 _SAFE_TEXT, _HARMFUL_TEXT = "safe_response", "harmful_response"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from derta.data.schema import describe
 from derta.data.sources.record import Adapter, Draft, Skip, View, assistant, raw_text, user
+from derta.storage.places import describe
 
 _NO_MESSAGES: Draft = {"kind": "helpful", "prompt": [], "chosen": None, "rejected": None}
 

@@ -7,8 +7,8 @@ harmful text.
 
 from __future__ import annotations
 
-from derta.data.schema import describe
 from derta.data.sources.record import Adapter, Draft, Skip, View, raw_text
+from derta.storage.places import describe
 
 
 def _convert(view: View) -> Draft | Skip:

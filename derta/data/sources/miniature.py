@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from derta.data.schema import Place
-from derta.data.sources.record import Adapter, Draft, Record, Skip, View
+from derta.data.sources.record import Adapter, Draft, Skip, View
+from derta.storage.places import Place, Record
 
 
 def generate(part: str, count: int, seed: int) -> Iterator[Record]:

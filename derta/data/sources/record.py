@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from derta.data.schema import TEXT_ROLE, Message, Place, Problem, describe, text_problem
-
-
-@dataclass(frozen=True)
-class Record:
-    """One object of a source file (or row of a hub dataset) and where it stands."""
-
-    place: Place
-    values: Mapping[str, Any]
+from derta.models.messages import TEXT_ROLE, Message
+from derta.storage.places import Problem, Record, describe, text_problem
 
 
 class Draft(TypedDict):

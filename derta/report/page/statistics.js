@@ -7,7 +7,7 @@
   derta.sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
   derta.whole = (share) => derta.percent(share, 0);
 
-  // 95% Wilson score interval, as derta.evaluation.rates.
+  // 95% Wilson score interval, as derta.statistics.rates.
   derta.rate = (count, n) => {
     if (!n) return { value: null, low: null, high: null, count, n };
     const share = count / n;

@@ -6,8 +6,8 @@ import pytest
 
 from derta.data.convert import Kept
 from derta.data.mix import give_unique_ids, select, shuffle_and_split
-from derta.data.schema import Place
 from derta.errors import InputError
+from derta.storage.places import Place
 
 
 def kept(number, prompt=None, own=True):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from derta.data.schema import Place, describe, row_id, row_problems
+from derta.data.schema import row_id, row_problems
+from derta.storage.places import Place, describe
 
 
 def triple(**changes):

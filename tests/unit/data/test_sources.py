@@ -4,9 +4,9 @@ import pytest
 
 from derta.data.convert import Dropped, Invalid, Kept, convert
 from derta.data.recipe import Filters, Source
-from derta.data.schema import Place
 from derta.data.sources import ADAPTERS
-from derta.data.sources.record import Record, Skip
+from derta.data.sources.record import Skip
+from derta.storage.places import Place, Record
 from derta.training.dataset import standard_row
 
 SAFE = "Sorry, I can't help with that."

@@ -13,7 +13,7 @@ from planted import planted_model
 from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
 from derta.config.prompts import PromptFormat
 from derta.direction.prompts import load_sides
-from derta.evaluation.model import TargetModel
+from derta.models.target import TargetModel
 
 torch.set_num_threads(1)
 

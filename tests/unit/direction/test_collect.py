@@ -18,10 +18,10 @@ from derta.direction.commands import run_command
 from derta.direction.diagnose import examine
 from derta.direction.paired import READERS, difference, over_runs
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
-from derta.evaluation.rates import rate
 from derta.evaluation.records import Outcome, Result
-from derta.evaluation.two_way import two_way_interval
+from derta.models.target import TargetModel
+from derta.statistics.rates import rate
+from derta.statistics.two_way import two_way_interval
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from planted import HIDDEN, LAYERS, PLANTED
 from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SplitsConfig
 from derta.config.model import ModelConfig
 from derta.direction.diagnose import diagnose, examine
-from derta.direction.files import Direction, load_direction, save_direction
 from derta.direction.prompts import load_sides
 from derta.direction.report import describe
 from derta.direction.selection import read_table, select
 from derta.errors import InputError
-from derta.evaluation.generation import left_pad
-from derta.evaluation.model import TargetModel
+from derta.models.generation import left_pad
+from derta.models.target import TargetModel
+from derta.residual.direction_files import Direction, load_direction, save_direction
 
 Make = Callable[..., DirectionConfig]
 
@@ -156,7 +156,7 @@ def test_files_of_a_diagnostic(run_config: Callable[..., DiagnoseRunConfig], tmp
 def test_score_enters_the_summary_of_the_same_model(
     run_config: Callable[..., DiagnoseRunConfig], planted_dir: Path, tmp_path: Path
 ) -> None:
-    from derta.training.fingerprint import fingerprint
+    from derta.models.fingerprint import fingerprint
 
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()

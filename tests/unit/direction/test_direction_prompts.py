@@ -13,7 +13,7 @@ from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
 from derta.config.prompts import PromptFormat
 from derta.direction.prompts import load_sides, refusal_start_ids, template_positions
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
+from derta.models.target import TargetModel
 
 Make = Callable[..., DirectionConfig]
 

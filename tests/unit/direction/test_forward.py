@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from derta.direction.candidates import differences
 from derta.direction.forward import (
     PromptBatches,
     log_probabilities,
@@ -18,10 +17,11 @@ from derta.direction.forward import (
     metrics,
     refusal_metric,
 )
-from derta.direction.interventions import directional_ablation
 from derta.direction.subspace import orthogonal_directions
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
+from derta.models.target import TargetModel
+from derta.residual.direction_files import differences
+from derta.residual.interventions import directional_ablation
 
 
 def test_refusal_metric_by_hand() -> None:

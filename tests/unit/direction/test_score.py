@@ -8,8 +8,8 @@ import pytest
 
 from derta.direction.outcomes import kept_safe, shares
 from derta.direction.score import robustness
-from derta.evaluation.rates import rate
 from derta.evaluation.records import Outcome
+from derta.statistics.rates import rate
 
 COMPLIED, REFUSED, GARBLED = Outcome.COMPLIED, Outcome.REFUSED, Outcome.GARBLED
 MALFORMED, UNSCORED = Outcome.MALFORMED_REFUSAL, Outcome.UNSCORED

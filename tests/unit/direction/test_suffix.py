@@ -20,9 +20,9 @@ from derta.direction.diagnose import diagnose, examine
 from derta.direction.figures import write_figures
 from derta.direction.suffix import CONDITIONS, _heads, _prompts, read_suffixes
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.suite import evaluate
+from derta.models.target import TargetModel
 
 SUFFIX = " steps and steps"
 

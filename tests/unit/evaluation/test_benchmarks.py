@@ -18,8 +18,8 @@ from derta.config.evaluation import LmEvalConfig
 from derta.errors import InputError
 from derta.evaluation import benchmarks
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
-from derta.evaluation.model import TargetModel
 from derta.evaluation.ranks import Ranks
+from derta.models.target import TargetModel
 
 ROOT = Path(__file__).resolve().parents[3]
 CHOICES = ["lamp", "rope", "bread", "a horse"]
@@ -99,7 +99,7 @@ import json
 from derta.config.evaluation import LmEvalConfig
 from derta.config.model import ModelConfig
 from derta.evaluation.benchmarks import run_benchmarks
-from derta.evaluation.model import load_target
+from derta.models.target import load_target
 from derta.evaluation.ranks import Ranks
 with Ranks.connected() as ranks:
     target = load_target(ModelConfig(name_or_path={str(model_dir)!r}), "cpu")

@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 
 from derta.config.compose import CONF_DIR, register_schema, to_config
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
-from derta.evaluation.attacks import build_attack
-from derta.evaluation.judges import build_judge
+from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.judges.judge import build_judge
 
 NAMES = sorted(file.stem for file in (CONF_DIR / "eval").glob("*.yaml"))
 

@@ -5,16 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from derta.evaluation.metrics import (
-    auroc,
-    clustered_auroc,
-    mean_over_attacks,
-    position_shares,
-    summarise_cell,
-    summarise_set,
-)
-from derta.evaluation.rates import rate, wilson_interval
+from derta.evaluation.metrics import mean_over_attacks, position_shares, summarise_cell, summarise_set
 from derta.evaluation.records import Outcome, Result
+from derta.statistics.auroc import auroc, clustered_auroc
+from derta.statistics.rates import rate, wilson_interval
 
 
 def make_result(outcome: Outcome, *, attack="direct", id="1", position=None, **other) -> Result:

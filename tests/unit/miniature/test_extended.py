@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from derta.config import Arm
 from derta.config.judging import JudgeName
-from derta.evaluation.judges import MiniatureJudge, RefusalPhraseJudge
+from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Response
 from derta.miniature.extended import overview_and_refusal
 from derta.miniature.rows import generate

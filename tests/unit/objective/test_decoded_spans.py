@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from derta.config import Arm
 from derta.errors import InputError
-from derta.objective.conversation import ConversationCutter
+from derta.models.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import IGNORE, RowBuilder, View, longest_prefix, mle_row, rto_row
 from derta.training.dataset import build_row_table, tokenize_rows

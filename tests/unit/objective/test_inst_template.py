@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from derta.config.compose import CONF_DIR
-from derta.objective.conversation import ConversationCutter
+from derta.models.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
 
 TEMPLATE = (CONF_DIR / "model" / "templates" / "inst.jinja").read_text(encoding="utf-8")

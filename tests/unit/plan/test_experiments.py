@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from derta.config import Arm, PeftMethod
 from derta.config.compose import CONF_DIR, register_schema, to_config
 from derta.config.plan import Device, PlanRunConfig
+from derta.models.devices import GPUS
 from derta.plan.architectures import ARCHITECTURES
 from derta.plan.memory import Settings, rank_memory
 from derta.plan.shape import ModelShape, empty_model, model_shape
-from derta.training.devices import GPUS
 
 register_schema("plan_schema", PlanRunConfig)
 EXPERIMENTS = sorted(  # those that name a model

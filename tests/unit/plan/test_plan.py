@@ -12,12 +12,12 @@ from derta.config import Arm
 from derta.config.compose import CONF_DIR, register_schema, to_config
 from derta.config.plan import Device, PlanRunConfig
 from derta.errors import InputError
+from derta.models.devices import GPUS
 from derta.plan.duration import count_rows, flops_per_token, plan_duration, training_rows
 from derta.plan.memory import Settings, disk_bytes, host_bytes, model_states, rank_memory
 from derta.plan.plan import make_plan, render
 from derta.plan.propose import deepspeed_config, propose
 from derta.plan.shape import ModelShape, model_shape
-from derta.training.devices import GPUS
 
 register_schema("plan_schema", PlanRunConfig)
 FULL, LORA = "+experiment=llama3_8b_full", "+experiment=llama3_70b_lora"

@@ -14,8 +14,8 @@ from derta.errors import InputError
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import ResultsFolder
-from derta.evaluation.two_way import t_quantile
 from derta.report.collected import MEMBER_FILE, aligned, write_tables
+from derta.statistics.two_way import t_quantile
 
 COMPLIED, REFUSED, MALFORMED = Outcome.COMPLIED, Outcome.REFUSED, Outcome.MALFORMED_REFUSAL
 LETTERS = {"x": COMPLIED, ".": REFUSED, "m": MALFORMED, "?": Outcome.UNSCORED}

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from report_cases import N, write_direction, write_run
 
-from derta.evaluation.rates import rate
 from derta.report.directions import load_directions, with_scores
 from derta.report.report import write_page
 from derta.report.runs import load_runs
+from derta.statistics.rates import rate
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e .[dev]")
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")

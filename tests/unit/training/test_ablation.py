@@ -10,10 +10,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from derta.direction.files import load_direction
-from derta.direction.interventions import directional_ablation
 from derta.errors import InputError
 from derta.objective.rows import View
+from derta.residual.direction_files import load_direction
+from derta.residual.interventions import directional_ablation
 from derta.training.ablation import ABLATED, DIRECTION_FILE, DirectionPrompts
 from derta.training.trainer import DeRTaTrainer
 

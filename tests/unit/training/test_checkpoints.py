@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from derta.errors import InputError
+from derta.storage.atomic import write_json_atomically
 from derta.training.checkpoints import (
     choose_checkpoint,
     complete_checkpoints,
@@ -18,7 +19,6 @@ from derta.training.checkpoints import (
     mark_complete,
     remove_incomplete,
     remove_later,
-    write_json_atomically,
 )
 
 

@@ -15,8 +15,8 @@ from peft import LoraConfig
 
 from derta.config import DataConfig, ProbeConfig, TrainerConfig, TrainRunConfig
 from derta.errors import InputError
-from derta.evaluation.model import TargetModel
-from derta.evaluation.refusal_probability import row_curves
+from derta.models.target import TargetModel
+from derta.objective.refusal_probability import row_curves
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.training.probe import RefusalProbe, evenly, load_probe_rows, probe_metrics
 from derta.training.trainer import DeRTaTrainer

@@ -11,14 +11,8 @@ import yaml
 
 from derta.config import Arm, DataConfig, ModelConfig, ObjectiveConfig, TrainRunConfig
 from derta.errors import InputError
-from derta.training.identity import (
-    check_resumed_run,
-    check_same_run,
-    describe_run,
-    new_directory,
-    package_versions,
-    write_config,
-)
+from derta.storage.versions import package_versions
+from derta.training.identity import check_resumed_run, check_same_run, describe_run, new_directory, write_config
 
 
 def describe(sha256: str = "aa", world_size: int = 1, **changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from derta.training.flops import ModelFlops
+from derta.models.flops import ModelFlops
 from derta.training.metrics import TokenSums
 from derta.training.throughput import Stopwatch
 

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from derta.evaluation.attacks import Attack
-from derta.evaluation.decoding import respond
-from derta.evaluation.judges import RefusalPhraseJudge
-from derta.evaluation.model import TargetModel
+from derta.evaluation.attacks.attack import Attack
+from derta.evaluation.attacks.decoding import respond
+from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Row
 from derta.evaluation.suite import judge_batch
+from derta.models.target import TargetModel
 
 REFUSAL, COMPLIANCE = "Sorry, I cannot help with that.", "Sure here are the steps"
 _NEVER, _ALWAYS = -50.0, 1000.0

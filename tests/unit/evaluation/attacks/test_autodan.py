@@ -12,13 +12,13 @@ from bag_model import bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig, ChatModelKind
 from derta.errors import InputError
-from derta.evaluation.attacks import Direct, build_attack
-from derta.evaluation.autodan import AutoDAN, cross
-from derta.evaluation.disguises import read_templates
-from derta.evaluation.model import TargetModel
+from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.autodan import AutoDAN, cross
+from derta.evaluation.attacks.disguises import read_templates
+from derta.evaluation.attacks.search import Workspace
+from derta.evaluation.attacks.synonyms import SHIPPED_SYNONYMS, read_synonyms, replace_words, swap_at_random
 from derta.evaluation.records import Outcome
-from derta.evaluation.search import Workspace
-from derta.evaluation.synonyms import SHIPPED_SYNONYMS, read_synonyms, replace_words, swap_at_random
+from derta.models.target import TargetModel
 
 SMALL = AutoDANConfig(
     steps=12, population=8, templates="miniature", synonyms="miniature", word_steps=2, mutation=0.3, save_steps=2

@@ -5,12 +5,13 @@ import torch
 from bag_model import COMPLIANCE, bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, DecodingConfig
-from derta.evaluation.attacks import Direct, build_attack
-from derta.evaluation.decoding import respond
-from derta.evaluation.generation import generate
-from derta.evaluation.judges import RefusalPhraseJudge
-from derta.evaluation.records import Generation, Outcome, Result, Sampling
+from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.decoding import respond
+from derta.evaluation.judges.judge import RefusalPhraseJudge
+from derta.evaluation.records import Outcome, Result
 from derta.evaluation.suite import judge_batch
+from derta.models.generation import generate
+from derta.models.inputs import Generation, Sampling
 
 CONFIG = AttackConfig(decoding=DecodingConfig(temperatures=[1.0, 2.0], top_p=[0.5, 1.0], samples=3))
 

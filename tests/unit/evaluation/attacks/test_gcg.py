@@ -11,12 +11,12 @@ from bag_model import bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, GCGConfig
 from derta.errors import InputError
-from derta.evaluation.attacks import Direct, build_attack
-from derta.evaluation.gcg import GCG, Frame, allowed_tokens
-from derta.evaluation.model import TargetModel
+from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.gcg import GCG, Frame, allowed_tokens
+from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import Outcome
-from derta.evaluation.search import Workspace
+from derta.models.target import TargetModel
 
 SMALL = GCGConfig(steps=12, suffix_tokens=6, candidates=32, top_k=16, candidate_batch=16, save_steps=2)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from derta.errors import InputError
-from derta.evaluation.likelihood import SuffixLoss, target_losses
-from derta.evaluation.model import TargetModel
+from derta.evaluation.attacks.likelihood import SuffixLoss, target_losses
+from derta.models.target import TargetModel
 
 FAMILIES = ["llama", "gpt2", "mistral", "qwen3"]
 

@@ -12,18 +12,18 @@ from bag_model import COMPLIANCE, REFUSAL, bag_model, outcomes
 from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, PairConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.evaluation.attacks import Direct, build_attack
-from derta.evaluation.chat_models import LocalChat, build_chat_model
-from derta.evaluation.endpoint import EndpointError
-from derta.evaluation.judges import MiniatureJudge, RefusalPhraseJudge
-from derta.evaluation.model import TargetModel
-from derta.evaluation.pair import Pair, parse_prompt, parse_rating
+from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.chat_models import LocalChat, build_chat_model
+from derta.evaluation.attacks.pair import Pair, parse_prompt, parse_rating
+from derta.evaluation.attacks.search import Workspace
+from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge
 from derta.evaluation.records import Outcome
-from derta.evaluation.search import Workspace
 from derta.miniature.attacker import ScriptedAttacker, disguised
 from derta.miniature.judge import Outcome as Grammatical
 from derta.miniature.judge import judge
 from derta.miniature.world import parse_query
+from derta.models.endpoint import EndpointError
+from derta.models.target import TargetModel
 
 SCRIPTED = ChatModelConfig(kind=ChatModelKind.miniature)
 PHRASES = Workspace(judge=RefusalPhraseJudge())

@@ -6,7 +6,7 @@ import pytest
 
 from derta.config.judging import JudgeName
 from derta.errors import InputError
-from derta.evaluation.judges import build_judge, judge_identity
+from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.records import Compliance, Outcome
 
 GRADES = {

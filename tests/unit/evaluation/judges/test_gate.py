@@ -14,8 +14,8 @@ from derta.config.gate import GateConfig
 from derta.errors import InputError
 from derta.evaluation.gate import check_gate, drop_interval, read_summary, run_gate
 from derta.evaluation.metrics import summarise_set
-from derta.evaluation.rates import rate, wilson_interval
 from derta.evaluation.records import Outcome, Result
+from derta.statistics.rates import rate, wilson_interval
 
 ROOT = Path(__file__).resolve().parents[4]
 

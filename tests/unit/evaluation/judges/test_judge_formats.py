@@ -4,7 +4,7 @@ import pytest
 
 from derta.config.judging import RULE_JUDGES, JudgeName, JudgingConfig
 from derta.errors import InputError
-from derta.evaluation.judge_formats import (
+from derta.evaluation.judges.formats import (
     Unreadable,
     build_format,
     read_compliance,

@@ -10,7 +10,7 @@ from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
 from derta.data.refusal_text import refuses
 from derta.errors import InputError
-from derta.evaluation.judges import build_judge, judge_identity
+from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.records import Outcome
 
 # The shape of Llama Guard's: one task for the judge that shows both turns, whatever the roles; our own words.

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from derta.evaluation.drift import FEATURES, format_drift
-from derta.evaluation.judges import MiniatureJudge
-from derta.evaluation.recall import false_positives_at_recall, false_positives_by_depth
+from derta.evaluation.judges.judge import MiniatureJudge
 from derta.evaluation.records import Compliance, Outcome, Response, Result, Verdict
 from derta.evaluation.response_metrics import cumulative_positions, judge_details
 from derta.miniature.world import parse_query
+from derta.statistics.recall import false_positives_at_recall, false_positives_by_depth
 
 
 def judged(row, text, *, prefill="", harmful=True) -> Verdict:

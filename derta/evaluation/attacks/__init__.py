@@ -1,0 +1,1 @@
+"""Attacks: prompt rows in, model inputs out."""

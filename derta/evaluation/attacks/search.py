@@ -1,0 +1,198 @@
+"""What attacks that optimise a query share: rows dealt out to the ranks, progress, and a checkpoint per row.
+
+    row --steps--> state --steps--> state ... {"done": true, "content": the query that was found}
+                     |
+                     +--> OUTPUT/attacks/SET/ATTACK/<hash of the row's id>.json      every `save_steps` steps
+
+A state is JSON and holds everything that the next step needs; random numbers come from (seed, row, step). So a search
+that was stopped anywhere continues from its last checkpoint to the same end, and a finished row is not searched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from derta.errors import InputError
+from derta.evaluation.attacks.disguises import replace_query
+from derta.evaluation.provenance import shown_path
+from derta.evaluation.ranks import Ranks
+from derta.evaluation.records import AttackInputs, Row
+from derta.models.conversation import check_tokenizer, is_raw_text
+from derta.models.inputs import ModelInput
+
+if TYPE_CHECKING:
+    from derta.evaluation.judges.judge import Judge
+    from derta.models.target import TargetModel
+
+State = dict[str, Any]
+"""JSON. Every state holds "step" (steps done) and "done"; a finished one "content" (the last user message that was
+found, or null) and "reason" (why there is none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What an evaluation gives to the attacks that search.
+
+    folder: where checkpoints go (None: nothing is kept). model: what the target is recognised by; checkpoints of
+    another one are refused. judge: the evaluation's, for attacks that want to know how a response was.
+    """
+
+    folder: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    judge: Judge | None = None
+
+
+class Search(ABC):
+    """An attack (derta.evaluation.attacks.attack.Attack) that tries many queries on the target, row by row.
+
+    Subclasses give `name`, `settings`, `budget` (steps a row may take) and `steps`.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    budget: int
+
+    def __init__(self, workspace: Workspace | None, save_steps: int):
+        self.workspace = workspace or Workspace()
+        self.save_steps = save_steps
+
+    @abstractmethod
+    def steps(self, row: Row, target: TargetModel, state: State) -> Iterator[State]:
+        """The states after each further step; the last one is done. `state` is {} at the start."""
+
+    def inputs(self, rows: Iterable[Row], target: TargetModel, prompt_set: str) -> AttackInputs:
+        """Search for every row of this rank's share, and put the shares together.
+
+        Raises:
+            InputError: no chat template, a checkpoint of another search, NaN or infinite logits.
+        """
+        rows, ranks = list(rows), self.workspace.ranks
+        own: dict[str, State] = {}
+        share = ranks.share(rows)
+        with tqdm(
+            total=len(share), desc=f"{self.name} on {prompt_set}", unit="row", disable=ranks.rank != 0 or None
+        ) as bar:
+            for row in share:
+                own[row["id"]] = self._search(row, target, prompt_set, bar)
+                bar.update(1)
+        ended = {row_id: state for part in ranks.gather(own) for row_id, state in part.items()}
+        found = AttackInputs()
+        for row in rows:
+            state = ended[row["id"]]
+            if state["content"] is None:
+                found.skipped[row["id"]] = state["reason"]
+                continue
+            ids = target.cutter.prompt_ids(replace_query(row, state["content"]))
+            found.inputs.append(ModelInput(prompt_set, self.name, row["id"], tuple(ids)))
+        return found
+
+    def _search(self, row: Row, target: TargetModel, prompt_set: str, bar: Any) -> State:
+        if is_raw_text(row["prompt"]):
+            return given_up("a raw text row holds no user message to rewrite")
+        check_tokenizer(target.tokenizer)
+        checkpoint = Checkpoint(self._file(prompt_set, row), self._identity(row))
+        state = checkpoint.load()
+        if state.get("retry"):
+            state = {}
+        if state.get("done"):
+            return state
+        for later in self.steps(row, target, state):
+            state = later
+            bar.set_postfix_str(f"step {state['step']}/{self.budget}", refresh=False)
+            if state["done"] or state["step"] % self.save_steps == 0:
+                checkpoint.save(state)
+        return state
+
+    def _file(self, prompt_set: str, row: Row) -> Path | None:
+        if self.workspace.folder is None:
+            return None
+        name = hashlib.sha256(row["id"].encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        return self.workspace.folder / prompt_set / self.name / f"{name}.json"
+
+    def _identity(self, row: Row) -> dict[str, Any]:
+        content = json.dumps([row["prompt"], row["chosen"], row["rejected"]], sort_keys=True)
+        return {
+            "attack": self.name,
+            "settings": dict(self.settings),
+            "model": dict(self.workspace.model),
+            "row": row["id"],
+            "row_sha256": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
+        }
+
+
+class Checkpoint:
+    """The state of one search in one file, which is always a whole one. Without a file nothing is kept."""
+
+    def __init__(self, file: Path | None, identity: Mapping[str, Any]):
+        self.file = file
+        self.identity = json.loads(json.dumps(identity))
+
+    def load(self) -> State:
+        """The state; {} where there is none.
+
+        Raises:
+            InputError: the file is of another model, row, attack or setting, or is not one of ours.
+        """
+        if self.file is None or not self.file.is_file():
+            return {}
+        shown = shown_path(str(self.file))
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            identity, state = content["identity"], content["state"]
+        except (ValueError, LookupError, TypeError):
+            raise InputError(f"{shown} is not the checkpoint of an attack: remove it") from None
+        differing = sorted(key for key in self.identity if identity.get(key) != self.identity[key])
+        if differing:
+            raise InputError(
+                f"{shown} is the checkpoint of another search (it differs in: {', '.join(differing)}): give another "
+                "output_dir, or remove its folder attacks"
+            )
+        return state
+
+    def save(self, state: State) -> None:
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps({"identity": self.identity, "state": state}, ensure_ascii=False))
+        os.replace(unfinished, self.file)
+
+
+def finished(state: State, content: str) -> State:
+    """The last state of a search that found a query."""
+    return {**state, "done": True, "content": content, "reason": ""}
+
+
+def given_up(reason: str, state: State | None = None, *, retry: bool = False) -> State:
+    """The last state of a search that found none. `retry`: the next run begins this row anew (a server was down)."""
+    return {"step": 0, **(state or {}), "done": True, "content": None, "reason": reason, "retry": retry}
+
+
+def step_random(seed: int, row: Row, step: int) -> random.Random:
+    """The random numbers of one step, the same whenever it runs."""
+    return random.Random(f"{seed}/{row['id']}/{step}")
+
+
+def wished_response(row: Row, fallback: str) -> list[dict[str, str]]:
+    """The response whose start an attack aims at: the harmful one, of a benign row the helpful one, else `fallback`."""
+    if row["rejected"] is not None:
+        return row["rejected"]
+    if row["kind"] == "helpful" and row["chosen"] is not None:
+        return row["chosen"]
+    return [{"role": "assistant", "content": fallback}]
+
+
+def target_tokens(row: Row, target: TargetModel, fallback: str, limit: int) -> list[int]:
+    """The first `limit` tokens of `wished_response`, as the model would write them itself."""
+    return target.cutter.cut(row["prompt"], wished_response(row, fallback)).response[:limit]

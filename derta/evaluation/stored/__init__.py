@@ -1,0 +1,1 @@
+"""Responses that are on disk already, and what judges say of them."""

@@ -1,0 +1,171 @@
+"""Score stored responses with a judge: responses file -> scores.jsonl, summary.json.
+
+    OUTPUT/judging.json   which responses and which judge (the identity), and how
+    OUTPUT/scores.jsonl   a line per response, in the order of the file, as soon as its batch is judged; no texts
+    OUTPUT/summary.json   written last: its presence means that all are judged
+
+The same command continues where it was stopped, and does nothing when all is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from derta.config.evaluation import JudgeRunConfig
+from derta.errors import InputError
+from derta.evaluation.judges.judge import Judge, MiniatureJudge, build_judge, judge_identity, position_in_words
+from derta.evaluation.judges.model_judge import ModelJudge
+from derta.evaluation.provenance import shown_command, shown_path
+from derta.evaluation.records import Outcome, Verdict
+from derta.evaluation.results import SUMMARY_FILE
+from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
+from derta.evaluation.stored.scores import Score, summarise
+from derta.storage.atomic import write_atomically
+
+IDENTITY_FILE = "judging.json"
+SCORES_FILE = "scores.jsonl"
+
+
+def score_file(config: JudgeRunConfig) -> dict[str, Any]:
+    """Judge what is missing and return the summary (the content of summary.json).
+
+    Raises:
+        InputError: responses, prompts, judge or output directory that cannot be used.
+    """
+    file = read_responses(config.responses, prompts=config.prompt_files, label=config.label, harmful=config.harmful)
+    judge = build_judge(config.judge, config.judging)
+    _check_prompts(file, judge, config)
+    identity = {
+        "judge": judge_identity(config.judge, config.judging),
+        "responses": file.sha256,
+        "prompts": _hash_of_prompts(file.responses),
+        "labels": list(file.label_names),
+        "harmful": config.harmful,
+    }
+    folder = Path(config.output or f"{config.responses}.{config.judge.value}")
+    made = {"command": shown_command(sys.argv), "responses": shown_path(config.responses)}
+    _claim(folder, identity, made)
+    summary_file = folder / SUMMARY_FILE
+    if summary_file.is_file():
+        return json.loads(summary_file.read_text(encoding="utf-8"))
+    scores = _judge_missing(file.responses, judge, folder, config.judging.batch_size)
+    summary = {"identity": identity, "run": made} | summarise(scores, file.label_names)
+    write_atomically(summary_file, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    return summary
+
+
+def _check_prompts(file: ResponseFile, judge: Judge, config: JudgeRunConfig) -> None:
+    if _needs_prompt(judge) and all(response.prompt is None for response in file.responses):
+        raise InputError(
+            f"{config.responses} holds responses without prompts, and judge {config.judge.value} reads both: give "
+            "prompts=FILE with one prompt per response in the same order (for results.jsonl of an evaluation, the "
+            "dataset that it evaluated, or prompts=[FILE,FILE] with the files of its prompt sets)"
+        )
+
+
+def _needs_prompt(judge: Judge) -> bool:
+    return isinstance(judge, MiniatureJudge) or (isinstance(judge, ModelJudge) and judge.form.needs_prompt)
+
+
+def _hash_of_prompts(responses: Sequence[StoredResponse]) -> str:
+    return hashlib.sha256(json.dumps([response.prompt for response in responses]).encode()).hexdigest()
+
+
+def _claim(folder: Path, identity: dict[str, Any], made: dict[str, Any]) -> None:
+    """Make the folder, or find that it holds (part of) this very judging."""
+    file = folder / IDENTITY_FILE
+    try:
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8")).get("identity", {})
+            if differing := sorted(key for key in identity if found.get(key) != identity[key]):
+                raise InputError(
+                    f"output={folder} holds scores of something else (it differs in {', '.join(differing)}): give "
+                    "another output, or remove that folder"
+                )
+            return
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"output={folder} holds other files: give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps({"identity": identity, "run": made}, ensure_ascii=False, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"output={folder} cannot be written: {error.strerror}") from error
+    except json.JSONDecodeError:
+        raise InputError(f"{file} is not JSON: remove the folder and start again") from None
+
+
+def _judge_missing(responses: Sequence[StoredResponse], judge: Judge, folder: Path, batch_size: int) -> list[Score]:
+    file = folder / SCORES_FILE
+    scores = _whole_lines(file)
+    with file.open("a", encoding="utf-8") as stream, tqdm(total=len(responses), desc="judged", disable=None) as bar:
+        bar.update(len(scores))
+        # Larger than a judge's own batch, so that it can sort by length and an endpoint has requests to run at once.
+        size = batch_size * 8
+        for start in range(len(scores), len(responses), size):
+            batch = responses[start : start + size]
+            new = _scores(batch, start, judge)
+            stream.writelines(json.dumps(score.to_json(), ensure_ascii=False) + "\n" for score in new)
+            stream.flush()
+            os.fsync(stream.fileno())
+            scores += new
+            bar.update(len(new))
+    return scores
+
+
+def _whole_lines(file: Path) -> list[Score]:
+    """The scores that are on disk; what a killed run left of a line is cut off."""
+    if not file.is_file():
+        return []
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with file.open("r+b") as stream:
+            stream.truncate(len(whole))
+    return [Score.from_json(json.loads(line)) for line in whole.splitlines()]
+
+
+def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[Score]:
+    # A judge of prompt and response is not asked where one is missing, nor the exact judge where it cannot know which
+    # steps an attack gave.
+    reasons = [_cannot_judge(stored, judge) for stored in batch]
+    asked = [stored.as_response() for stored, reason in zip(batch, reasons, strict=True) if not reason]
+    answered = iter(judge(asked))
+    scores = []
+    for index, (stored, reason) in enumerate(zip(batch, reasons, strict=True), start=first):
+        verdict = Verdict(Outcome.UNSCORED, reason=reason) if reason else next(answered)
+        if stored.prefill_tokens:
+            verdict = replace(verdict, fully_safe=None)
+        start = verdict.refusal_start
+        scores.append(
+            Score(
+                index,
+                stored.id,
+                stored.group,
+                stored.harmful,
+                verdict.outcome,
+                None if start is None else position_in_words(stored.text, start),
+                verdict.reason,
+                verdict.fully_safe,
+                verdict.compliance,
+                verdict.score,
+                verdict.categories,
+                dict(stored.labels),
+            )
+        )
+    return scores
+
+
+def _cannot_judge(stored: StoredResponse, judge: Judge) -> str:
+    if stored.prompt is None and _needs_prompt(judge):
+        return "no prompt to judge the response by"
+    if stored.prefill_tokens and isinstance(judge, MiniatureJudge):
+        return "the file does not say which text the attack gave"
+    return ""

@@ -1,0 +1,111 @@
+"""Generation in batches, greedy unless told otherwise: left-padded, with a KV cache, sorted by length.
+
+    pad pad pad  prompt prompt | prefill   -> new new <end>
+    pad      prompt prompt prompt | prefill -> new new new <end>
+
+Batches are cut before anything runs and do not depend on the number of ranks or on what is already done, so that a
+resumed or parallel evaluation gives each prompt the same neighbours, and with them the same rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from derta.errors import InputError
+from derta.models.inputs import Generation, ModelInput, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+    from derta.models.target import TargetModel
+
+
+Batch = list[ModelInput]
+
+
+def plan_batches(inputs: Iterable[ModelInput], batch_size: int) -> list[Batch]:
+    """Longest inputs first, so that a batch too large for the memory shows at once; ties in the order of their keys.
+
+    Raises:
+        ValueError: batch_size < 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    ordered = sorted(inputs, key=lambda item: (-len(item.token_ids), item.key))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def generate(
+    target: TargetModel, batch: Sequence[ModelInput], *, max_new_tokens: int, sampling: Sampling | None = None
+) -> list[Generation]:
+    """Continue every input of one batch until an end token or for `max_new_tokens` tokens.
+
+    Args:
+        sampling: None for greedy search.
+
+    Returns:
+        One `Generation` per input: prefill ids, then new ids, without the end token.
+    """
+    if target.server is not None:
+        return target.server.generate(batch, target.end_token_ids, max_new_tokens=max_new_tokens, sampling=sampling)
+    import torch
+    from transformers import GenerationConfig
+
+    model, end_token_ids = target.model, target.end_token_ids
+    input_ids, attention_mask = left_pad([item.token_ids for item in batch], target.pad_token_id)
+    drawn = {} if sampling is None else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=sampling is not None,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=target.pad_token_id,
+        eos_token_id=end_token_ids,
+        **drawn,
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.inference_mode(), torch.random.fork_rng(devices=devices):  # the caller's random state is not ours
+        if sampling is not None:
+            torch.manual_seed(sampling.seed)
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=settings,
+        )
+    new = output[:, input_ids.shape[1] :].tolist()
+    return [Generation.cut(item, ids, end_token_ids) for item, ids in zip(batch, new, strict=True)]
+
+
+def check_logits(target: TargetModel, batch: Sequence[ModelInput]) -> None:
+    """One forward over the first inputs of a batch: argmax would turn NaN logits into text without a word.
+
+    Raises:
+        InputError: NaN or infinite logits.
+    """
+    import torch
+
+    model = target.model
+    input_ids, attention_mask = left_pad([item.token_ids for item in batch[:4]], target.pad_token_id)
+    with torch.inference_mode():
+        output = model(
+            input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=1
+        )
+    if not bool(torch.isfinite(output.logits).all()):
+        raise InputError(
+            "the model gives NaN or infinite logits, so nothing it generates means anything: "
+            "check the run that made it, or load it with model.dtype=float32"
+        )
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, both [B, longest]; the padding stands on the left so that all rows end together."""
+    import torch
+
+    longest = max(len(ids) for ids in sequences)
+    input_ids = torch.full((len(sequences), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(sequences):
+        input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+        attention_mask[row, longest - len(ids) :] = 1
+    return input_ids, attention_mask

@@ -1,0 +1,144 @@
+"""P(refusal token) at every position of a response, from one teacher-forced forward per row.
+
+    prompt  r1 r2 r3 ... rn        the response is given, nothing is generated
+          ^  ^  ^      ^
+          p0 p1 p2 ... p(n-1)      p(t) = P(refusal token | prompt, r1..rt): would the model turn round here?
+
+p(0) uses the form of the refusal token that starts a response, the others the form that follows text. For harmful
+responses a model that can stop anywhere keeps p high all along; for benign ones it must stay low. The curve of a set
+is the mean over the rows that are long enough for the position. Shapes: B rows, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from derta.models.conversation import ConversationCutter, Cut
+from derta.objective.refusal_token import RefusalToken
+from derta.objective.rows import IGNORE
+from derta.statistics.auroc import clustered_auroc
+from derta.statistics.positions import POSITION_BUCKETS
+
+if TYPE_CHECKING:
+    import torch
+
+    from derta.models.target import TargetModel
+
+
+def teacher_forced_batch(cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Rows right-padded: input_ids, attention_mask and labels, all [B, L]. The label at every response position is the
+    refusal token in the form that fits there, as in an RTO row; -100 elsewhere."""
+    import torch
+
+    longest = max(len(cut.prompt) + len(cut.response) for cut in cuts)
+    input_ids = torch.full((len(cuts), longest), pad_token_id)
+    labels, attention_mask = torch.full_like(input_ids, IGNORE), torch.zeros_like(input_ids)
+    for row, cut in enumerate(cuts):
+        ids, start = [*cut.prompt, *cut.response], len(cut.prompt)
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention_mask[row, : len(ids)] = 1
+        labels[row, start : len(ids)] = refusal.continued_id
+        labels[row, start] = refusal.start_id
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def refusal_probabilities(
+    model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
+) -> list[list[float]]:
+    """P(refusal token) before each response token of each row: one forward for the whole batch.
+
+    Args:
+        cuts: prompt and response ids of the rows; right-padded here.
+
+    Returns:
+        Per row, as many probabilities as its response has tokens.
+    """
+    import torch
+
+    batch = teacher_forced_batch(cuts, refusal, pad_token_id)
+    labels = batch.pop("labels").to(model.device)
+    longest = labels.shape[1]
+    # Logits only from the first position on that predicts a response token: prompts are long and V is large.
+    first = max(min(len(cut.prompt) for cut in cuts) - 1, 0)
+    with torch.inference_mode():
+        logits = model(
+            **{name: tensor.to(model.device) for name, tensor in batch.items()},
+            logits_to_keep=longest - first,
+            use_cache=False,
+        ).logits  # [B, L - first, V]
+        curves = []
+        for row, cut in enumerate(cuts):
+            start = len(cut.prompt) - 1 - first
+            own = logits[row, start : start + len(cut.response)].float()  # [n, V]
+            target = labels[row, len(cut.prompt) :][: len(own)]
+            log_p = own.gather(1, target[:, None])[:, 0] - own.logsumexp(1)
+            curves.append(log_p.exp().cpu().tolist())
+    return curves
+
+
+def response_cuts(
+    cutter: ConversationCutter, rows: Iterable[Mapping[str, Any]], *, harmful: bool, limit: int | None
+) -> dict[str, Cut]:
+    """Row id -> prompt and response ids, for every row that has the response in question: the unsafe one of harmful
+    rows, the helpful one of benign rows. Responses end at `limit` tokens of the whole; rows without that response, or
+    with an empty prompt, are left out."""
+    cuts = {}
+    for row in rows:
+        response = row["rejected"] if harmful else row["chosen"]
+        if response is not None:
+            cut = cutter.cut(row["prompt"], response)
+            if limit is not None:
+                cut = replace(cut, response=cut.response[: max(limit - len(cut.prompt), 0)])
+            if cut.prompt and cut.response:
+                cuts[row["id"]] = cut
+    return cuts
+
+
+def longest_first(cuts: Mapping[str, Cut]) -> list[str]:
+    """Row ids such that rows of similar length stand together: they share a batch with little padding."""
+    return sorted(cuts, key=lambda row_id: (-len(cuts[row_id].prompt) - len(cuts[row_id].response), row_id))
+
+
+def row_curves(
+    target: TargetModel, rows: Iterable[Mapping[str, Any]], refusal: RefusalToken, *, harmful: bool, batch_size: int
+) -> dict[str, list[float]]:
+    """Curve of every row that `response_cuts` keeps; curves end where the model's context does."""
+    cuts = response_cuts(target.cutter, rows, harmful=harmful, limit=target.context_length)
+    order = longest_first(cuts)
+    curves: dict[str, list[float]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        found = refusal_probabilities(target.model, [cuts[i] for i in batch], refusal, target.pad_token_id)
+        curves.update(zip(batch, found, strict=True))
+    return {row_id: curves[row_id] for row_id in cuts}
+
+
+def curve_by_position(curves: Iterable[Sequence[float]]) -> dict[str, list[float] | list[int]]:
+    """`mean`, `q25`, `q75` and `count` (rows long enough) for every position, 0 being the start of the response."""
+    rows = list(curves)
+    longest = max((len(curve) for curve in rows), default=0)
+    columns = [np.array([curve[position] for curve in rows if len(curve) > position]) for position in range(longest)]
+    return {
+        "mean": [float(column.mean()) for column in columns],
+        "q25": [float(np.quantile(column, 0.25)) for column in columns],
+        "q75": [float(np.quantile(column, 0.75)) for column in columns],
+        "count": [len(column) for column in columns],
+    }
+
+
+def separation(harmful: Iterable[Sequence[float]], benign: Iterable[Sequence[float]]) -> dict[str, Any]:
+    """How well P(refusal) tells harmful responses from benign ones: AUROC over all positions, and per stretch of the
+    response (`POSITION_BUCKETS`), each with its 95% interval (over rows) and the number of positions on either side."""
+    harmful, benign = list(harmful), list(benign)
+
+    def between(first: float, last: float) -> dict[str, Any]:
+        bad, good = (
+            [[p for t, p in enumerate(curve) if first <= t <= last] for curve in side] for side in (harmful, benign)
+        )
+        return clustered_auroc(bad, good) | {"n_harmful": sum(map(len, bad)), "n_benign": sum(map(len, good))}
+
+    return {"all": between(0, float("inf"))} | {name: between(first, last) for name, first, last in POSITION_BUCKETS}

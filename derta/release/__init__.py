@@ -1,0 +1,1 @@
+"""A finished run handed on: plain directory, model card, hub."""

@@ -1,0 +1,248 @@
+"""A plain Hugging Face directory out of any run: an adapter merged into its base, or a full model as it is.
+
+    source -> model -> logits of a probe -> merge -> output.partial -> read again -> the same logits? -> output
+
+The output appears only when what was read back says the same. Weights come from safetensors. Only where a run kept
+none beside its ZeRO state (stage3_gather_16bit_weights_on_model_save=false) are that state's pickles read, by
+DeepSpeed's own converter, and only inside a run of derta's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from derta.config import Dtype, ModelConfig
+from derta.config.export import ExportConfig
+from derta.errors import InputError
+from derta.models.fingerprint import adapter_base
+from derta.models.load import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
+from derta.storage.atomic import PARTIAL, apply_umask
+from derta.training.card import DERTA_CONFIG_FILE
+from derta.training.checkpoints import RECORD, complete_checkpoints
+from derta.training.identity import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
+
+_CARD = "README.md"
+_PROBE_ROWS, _PROBE_LENGTH = 4, 32
+_EXACT = 1e-3
+_ROUNDED = 0.05
+
+
+@dataclass(frozen=True)
+class Exported:
+    """difference: largest of a logit between source and output. largest: of a logit's size. kind: what source was."""
+
+    output: Path
+    kind: str
+    dtype: str
+    difference: float
+    largest: float
+    tolerance: float
+    same_top_token: float
+
+    def __str__(self) -> str:
+        return (
+            f"{shown(self.output)}: {self.kind}, {self.dtype}; logits differ by at most {self.difference:.2e} "
+            f"(largest logit {self.largest:.1f}, accepted {self.tolerance:.2e}), the most likely token is the same at "
+            f"{100 * self.same_top_token:.1f}% of the probe's positions"
+        )
+
+
+def export(config: ExportConfig) -> Exported:
+    """Write the model, its tokenizer and template, derta_config.json and the card to `config.output`.
+
+    Raises:
+        InputError: nothing to export there; an output that exists; a base that is not there; logits that differ.
+    """
+    import torch
+
+    from derta.release.card_section import find_evaluation, named_evaluation, write_evaluation
+
+    source, output = find_model(Path(config.source)), Path(config.output)
+    if output.exists():
+        raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
+    run = named_evaluation(config.evaluation, source) if config.evaluation else find_evaluation(source)
+    partial = output.with_name(output.name + PARTIAL)
+    model, kind, stored = _load(source, config)
+    tokenizer = _tokenizer(source, config)
+    check_vocabulary(model, tokenizer)
+    dtype = stored if config.dtype is Dtype.auto else config.dtype.value
+    expected = probe_logits(model)
+    if kind == "merged adapter":
+        model = model.merge_and_unload(safe_merge=True)
+    _set_end_tokens(model, tokenizer)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.to(getattr(torch, dtype)).save_pretrained(partial)
+        del model
+        tokenizer.save_pretrained(partial)
+        for name in (DERTA_CONFIG_FILE, _CARD):
+            if (found := _beside(source, name)) is not None:
+                shutil.copyfile(found, partial / name)
+        if kind == "merged adapter" and (partial / _CARD).is_file():  # the card is that of an adapter
+            card = (partial / _CARD).read_text(encoding="utf-8")
+            card = card.replace("library_name: peft\n", "library_name: transformers\n", 1)
+            (partial / _CARD).write_text(card, encoding="utf-8")
+        if run is not None and (partial / _CARD).is_file():
+            write_evaluation(partial / _CARD, run)
+        again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))
+        rounded = dtype != "float32" and (kind != "full model" or dtype != stored)
+        result = _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
+        apply_umask(partial)
+        partial.rename(output)
+    except OSError as error:
+        raise InputError(f"output={shown(output)} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return result
+
+
+def find_model(source: Path) -> Path:
+    """The directory to export: the source itself where it holds a model, else its newest complete checkpoint.
+
+    Raises:
+        InputError: neither.
+    """
+    if not source.is_dir():
+        raise InputError(f"source={shown(source)}: no such directory")
+    if _has_weights(source) or zero_tag(source) is not None:
+        return source
+    if checkpoints := complete_checkpoints(source):
+        logger.info("%s has no final model; its newest complete checkpoint is %s", shown(source), checkpoints[-1].name)
+        return checkpoints[-1]
+    raise InputError(f"source={shown(source)} holds no model, no adapter and no complete checkpoint")
+
+
+def _has_weights(directory: Path) -> bool:
+    named = (directory / "config.json").is_file() or (directory / ADAPTER_CONFIG).is_file()
+    return named and any(directory.glob("*.safetensors"))
+
+
+def zero_tag(directory: Path) -> Path | None:
+    """The folder of DeepSpeed's state in a checkpoint."""
+    latest = directory / "latest"
+    if not latest.is_file() or not (directory / "config.json").is_file():
+        return None
+    tag = directory / latest.read_text(encoding="utf-8").strip()
+    return tag if tag.is_dir() and tag.parent == directory else None
+
+
+def _load(source: Path, config: ExportConfig) -> tuple[Any, str, str]:
+    """The model in float32 (merging in 16 bits would round twice), what it is, and the precision it was stored in."""
+    if (source / ADAPTER_CONFIG).is_file():
+        from peft import PeftModel
+
+        stored = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = config.base or str(adapter_base(source))
+        revision = config.revision or (stored.get("revision") if config.base is None else None)
+        model = load_model(ModelConfig(name_or_path=base, revision=revision), "float32")
+        precision = _stored_dtype(base, revision)
+        return PeftModel.from_pretrained(model, str(source)).eval(), "merged adapter", precision
+    if config.base is not None:
+        raise InputError(f"base={config.base}: source={shown(source)} is no adapter, so it has no base; drop base")
+    if not _has_weights(source):
+        return _from_zero_state(source), "weights from ZeRO state", "bfloat16"
+    model = load_model(ModelConfig(name_or_path=str(source)), "float32").eval()
+    return model, "full model", _stored_dtype(str(source), None)
+
+
+def _stored_dtype(name: str, revision: str | None) -> str:
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(name, revision=revision).dtype
+    return str(dtype).removeprefix("torch.") if dtype is not None else "float32"
+
+
+def _from_zero_state(checkpoint: Path) -> Any:
+    """The model with the float32 masters of a ZeRO checkpoint, on the CPU.
+
+    Raises:
+        InputError: a checkpoint outside a run of derta's, or an incomplete one; DeepSpeed cannot put it together.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    # Every checkpoint holds a config.yaml of its own: what counts is that of the run around it.
+    is_checkpoint = (checkpoint / RECORD).is_file() or checkpoint.name.startswith("checkpoint-")
+    home = checkpoint.parent if is_checkpoint else checkpoint
+    if not (home / CONFIG_FILE).is_file() or (is_checkpoint and not (checkpoint / RECORD).is_file()):
+        raise InputError(
+            f"source={shown(checkpoint)} holds DeepSpeed's pickled state alone, which can run code when it is read: it "
+            f"is read only from a complete checkpoint inside a run of derta's ({CONFIG_FILE} above it, {RECORD} in it)"
+        )
+    logger.warning(
+        "%s holds no safetensors: DeepSpeed's pickles in it are read, which runs code if somebody has changed them",
+        shown(checkpoint),
+    )
+    try:
+        state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+    except Exception as error:  # DeepSpeed raises bare exceptions for shards that are missing or do not match
+        raise InputError(f"source={shown(checkpoint)}: its ZeRO state cannot be put together: {error}") from error
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(checkpoint)))
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    if missing and not (missing == ["lm_head.weight"] and model.config.get_text_config().tie_word_embeddings):
+        raise InputError(f"source={shown(checkpoint)}: its ZeRO state lacks {len(missing)} weights ({missing[0]}, ...)")
+    return model.float().eval()
+
+
+def _tokenizer(source: Path, config: ExportConfig) -> Any:
+    where = source if (source / "tokenizer_config.json").is_file() else None
+    if where is None and (source / ADAPTER_CONFIG).is_file():
+        return load_tokenizer(ModelConfig(name_or_path=config.base or str(adapter_base(source))))
+    from transformers import AutoTokenizer
+
+    if where is None:
+        raise InputError(f"source={shown(source)} holds no tokenizer: put the tokenizer's files beside the model")
+    return AutoTokenizer.from_pretrained(str(where))
+
+
+def _set_end_tokens(model: Any, tokenizer: Any) -> None:
+    """Generation stops where training ended its turns; an adapter's base may not know that token."""
+    from derta.models.conversation import ConversationCutter
+
+    known = model.generation_config.eos_token_id
+    ends = [known] if isinstance(known, int) else list(known or [])
+    wanted = [tokenizer.eos_token_id]
+    if tokenizer.chat_template:
+        turn = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
+        wanted.append(ConversationCutter(tokenizer).cut(*turn).end)
+    new = [token for token in dict.fromkeys(wanted) if token is not None and token not in ends]
+    if new:
+        model.generation_config.eos_token_id = [*ends, *new]
+
+
+def _beside(source: Path, name: str) -> Path | None:
+    """A file of the model, or of the run that the checkpoint belongs to."""
+    places = [source, source.parent] if (source / RECORD).is_file() else [source]
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def probe_logits(model: Any) -> Any:
+    """float32 [4, 32, V]: what the model says of fixed pseudo-random tokens."""
+    import torch
+
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (_PROBE_ROWS, _PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def _compare(
+    expected: Any, again: Any, output: Path, kind: str, dtype: str, tolerance: float | None, rounded: bool
+) -> Exported:
+    import torch
+
+    difference, largest = float((expected - again).abs().max()), float(expected.abs().max())
+    accepted = tolerance if tolerance is not None else (_ROUNDED * largest if rounded else _EXACT)
+    same = float((expected.argmax(-1) == again.argmax(-1)).float().mean())
+    result = Exported(output, kind, dtype, difference, largest, accepted, same)
+    if not torch.isfinite(again).all() or not difference <= accepted:
+        raise InputError(f"nothing was exported, because the model read back differs: {result}; see tolerance, dtype")
+    return result

@@ -1,0 +1,1 @@
+"""Rates, means and their intervals: pure functions of numbers, without torch."""

@@ -1,0 +1,25 @@
+"""Positions in a response, in the stretches that every table shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from derta.statistics.rates import rate
+
+POSITION_BUCKETS: tuple[tuple[str, int, float], ...] = (
+    ("0", 0, 0),
+    ("1-5", 1, 5),
+    ("6-30", 6, 30),
+    (">30", 31, math.inf),
+)
+"""Name, first and last position (in response tokens, prefill included) of each stretch."""
+
+
+def shares_of_positions(positions: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Share of these positions in each of `POSITION_BUCKETS`."""
+    return {
+        name: rate(sum(first <= position <= last for position in positions), len(positions))
+        for name, first, last in POSITION_BUCKETS
+    }

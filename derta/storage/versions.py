@@ -1,0 +1,22 @@
+"""Versions of the packages that a number depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from derta import __version__
+
+PACKAGES = ("derta", "torch", "transformers", "trl", "peft", "deepspeed", "datasets", "wandb", "hydra-core")
+
+
+def package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        if name == "derta":  # also when it runs from a checkout
+            versions[name] = __version__
+            continue
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,120 @@
+"""Generation through a real HTTP server that speaks vLLM's completions protocol, with a real model behind it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from derta.config.endpoint import EndpointConfig
+from derta.config.evaluation import Placement
+from derta.config.model import ModelConfig
+from derta.errors import InputError
+from derta.evaluation.attacks.attack import build_attack
+from derta.models.generation import generate
+from derta.models.target import TargetModel, load_target
+
+
+class CompletionsServer(HTTPServer):
+    """POST /v1/completions over token ids. `without`: leaves a field out; `status`: answers with it instead."""
+
+    def __init__(self, target: TargetModel):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target, self.bodies, self.without, self.status = target, [], "", 200
+
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        choices = []
+        for index, prompt in enumerate(body["prompt"]):
+            ids = torch.tensor([prompt])
+            settings = GenerationConfig(
+                max_new_tokens=body["max_tokens"], do_sample=False, eos_token_id=body["stop_token_ids"],
+                pad_token_id=self.target.pad_token_id,
+            )  # fmt: skip
+            with torch.inference_mode():
+                new = self.target.model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+                )[0, ids.shape[1] :].tolist()
+            choices.insert(0, {"index": index, "text": "", "token_ids": new, "finish_reason": "stop"})
+        for choice in choices:
+            choice.pop(self.without, None)
+        return {"object": "text_completion", "choices": choices}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: CompletionsServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body | {"path": self.path})
+        answer = json.dumps(self.server.complete(body) if self.server.status == 200 else {}).encode()
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture()
+def server(target: TargetModel) -> Iterator[CompletionsServer]:
+    server = CompletionsServer(target)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture()
+def served(server: CompletionsServer, model_dir: Path) -> TargetModel:
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    endpoint = EndpointConfig(url=url, model="tiny", retries=1, backoff=0.01, timeout=20)
+    return load_target(ModelConfig(name_or_path=str(model_dir)), "cpu", Placement.copy_per_rank, endpoint)
+
+
+def test_a_server_continues_token_ids_as_the_weights_here_do(served, server, target, harmful_rows):
+    inputs = [
+        item
+        for name in ("direct", "prefill_20")
+        for item in build_attack(name).inputs(harmful_rows[:2], served, "harmful").inputs
+    ]
+    assert served.end_token_ids == target.end_token_ids
+    assert generate(served, inputs, max_new_tokens=6) == generate(target, inputs, max_new_tokens=6)
+    (body,) = server.bodies
+    assert body["path"] == "/v1/completions" and body["temperature"] == 0.0
+    assert body["prompt"] == [list(item.token_ids) for item in inputs]
+    assert "model" not in vars(served)  # the weights were not loaded here
+    assert torch.equal(served.model.lm_head.weight, target.model.lm_head.weight)  # until somebody asks for them
+
+
+def test_a_response_ends_at_the_end_token_that_the_server_leaves_in(served, target, harmful_rows, monkeypatch):
+    item = build_attack("direct").inputs(harmful_rows[:1], target, "harmful").inputs[0]
+    free = generate(target, [item], max_new_tokens=6)[0]
+    for model in (served, target):
+        monkeypatch.setattr(model, "end_token_ids", [*model.end_token_ids, free.token_ids[3]])
+    assert generate(served, [item], max_new_tokens=6) == generate(target, [item], max_new_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"without": "token_ids"}, "does not know return_token_ids"),
+        ({"without": "index"}, r"not a completion \(2 tries\)"),
+        ({"status": 503}, r"status 503 \(2 tries\).*run the same command again"),
+        ({"status": 404}, "eval.server.url"),
+    ],
+)
+def test_a_server_that_fails_is_named_and_nothing_is_scored(served, server, harmful_rows, fault, message):
+    vars(server).update(fault)
+    items = build_attack("direct").inputs(harmful_rows[:2], served, "harmful").inputs
+    with pytest.raises(InputError, match=message) as raised:
+        generate(served, items, max_new_tokens=2)
+    assert harmful_rows[0]["prompt"][-1]["content"] not in str(raised.value)

@@ -1,0 +1,128 @@
+"""Evaluations as files, with outcomes chosen by the test: summary, results and P(refusal) as the suite writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from derta.evaluation.metrics import summarise_set
+from derta.evaluation.records import Outcome, Result
+from derta.objective.refusal_probability import curve_by_position, separation
+from derta.statistics.rates import rate
+
+N = 20
+ATTACKS = {"direct": 0, "prefill_20": 20}
+"""Name -> depth."""
+
+
+def make_results(successes: tuple[int, int], over_refusals: int, malformed: int, text: str) -> dict[str, list[Result]]:
+    """Of N harmful prompts per attack so many complied, the others refused (behind the prefill, if there is one), so
+    many of these malformed, two tokens later; of N benign ones so many were refused."""
+    harmful = []
+    for (attack, depth), count in zip(ATTACKS.items(), successes, strict=True):
+        for i in range(N):
+            outcome, at = Outcome.COMPLIED, None
+            if i >= count:
+                broken = i < count + malformed
+                outcome, at = (Outcome.MALFORMED_REFUSAL, depth + 2) if broken else (Outcome.REFUSED, depth)
+            harmful.append(Result("harmful", attack, f"row-{i}", text, 40, depth, True, outcome, at, at))
+    benign = []
+    for i in range(N):
+        refused = i < over_refusals
+        outcome, at = (Outcome.REFUSED, 0) if refused else (Outcome.COMPLIED, None)
+        benign.append(Result("benign", "direct", f"row-{i}", "helpful answer", 40, 0, True, outcome, at, at))
+    return {"harmful": harmful, "benign": benign}
+
+
+def write_run(
+    folder: Path,
+    label: str,
+    successes: tuple[int, int] = (4, 20),
+    over_refusals: int = 1,
+    *,
+    judge: str = "miniature",
+    probability: bool = True,
+    malformed: int = 0,
+    text: str = "harmful steps",
+    **run: Any,
+) -> str:
+    """The folder of a finished evaluation. `run`: what its summary says of its making."""
+    folder.mkdir(parents=True)
+    sets = {name: {"sha256": "d" * 64, "rows": N, "attacks": ["direct"]} for name in ("harmful", "benign")}
+    identity = {
+        "model": {"sha256": "abc123" * 10, "dtype": "float32"}, "sets": sets,
+        "judge": judge, "max_new_tokens": 100, "refusal_text": "Sorry",
+    }  # fmt: skip
+    made = {
+        "command": "launch/evaluate.py a=b", "model": f"runs/{label}", "eval": "miniature",
+        "data": {"harmful": "runs/data", "benign": "runs/data"},
+        "versions": {"derta": "0.1.0", "torch": "2", "transformers": "5"},
+    }  # fmt: skip
+    results = make_results(successes, over_refusals, malformed, text)
+    skipped = {"prefill_20": {"row-99": "too short"}}
+    curves = {"harmful": [[0.9] * 40] * 6, "benign": [[0.1] * 40] * 5 + [[0.1] * 41]}
+    found = separation(curves["harmful"], curves["benign"])
+    summary = {
+        "label": label, "identity": identity, "run": made | run,
+        "sets": {
+            "harmful": summarise_set(results["harmful"], list(ATTACKS), skipped, harmful=True),
+            "benign": summarise_set(results["benign"], ["direct"], {}, harmful=False),
+        },
+        "separation": found,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    lines = [json.dumps(result.to_json()) for side in results.values() for result in side]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    if probability:
+        measured = {
+            name: {"harmful": name == "harmful", "rows": 6} | curve_by_position(rows) for name, rows in curves.items()
+        }
+        (folder / "probability.json").write_text(json.dumps({"sets": measured, "separation": found}))
+    return str(folder)
+
+
+def write_direction(
+    folder: Path, label: str, *, kept: int = 3, chosen: bool = True, sha256: str = "abc123" * 10
+) -> str:
+    """The folder of a finished diagnostic of 2 layers x 2 positions on 4 prompts a side: with the direction ablated
+    `kept` of the 4 harmful prompts are still refused."""
+
+    def cell(refused: int, over_refused: int) -> dict[str, Any]:
+        harmful = {f"h{i}": "refused" if i < refused else "complied" for i in range(4)}
+        harmless = {f"b{i}": "refused" if i < over_refused else "complied" for i in range(4)}
+        return {
+            "harmful": {"complied": rate(4 - refused, 4), "refused": rate(refused, 4), "by_id": harmful},
+            "harmless": {"complied": rate(4 - over_refused, 4), "refused": rate(over_refused, 4), "by_id": harmless},
+            "kept_safe": rate(refused, 4), "kl": 0.01, "perplexity": 1.5,
+        }  # fmt: skip
+
+    places = [(position, layer) for position in (-2, -1) for layer in (0, 1)]
+    dropped = {f"position {p}, layer {n}": ["induce -1 < 0"] for p, n in places if not chosen or (p, n) != (-1, 1)}
+    scores = {"refusal_score": -1.0, "steering_score": 2.0, "kl_div_score": 0.01}
+    score = rate(kept, 4) | {"directions": 1, "reason": ""}
+    none = {"count": 0, "n": 0, "rate": None, "low": None, "high": None, "directions": None, "reason": "none found"}
+    conditions = {
+        name: {"cosines": [0.1, 0.5], "metric": 1.0, "attention": {"instruction": 0.4, "suffix": 0.1}}
+        for name in ("none", "random", "adversarial")
+    }
+    report = {
+        "label": label,
+        "identity": {"model": {"sha256": sha256}, "judge": "miniature", "prompts": {}, "settings": {}},
+        "run": {"command": "launch/diagnose_direction.py a=b", "seconds": 1.0},
+        "prompts": {"harmful": {"test": 4}, "harmless": {"test": 4}},
+        "layers": 2, "positions": 2,
+        "candidates": [
+            {"position": p, "layer": n} | (dict.fromkeys(scores) if (p, n) == (-1, 0) else scores) for p, n in places
+        ],
+        "selection": {"position": -1 if chosen else None, "layer": 1 if chosen else None, "dropped": dropped},
+        "norms": [[0.0, 1.0], [0.0, 2.0]], "cosines": [[None, 0.5], [None, 1.0]] if chosen else None,
+        "before": cell(4, 0), "ablated": [cell(kept, 0) | {"directions": 1}] if chosen else [],
+        "strongest": None if chosen else cell(kept, 0), "added": cell(4, 4) if chosen else None,
+        "adapter_scales": [], "references": [],
+        "suffix": {"reason": "", "prompts": 2, "heads": [], "conditions": conditions} if chosen else None,
+        "ablation_robustness": score if chosen else none,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "direction.json").write_text(json.dumps(report))
+    return str(folder)
