@@ -16,9 +16,9 @@ def problems(cfg: DictConfig) -> list[str]:
 
 
 def train(cfg: DictConfig) -> None:
-    from derta.training.run import run_training
+    from derta.release.hub import train_and_push
 
-    run_training(to_config(cfg, TrainRunConfig))
+    train_and_push(to_config(cfg, TrainRunConfig))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

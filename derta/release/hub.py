@@ -11,9 +11,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from derta.config import TrainRunConfig
+from derta.config.compose import is_main_rank
 from derta.config.training import TrainerConfig
 from derta.errors import InputError
 from derta.storage.atomic import write_json_atomically
+from derta.training.run import run_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,22 @@ _SENT = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*",
     "additional_chat_templates/*", "derta_config.json", "README.md",
 )  # fmt: skip
+
+
+def train_and_push(config: TrainRunConfig) -> Path:
+    """The training command: `run_training`, and the model on the hub where that is asked for. A repository that cannot
+    be used is refused before the model is read; a finished run that is not there yet is sent alone."""
+    wanted = config.trainer.push_to_hub and is_main_rank()
+    repositories: list[str] = []
+
+    def prepare() -> None:
+        if wanted and not is_pushed(config.trainer, Path(config.output_dir)):
+            repositories.append(prepare_repository(config.trainer, Path(config.output_dir)))
+
+    output_dir = run_training(config, before_the_model=prepare)
+    for repository in repositories:
+        push_model(output_dir, repository)
+    return output_dir
 
 
 def sent_files(output_dir: Path) -> list[str]:

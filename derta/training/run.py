@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +24,6 @@ from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
 from derta.models.conversation import check_tokenizer, is_raw_text
-from derta.release.hub import is_pushed, prepare_repository, push_model
 from derta.storage.atomic import apply_umask, write_json_atomically
 from derta.training.checkpoints import choose_checkpoint, remove_incomplete
 from derta.training.identity import (
@@ -52,11 +51,15 @@ _HIGH_LEARNING_RATE = 1e-4
 _FULL_DISK = ("os error 28", "os error 122", "os error 27", "No space left", "PytorchStreamWriter", "inline_container")
 
 
-def run_training(config: TrainRunConfig) -> Path:
+def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = lambda: None) -> Path:
     """Train, and leave the model, its configuration and its curves in `config.output_dir`, which is returned.
 
     A run that is already finished is left as it is; an interrupted one is resumed (trainer.resume). Nothing is written
     before configuration, directory, rows, tokenizer and model have been found usable together.
+
+    Args:
+        before_the_model: what else has to be found out before a model is read (a hub that does not take it, say);
+            called once everything cheaper has been found usable.
 
     Raises:
         InputError: anything in the configuration, data, model or directory that cannot be used.
@@ -66,10 +69,10 @@ def run_training(config: TrainRunConfig) -> Path:
     from derta.training.preemption import StopRequests
 
     with StopRequests().noted() as requests:
-        return _run_training(config, requests)
+        return _run_training(config, requests, before_the_model)
 
 
-def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
+def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_model: Callable[[], None]) -> Path:
     ranks = world_size()
     if problems := expand_home(config).problems(ranks):
         raise InputError.listing("this configuration cannot run:", problems)
@@ -102,10 +105,8 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
     _start_distributed(config)
     with _main_rank_first():
         is_new = not check_same_run(output_dir, description)
-    repository = _hub_repository(config, output_dir)
+    before_the_model()
     if (output_dir / FINISHED_FILE).is_file():
-        if repository is not None:
-            push_model(output_dir, repository)
         logger.info("%s is finished already; nothing to do (choose another output_dir to train again)", output_dir)
         return output_dir
     checkpoint = choose_checkpoint(
@@ -143,16 +144,7 @@ def _run_training(config: TrainRunConfig, requests: StopRequests) -> Path:
         requests.finishing = True
         _save_final(trainer, output_dir)
         _finish(trainer, output_dir)
-    if repository is not None:
-        push_model(output_dir, repository)
     return output_dir
-
-
-def _hub_repository(config: TrainRunConfig, output_dir: Path) -> str | None:
-    """Where the model goes; None where it stays here, is there already, or is another rank's to send."""
-    if not config.trainer.push_to_hub or not is_main_rank() or is_pushed(config.trainer, output_dir):
-        return None
-    return prepare_repository(config.trainer, output_dir)
 
 
 def _start_distributed(config: TrainRunConfig) -> None:

@@ -74,14 +74,14 @@ def train(arguments: Callable[..., list[str]]) -> Callable[..., Path]:
 
     from derta.config import TrainRunConfig
     from derta.config.compose import CONF_DIR, register_schema, to_config
-    from derta.training.run import run_training
+    from derta.release.hub import train_and_push
 
     register_schema("train_schema", TrainRunConfig)
 
     def run(output_dir: Path | str, *overrides: str) -> Path:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = to_config(compose("config", arguments(output_dir, *overrides)), TrainRunConfig)
-        return run_training(config)
+        return train_and_push(config)
 
     return run
 
