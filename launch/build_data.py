@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from derta.config.shipped import RECIPES
 from derta.errors import InputError
 
-RECIPES = Path(__file__).resolve().parent.parent / "data_recipes"
 KEYS = ("recipe", "output", "workers", "overwrite", "limit", "revision")
 
 

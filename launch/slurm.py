@@ -13,7 +13,6 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,9 +20,9 @@ from omegaconf import DictConfig
 
 from derta.config import TrainRunConfig
 from derta.config.compose import fail, register_schema
+from derta.config.shipped import command_of
 
 register_schema("train_schema", TrainRunConfig)
-TRAIN = Path(__file__).resolve().with_name("train.py")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="slurm")
@@ -38,7 +37,9 @@ def main(cfg: DictConfig) -> None:
         command += ["--nnodes", str(job.num_nodes), *meeting]
     else:
         command.append("--standalone")
-    process = subprocess.Popen([*command, "--shutdown-timeout", "270", str(TRAIN), *HydraConfig.get().overrides.task])
+    process = subprocess.Popen(
+        [*command, "--shutdown-timeout", "270", *command_of("train"), *HydraConfig.get().overrides.task]
+    )
     for number in (signal.SIGTERM, signal.SIGINT):  # Slurm signals this task; torchrun passes it on to its ranks
         signal.signal(number, lambda received, _: process.send_signal(received))
     if code := process.wait():

@@ -14,9 +14,7 @@ import tempfile
 from pathlib import Path
 
 from derta.benchmark.measure import Line, compared, seconds
-from derta.config.compose import CONF_DIR
-
-_TRAIN = CONF_DIR.parent / "launch" / "train.py"
+from derta.config.shipped import command_of
 
 
 def run(*command: str) -> float:
@@ -44,7 +42,7 @@ def startup(size: str) -> list[Line]:
         bare.append(run("-c", "pass"))
         imports.append(run("-c", "import derta"))
     for _ in range(rounds):
-        helps.append(run(str(_TRAIN), "--help"))
+        helps.append(run(*command_of("train"), "--help"))
     own = statistics.median(imports) - statistics.median(bare)
     lines = [
         Line("f", "import derta, beyond an empty Python", "s", own, goal=0.2),
@@ -54,7 +52,7 @@ def startup(size: str) -> list[Line]:
         model, data = _prepare(Path(folder))
         mine, theirs = [], []
         for number in range(rounds):
-            mine.append(run(str(_TRAIN), *_overrides(model, data, Path(folder) / f"ours{number}", 1)))
+            mine.append(run(*command_of("train"), *_overrides(model, data, Path(folder) / f"ours{number}", 1)))
             theirs.append(run("-m", "derta.benchmark.plain_sft", str(model), str(data), f"{folder}/trl{number}", "1"))
         whole = compared("f", "command to one trained and saved step", "s", mine, theirs, peer_name="plain TRL script")
     more = statistics.median(a - b for a, b in zip(mine, theirs, strict=True))
@@ -99,7 +97,7 @@ def scaling(size: str) -> list[Line]:
             launcher = (
                 ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
             )
-            run(*launcher, str(_TRAIN), *overrides)
+            run(*launcher, *command_of("train"), *overrides)
             lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
             speeds[ranks] = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line][1:]
     return [compared("h", "two CPU ranks", "tokens/s", speeds[2], speeds[1], peer_name="one rank")]

@@ -13,7 +13,6 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -25,9 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from derta.config.failures import end_rank, is_loader_death, tell_launcher
 from derta.config.help_text import help_text
 from derta.config.paths import expand_home, home_in_argument
+from derta.config.shipped import CONF_DIR, as_typed
 from derta.errors import InputError, RunStopped
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 ConfigT = TypeVar("ConfigT")
 _SECONDS_FOR_RANK_0 = 5
 
@@ -108,7 +107,7 @@ def launch(
     wants_help = len(arguments) == len(overrides) + 1 and bool({"-h", "--help"} & set(arguments))
     if wants_help:
         with contextlib.suppress(*_COMPOSE_ERRORS):  # what does not compose is explained below
-            return print(help_text(CONF_DIR, config_name, overrides))
+            return print(as_typed(help_text(CONF_DIR, config_name, overrides)))
     if wants_help or len(overrides) == len(arguments):
         problems = command_line_problems(arguments, config_name, check)
         if problems:
@@ -137,6 +136,7 @@ def reporting_errors(function: Callable[..., Any], *args: Any) -> Any:
 
 def fail(message: str) -> None:
     """Say it once, whatever the number of ranks, and stop."""
+    message = as_typed(message)
     if is_main_rank():
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:

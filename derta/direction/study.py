@@ -17,8 +17,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from derta.config.compose import CONF_DIR, command_line_problems, register_schema, to_config
+from derta.config.compose import command_line_problems, register_schema, to_config
 from derta.config.direction import DiagnoseRunConfig
+from derta.config.shipped import CONF_DIR
 from derta.direction.collect import collect
 from derta.direction.diagnose import DIRECTION_JSON, diagnose
 from derta.direction.forward import AllFiltered

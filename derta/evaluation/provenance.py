@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.config.evaluation import EvaluateRunConfig
+from derta.config.shipped import started_module
 from derta.storage.versions import package_versions
 
 _ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^\s/=,:\[\]{}'\"]+/)*[^\s/=,:\[\]{}'\"]+")
@@ -35,5 +36,7 @@ def shown_path(path: str) -> str:
 
 
 def shown_command(arguments: list[str]) -> str:
-    """The command without absolute paths and without the interpreter's own arguments."""
+    """The command without absolute paths: `launch/evaluate.py ...` or `-m derta.launch.evaluate ...`."""
+    if module := started_module():
+        arguments = ["-m", module, *arguments[1:]]
     return " ".join(_ABSOLUTE.sub(lambda match: shown_path(match[0]), argument) for argument in arguments)

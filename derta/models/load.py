@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derta.config import Dtype, ModelConfig
+from derta.config.shipped import shipped_file
 from derta.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _read_template(name: str) -> str:
-    path = Path(name)
+    path = shipped_file(name)
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8")

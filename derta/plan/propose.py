@@ -19,8 +19,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from derta.config import Arm, DistributedConfig, PeftMethod
-from derta.config.compose import CONF_DIR
 from derta.config.plan import PlanRunConfig
+from derta.config.shipped import CONF_DIR
 from derta.models.devices import Gpu
 from derta.plan.memory import RankMemory, Settings, rank_memory
 from derta.plan.shape import ModelShape, model_shape

@@ -25,10 +25,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from derta.config.shipped import command_of
 from derta.errors import InputError
 from derta.storage.atomic import write_atomically
 
-LAUNCH = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "launch"))
 _PLAIN = re.compile(r"[\w./-]+")
 _HEARTBEAT = 15.0  # seconds between progress lines
 _POLL = 0.2
@@ -92,7 +92,7 @@ def launch_command(script: str, *arguments: str, ranks: int = 1, torchrun: bool 
     if ranks > 1 or torchrun:
         # --standalone: every job has a rendezvous of its own, on a port that the system picks
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    return [*launcher, str(LAUNCH / f"{script}.py"), *arguments]
+    return [*launcher, *command_of(script), *arguments]
 
 
 def quoted(value: Path | str) -> str:

@@ -3,8 +3,9 @@
 #
 #     sbatch --nodes 4 launch/slurm/train.sh +experiment=llama3_70b_lora output_dir=SHARED/run trainer.save_steps=100
 #
-# Submit it from the repository, with its environment active. output_dir, model and data must lie where all nodes see
-# them. Five minutes before the time limit every rank saves a checkpoint, and the job is queued again to go on from it.
+# Submit it with the environment active, from the repository or, where derta is installed, from anywhere. output_dir,
+# model and data must lie where all nodes see them. Five minutes before the time limit every rank saves a checkpoint, and
+# the job is queued again to go on from it.
 #SBATCH --job-name=derta
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -19,11 +20,12 @@ set -euo pipefail
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes%%$'\n'*}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+if [ -f launch/train.py ]; then train=(launch/train.py); else train=(-m derta.launch.train); fi
 
 # A port of its own for every job: two jobs may share a head node.
 srun --ntasks-per-node=1 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-8}" \
     --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$head:$((20000 + SLURM_JOB_ID % 10000))" \
-    --shutdown-timeout 270 launch/train.py "$@" &
+    --shutdown-timeout 270 "${train[@]}" "$@" &
 step=$!
 
 # srun hands SIGTERM to the torchruns, they to their ranks, which agree, save and leave within --shutdown-timeout.

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config.compose import CONF_DIR
+from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from derta.config.compose import CONF_DIR
+from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 
 SHIPPED_SYNONYMS = CONF_DIR / "eval" / "synonyms"

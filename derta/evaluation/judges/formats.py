@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from derta.config.judging import JudgeName, JudgingConfig
+from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 from derta.evaluation.records import Compliance
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "conf" / "eval" / "templates"
+TEMPLATES = CONF_DIR / "eval" / "templates"
 _PLACEHOLDER = re.compile(r"\{(prompt|response)\}")
 _WILDGUARD_LINE = re.compile(r"^\s*(harmful request|response refusal|harmful response)\s*:\s*(\S+)\s*$", re.M | re.I)
 _CATEGORY = re.compile(r"S\d{1,2}")
