@@ -37,7 +37,7 @@ from derta.errors import InputError
 from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.provenance import shown_command, shown_path
 from derta.models.fingerprint import fingerprint
-from derta.models.load import resolve_dtype
+from derta.models.precision import resolve_dtype
 from derta.models.target import TargetModel, load_target
 from derta.residual.blocks import locate_blocks
 from derta.residual.direction_files import Direction, save_direction
@@ -70,7 +70,7 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
     target = load_target(config.model, device=device)
     sides = load_sides(config.direction, target)
     identity = {
-        "model": {"sha256": sha256, "dtype": resolve_dtype(config.model.dtype)},
+        "model": {"sha256": sha256, "dtype": resolve_dtype(config.model)},
         "prompts": {side.name: side.sha256 for side in sides},
         "references": {shown_path(name): _sha256(name) for name in config.direction.references},
         "judge": judge_identity(config.direction.judge, config.direction.judging),

@@ -30,7 +30,7 @@ from derta.evaluation.results import PROBABILITY_FILE, SUMMARY_FILE, ResultsFold
 from derta.models.fingerprint import fingerprint
 from derta.models.generation import Batch, check_logits, plan_batches
 from derta.models.inputs import Generation, Key, ModelInput
-from derta.models.load import resolve_dtype
+from derta.models.precision import resolve_dtype
 from derta.models.target import TargetModel, load_target
 from derta.objective.refusal_probability import curve_by_position, row_curves, separation
 from derta.objective.refusal_token import resolve_refusal_token
@@ -114,7 +114,7 @@ def describe_model(config: EvaluateRunConfig) -> dict[str, Any]:
     """What the model is recognised by."""
     return {
         "sha256": fingerprint(config.model.name_or_path, config.model.revision),
-        "dtype": resolve_dtype(config.model.dtype),
+        "dtype": resolve_dtype(config.model),
     }
 
 

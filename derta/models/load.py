@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config import Dtype, ModelConfig
+from derta.config import ModelConfig
 from derta.config.shipped import shipped_file
 from derta.errors import InputError
 
@@ -57,15 +57,6 @@ def check_source(name_or_path: str) -> Path | str:
     if path.exists() or not _HUB_ID.fullmatch(name_or_path) or name_or_path.startswith("runs/"):
         raise InputError(f"model.name_or_path={shown(path)}: no such directory, and not a hub id (owner/name)")
     return name_or_path
-
-
-def resolve_dtype(dtype: Dtype) -> str:
-    """torch's name of the precision; `auto`: bfloat16 on an accelerator, float32 on a CPU (where bfloat16 is slow)."""
-    import torch
-
-    if dtype is not Dtype.auto:
-        return dtype.value
-    return "bfloat16" if torch.accelerator.is_available() else "float32"
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

@@ -18,7 +18,8 @@ from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, check_tokenizer
 from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_source, load_model, load_tokenizer, resolve_dtype
+from derta.models.load import ADAPTER_CONFIG, check_source, load_model, load_tokenizer
+from derta.models.precision import resolve_dtype
 from derta.models.served import Server
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def load_placed(config: ModelConfig, device: torch.device | str, placement: Plac
     """
     import torch
 
-    dtype, world = resolve_dtype(config.dtype), int(os.environ.get("WORLD_SIZE", "1"))
+    dtype, world = resolve_dtype(config), int(os.environ.get("WORLD_SIZE", "1"))
     if placement is Placement.copy_per_rank:
         return load_model(config, dtype).to(torch.device(device))  # type: ignore[arg-type]
     if placement is Placement.device_map:

@@ -85,7 +85,8 @@ def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_mod
     check_contamination(config.data, rows)
 
     from derta.models.fingerprint import fingerprint
-    from derta.models.load import check_source, load_tokenizer, resolve_dtype
+    from derta.models.load import check_source, load_tokenizer
+    from derta.models.precision import resolve_dtype
     from derta.training.arguments import shared_arguments
     from derta.training.hangs import HangWatch
     from derta.training.preemption import StopAtStepBoundary
@@ -95,7 +96,7 @@ def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_mod
     tokenizer = load_tokenizer(config.model)
     has_chats = any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"])
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
-    dtype = resolve_dtype(config.model.dtype)
+    dtype = resolve_dtype(config.model)
     model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
     probe_rows = load_probe_rows(config, rows.dataset)
     description = describe_run(config, rows.sha256, ranks, model_sha256)

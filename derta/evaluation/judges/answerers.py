@@ -81,13 +81,14 @@ class LocalAnswerer:
     def _load(self) -> None:
         import torch
 
-        from derta.models.load import load_model, load_tokenizer, resolve_dtype
+        from derta.models.load import load_model, load_tokenizer
+        from derta.models.precision import resolve_dtype
 
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
         try:
             self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.config)
-            model = load_model(self.config, resolve_dtype(self.config.dtype))
+            model = load_model(self.config, resolve_dtype(self.config))
         except InputError as error:
             raise InputError(f"the judge cannot be loaded (judging.model): {error}") from error
         self._ends, self._pad = _special_ids(self.tokenizer, model)
