@@ -2,32 +2,26 @@
 
     OUTPUT/train.parquet  OUTPUT/holdout.parquet (if asked)  OUTPUT/manifest.json (last)
 
-Everything is written into the hidden sibling `.OUTPUT.building` and renamed into place when it is complete and on
-disk. A build that is killed leaves at most that sibling, which no reader takes for a dataset and the next build wipes.
+Everything is written into a hidden sibling and renamed into place when it is complete and on disk. A build that is
+killed leaves at most that sibling, which no reader takes for a dataset and the next build wipes.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from derta.data.assemble import assemble, find_origins
 from derta.data.manifest import MANIFEST_NAME, build_key, describe_output, make_manifest, read_manifest
 from derta.data.recipe import Recipe
 from derta.data.schema import Row
 from derta.errors import InputError
+from derta.storage.atomic import new_folder, write_errors_named, write_json_atomically
 from derta.storage.read_files import sha256_of
 
 _OWN_FILES = {"train.parquet", "holdout.parquet", MANIFEST_NAME}
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -57,16 +51,14 @@ def build(
     existing = _check_output(output, key, overwrite)
     if existing is not None:
         return BuildResult(existing, already_built=True)
-    with _workspace(output) as workspace:
+    with new_folder(output, f"output={output}") as workspace:
         assembled = assemble(recipe, origins, workers, limit, progress)
-        with _write_errors_named(output):
+        with write_errors_named(f"output={output}"):
             outputs = {"train.parquet": _write_rows(assembled.train, workspace / "train.parquet", recipe)}
             if assembled.holdout:
                 outputs["holdout.parquet"] = _write_rows(assembled.holdout, workspace / "holdout.parquet", recipe)
             manifest = make_manifest(recipe, key, limit, origins, assembled, outputs)
-            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            _write_synced(workspace / MANIFEST_NAME, text.encode("utf-8"))
-            _move_into_place(workspace, output)
+            write_json_atomically(workspace / MANIFEST_NAME, manifest)
     return BuildResult(manifest, already_built=False)
 
 
@@ -108,57 +100,6 @@ def _check_output(output: Path, key: str, overwrite: bool) -> dict[str, Any] | N
     return manifest
 
 
-@contextmanager
-def _workspace(output: Path) -> Iterator[Path]:
-    """An empty hidden directory beside `output`, locked against a second build and removed whatever happens."""
-    workspace = output.parent / f".{output.name}.building"
-    lock_path = output.parent / f".{output.name}.lock"
-    with _write_errors_named(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_path.open("w")
-    with lock:
-        _lock(lock, output)
-        try:
-            with _write_errors_named(output):
-                shutil.rmtree(workspace, ignore_errors=True)
-                workspace.mkdir()
-            yield workspace
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
-
-
-def _lock(lock: TextIO, output: Path) -> None:
-    """Hold the lock until the file is closed; the kernel releases it when the process is killed."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"output={output}: another build is writing there; fix: wait or choose another output"
-        ) from None
-    except OSError as error:  # a file system without locks: two builds at once are then not noticed
-        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
-            raise
-
-
-@contextmanager
-def _write_errors_named(output: Path) -> Iterator[None]:
-    """Turn a failed write into one error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in _NO_SPACE:
-            raise InputError(
-                f"output={output}: no space left to write the dataset ({why}); nothing was left behind; fix: free "
-                "space or raise the quota, then run the same command again"
-            ) from error
-        raise InputError(
-            f"output={output}: cannot be written ({why}); nothing was left behind; "
-            "fix: choose a directory you may write to"
-        ) from error
-
-
 def rows_to_table(rows: list[Row]) -> Any:
     """An Arrow table with fixed types: a column of nulls alone would otherwise lose its type."""
     import pyarrow as pa
@@ -173,37 +114,7 @@ def rows_to_table(rows: list[Row]) -> Any:
 
 def _write_rows(rows: list[Row], path: Path, recipe: Recipe) -> dict[str, Any]:
     """Write parquet with fixed settings, so that equal rows give equal bytes."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows_to_table(rows), sink, compression="zstd", row_group_size=10_000)
-    _write_synced(path, sink.getvalue())
+    pq.write_table(rows_to_table(rows), path, compression="zstd", row_group_size=10_000)
     return describe_output(rows, sha256_of(path), recipe.sources)
-
-
-def _write_synced(path: Path, data: Any) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _move_into_place(workspace: Path, output: Path) -> None:
-    """Rename the finished directory to `output`; a dataset that is there is set aside first and removed after."""
-    old = output.parent / f".{output.name}.replaced"
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    try:
-        workspace.rename(output)
-    except OSError:
-        if old.exists():
-            old.rename(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    folder = os.open(output.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -13,7 +13,6 @@ Activations are changed while they are computed and weights never, so the model 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -42,7 +41,7 @@ from derta.models.target import TargetModel, load_target
 from derta.residual.blocks import locate_blocks
 from derta.residual.direction_files import Direction, save_direction
 from derta.residual.interventions import activation_addition, directional_ablation, subspace_ablation
-from derta.storage.atomic import write_atomically
+from derta.storage.claim import Claim
 from derta.storage.versions import package_versions
 
 if TYPE_CHECKING:
@@ -76,8 +75,10 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
         "judge": judge_identity(config.direction.judge, config.direction.judging),
         "settings": {k: v for k, v in plain(asdict(config.direction)).items() if k not in (*_FREE, "references")},
     }
-    report = _finished(output, identity)
-    if report is None:
+    claim = Claim(output / DIRECTION_JSON, identity, work="diagnostic", named=f"output_dir={output}")
+    if claim.held():
+        report = claim.content()
+    else:
         references = {
             shown_path(name): load_reference(name, config.model, target, sides, config.direction)
             for name in config.direction.references
@@ -89,9 +90,9 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
             "seconds": round(time.monotonic() - began, 1),
             "versions": package_versions(),
         }
-        report = {"label": config.label or Path(config.model.name_or_path).name, "identity": identity, "run": run}
-        report |= found
-        _write(output, report, search)
+        label = config.label or Path(config.model.name_or_path).name
+        report = {"identity": claim.identity, "label": label, "run": run} | found
+        _write(claim, report, search)
     if config.summary:
         add_to_summary(config.summary, report["ablation_robustness"])
     return report
@@ -181,30 +182,8 @@ def _sha256(reference: str) -> str:
     return sha256_of(Path(reference)) if Path(reference).is_file() else fingerprint(reference)
 
 
-def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of the same diagnostic, if it is there.
-
-    Raises:
-        InputError: the folder holds another diagnostic.
-    """
-    file = output / DIRECTION_JSON
-    if not file.is_file():
-        return None
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        there = report["identity"]
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"{file} is not the result of a diagnostic: give another output_dir, or remove it") from None
-    identity = json.loads(json.dumps(identity))
-    if differing := sorted(key for key in identity if there.get(key) != identity[key]):
-        raise InputError(
-            f"output_dir={output} holds another diagnostic (it differs in: {', '.join(differing)}): give another "
-            "output_dir, or remove that folder"
-        )
-    return report
-
-
-def _write(output: Path, report: dict[str, Any], search: Search) -> None:
+def _write(claim: Claim, report: dict[str, Any], search: Search) -> None:
+    output = claim.file.parent
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -215,4 +194,4 @@ def _write(output: Path, report: dict[str, Any], search: Search) -> None:
         vector = search.at(chosen.position, chosen.layer)
         save_direction(output / DIRECTION_FILE, Direction(vector, chosen.position, chosen.layer, about))
     write_figures(report, output)
-    write_atomically(output / DIRECTION_JSON, json.dumps(report, indent=1) + "\n")
+    claim.take(**{key: value for key, value in report.items() if key != "identity"})

@@ -11,7 +11,6 @@ direction was found, which is not evidence of robustness, nor where nothing was 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from derta.errors import InputError
 from derta.evaluation.gate import read_summary
 from derta.evaluation.results import SUMMARY_FILE
-from derta.storage.atomic import write_atomically
+from derta.storage.atomic import write_json_atomically
 
 KEY = "ablation_robustness"
 SHOWN = ("rate", "low", "high", "n")
@@ -52,4 +51,4 @@ def add_to_summary(folder: str, score: Mapping[str, Any]) -> None:
     """Write the score into summary.json, for the report and the gate."""
     file = Path(folder) / SUMMARY_FILE if Path(folder).is_dir() else Path(folder)
     content = read_summary(folder) | {KEY: {name: score[name] for name in SHOWN}}
-    write_atomically(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    write_json_atomically(file, content)

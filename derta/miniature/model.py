@@ -6,16 +6,13 @@ python -m derta.miniature.model output=DIR seed=0
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.miniature.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
-from derta.storage.atomic import apply_umask
+from derta.storage.atomic import new_folder
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -74,16 +71,10 @@ def write_fresh_model(output_dir: str | Path, seed: int) -> Path:
         raise InputError(
             f"output={output} exists and holds no miniature model of seed {seed}; give a new directory or remove it"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        tokenizer.save_pretrained(unfinished)
-        fresh_model(tokenizer, seed).save_pretrained(unfinished)
-        apply_umask(unfinished)
-        os.replace(unfinished, output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with new_folder(output, f"output={output}") as folder:
+        tokenizer.save_pretrained(folder)
+        fresh_model(tokenizer, seed).save_pretrained(folder)
     return output
 
 

@@ -1,6 +1,6 @@
 """A plain Hugging Face directory out of any run: an adapter merged into its base, or a full model as it is.
 
-    source -> model -> logits of a probe -> merge -> output.partial -> read again -> the same logits? -> output
+    source -> model -> logits of a probe -> merge -> hidden folder -> read again -> the same logits? -> output
 
 The output appears only when what was read back says the same. Weights come from safetensors. Only where a run kept
 none beside its ZeRO state (stage3_gather_16bit_weights_on_model_save=false) are that state's pickles read, by
@@ -21,7 +21,7 @@ from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
-from derta.storage.atomic import PARTIAL, apply_umask
+from derta.storage.atomic import new_folder, write_errors_named
 from derta.training.card import DERTA_CONFIG_FILE
 from derta.training.checkpoints import RECORD, complete_checkpoints
 from derta.training.identity import CONFIG_FILE
@@ -68,7 +68,6 @@ def export(config: ExportConfig) -> Exported:
     if output.exists():
         raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
     run = named_evaluation(config.evaluation, source) if config.evaluation else find_evaluation(source)
-    partial = output.with_name(output.name + PARTIAL)
     model, kind, stored = _load(source, config)
     tokenizer = _tokenizer(source, config)
     check_vocabulary(model, tokenizer)
@@ -77,8 +76,8 @@ def export(config: ExportConfig) -> Exported:
     if kind == "merged adapter":
         model = model.merge_and_unload(safe_merge=True)
     _set_end_tokens(model, tokenizer)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    named = f"output={shown(output)}"
+    with new_folder(output, named) as partial, write_errors_named(named):
         model.to(getattr(torch, dtype)).save_pretrained(partial)
         del model
         tokenizer.save_pretrained(partial)
@@ -93,14 +92,7 @@ def export(config: ExportConfig) -> Exported:
             write_evaluation(partial / _CARD, run)
         again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))
         rounded = dtype != "float32" and (kind != "full model" or dtype != stored)
-        result = _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
-        apply_umask(partial)
-        partial.rename(output)
-    except OSError as error:
-        raise InputError(f"output={shown(output)} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return result
+        return _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
 
 
 def find_model(source: Path) -> Path:

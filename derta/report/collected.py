@@ -12,8 +12,6 @@ itself decides (of its refusals, of positions) have an interval over seeds alone
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +29,7 @@ from derta.report.runs import load_runs
 from derta.statistics.positions import POSITION_BUCKETS
 from derta.statistics.two_way import rate_interval, two_way_interval
 from derta.storage.atomic import write_atomically
+from derta.storage.csv_files import csv_text
 
 MEMBER_FILE = "sweep.json"
 """In the folder of each evaluation of a sweep: the arm and the seed that it belongs to."""
@@ -86,8 +85,8 @@ def write_tables(root: Path, output: Path) -> str:
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "table.json", json.dumps(collected, indent=2, ensure_ascii=False) + "\n")
-        write_atomically(output / "table.csv", _csv(_long(collected)))
-        write_atomically(output / "differences.csv", _csv(collected["differences"]))
+        write_atomically(output / "table.csv", csv_text(_long(collected)))
+        write_atomically(output / "differences.csv", csv_text(collected["differences"]))
         write_atomically(output / "table.md", text)
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}") from error
@@ -260,12 +259,3 @@ def _long(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, numbers in entry["measures"].items()
         if numbers is not None
     ]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()

@@ -7,7 +7,6 @@ is the directory above. Models from elsewhere simply have no curves.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from derta.report.runs import Run
+from derta.storage.json_lines import read_lines
 
 METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 CURVES = ("loss", "mle_loss", "rto_loss", "refusal_prob")
@@ -49,11 +49,8 @@ def training_run(run: Run) -> TrainingRun | None:
 
 def _curves(file: Path) -> dict[str, list[tuple[int, float | None]]]:
     found: dict[str, list[tuple[int, float | None]]] = {}
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            step = int(line["step"])
-        except (ValueError, TypeError, KeyError):  # the line that a running or killed training was writing
+    for line in read_lines(file):
+        if not isinstance(step := line.get("step"), int):
             continue
         for name, value in line.items():
             if name in CURVES or (name.startswith("probe/") and not name.startswith(_NO_CURVES)):

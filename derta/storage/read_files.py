@@ -1,24 +1,26 @@
-"""Local files to records: JSONL, JSON, CSV, parquet and Arrow, each record with the line (or row) it stands on.
+"""Local files to records: JSONL, JSON, CSV, TSV, parquet and Arrow, each record with the line (or row) it stands on.
 
-A `.json` file that starts with "[" is one list of objects; otherwise it is read as JSON Lines, which public datasets
-often store under that name. Text files must be UTF-8. Values are never printed in errors.
+A `.json` file holds a list of objects, an object with such a list in it, or JSON Lines, which public datasets often
+store under that name. Text files must be UTF-8. Values are never printed in errors.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
+from derta.storage.csv_files import csv_records
+from derta.storage.json_lines import parse, parse_lines
 from derta.storage.places import Place, Record, describe
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+LISTS = ("completions", "responses", "results", "jailbreaks")
+"""Names under which files that are one object hold the list of their records."""
 # what a saved dataset keeps beside its Arrow files, and a built one beside its parquet files
 _DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "manifest.json")
 _BOM = b"\xef\xbb\xbf"
@@ -36,9 +38,7 @@ def sha256_of(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); fix: check that it is a file you may read"
-        ) from None
+        raise _unreadable(path, error) from None
     return digest.hexdigest()
 
 
@@ -79,148 +79,139 @@ def _files_at(path: Path) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
 
 
-def read_file(path: Path) -> Iterator[Record]:
-    """The records of one file in order.
+def read_values(path: Path) -> Iterator[tuple[Place, Any]]:
+    """What stands in one file, in order: objects, or other JSON values.
 
     Raises:
-        InputError: not UTF-8, malformed JSON or CSV, not a parquet or Arrow file, an empty file, an unknown suffix.
+        InputError: not readable, not UTF-8, malformed JSON or CSV, not a parquet or Arrow file, an empty file, an
+            unknown suffix.
     """
-    readers = {
-        ".json": _read_json,
-        ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-        ".arrow": _read_arrow,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix}'; fix: convert the file")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        fix = f"unpack it: gunzip {path.name}" if suffix == ".gz" else "convert the file"
+        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found '{path.suffix}'; fix: {fix}")
+    found: Iterator[tuple[Place, Any]]
+    if suffix in (".parquet", ".arrow"):
+        found = _rows(path, _parquet_batches if suffix == ".parquet" else _arrow_batches)
+    elif suffix in (".csv", ".tsv"):
+        found = ((record.place, record.values) for record in csv_records(path, _text_of(path)))
+    else:
+        found = (_json if suffix == ".json" else _json_lines)(path, _text_of(path))
     empty = True
-    for record in reader(path):
+    for place, value in found:
         empty = False
-        yield record
+        yield place, value
     if empty:
         raise InputError(f"{path}: expected at least one record, found none; fix: give a file with data")
 
 
-def _decode(path: Path, data: bytes) -> str:
+def read_file(path: Path) -> Iterator[Record]:
+    """The records of one file in order.
+
+    Raises:
+        InputError: as `read_values`; a value that is no object.
+    """
+    for place, value in read_values(path):
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{place}: expected a JSON object, found {describe(value)}; fix: correct or remove the {place.unit}"
+            )
+        yield Record(place, value)
+
+
+def _text_of(path: Path) -> str:
     """Text of a UTF-8 file, or an error that names the line of the first bad byte."""
     try:
-        return data.removeprefix(_BOM).decode("utf-8")
+        data = path.read_bytes().removeprefix(_BOM)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.removeprefix(_BOM)[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise InputError(
-            f"{path}, line {line}: expected UTF-8 text, found a byte that is not (0x{error.object[error.start]:02x}); "
+            f"{path}, line {line}: expected UTF-8 text, found a byte that is not (0x{data[error.start]:02x}); "
             f"fix: convert the file, for example with: iconv -f LATIN1 -t UTF-8 {path.name}"
         ) from None
 
 
-def _read_json_lines(path: Path) -> Iterator[Record]:
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({error.strerror}); fix: check that it is a file you may read")
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[Place, Any]]:
     """JSON Lines; every malformed line of the file is listed in one error."""
-    bad: list[str] = []
-    good: list[Record] = []
-    # split at "\n" only: str.splitlines would also split at U+2028, which may stand inside a JSON string
-    for number, line in enumerate(_decode(path, path.read_bytes()).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = Place(str(path), number)
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            bad.append(
-                f"{place}: expected one JSON object per line, found malformed JSON ({error.msg} at column "
-                f"{error.colno}); fix: correct or remove the line"
-            )
-            continue
-        if not isinstance(value, dict):
-            bad.append(f"{place}: expected a JSON object, found {describe(value)}; fix: correct or remove the line")
-            continue
-        good.append(Record(place, value))
+    lines = list(parse_lines(text))
+    bad = [
+        f"{Place(str(path), number)}: expected one JSON value per line, found {_wrong(value)}; fix: correct or remove "
+        "the line"
+        for number, value in lines
+        if isinstance(value, ValueError)
+    ]
     if bad:
         raise InputError.listing(f"{path} is not valid JSON Lines:", bad)
-    yield from good
+    return ((Place(str(path), number), value) for number, value in lines)
 
 
-def _read_json(path: Path) -> Iterator[Record]:
-    text = _decode(path, path.read_bytes())
-    if not text.lstrip().startswith("["):
-        yield from _read_json_lines(path)
-        return
+def _wrong(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"malformed JSON ({error.msg} at column {error.colno})"
+    return f"JSON that cannot be used ({str(error).partition(':')[0]})"
+
+
+def _json(path: Path, text: str) -> Iterator[tuple[Place, Any]]:
+    """A list, an object that holds one, or JSON Lines under the name .json."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        whole = parse(text)
+    except ValueError as error:
+        if not text.lstrip().startswith("[") and not isinstance(next(parse_lines(text), (0, error))[1], ValueError):
+            return _json_lines(path, text)
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"{path}, line {error.lineno}: expected a JSON list of objects, found malformed JSON "
-            f"({error.msg} at column {error.colno}); fix: correct the file"
+            f"{path}{line}: expected a JSON list of objects, found {_wrong(error)}; fix: correct the file"
         ) from None
-    for number, value in enumerate(values, start=1):
-        place = Place(str(path), number, "item")
-        if not isinstance(value, dict):
-            raise InputError(f"{place}: expected a JSON object, found {describe(value)}; fix: correct or remove it")
-        yield Record(place, value)
+    if isinstance(whole, dict):
+        whole = next((whole[name] for name in LISTS if isinstance(whole.get(name), list)), [whole])
+    if not isinstance(whole, list):
+        raise InputError(f"{path}: expected a JSON list of objects, found {describe(whole)}; fix: correct the file")
+    return ((Place(str(path), number, "item"), value) for number, value in enumerate(whole, start=1))
 
 
-def _read_csv(path: Path) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # responses are longer than the module's default of 128 KiB
-    reader = csv.reader(io.StringIO(_decode(path, path.read_bytes()), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        line = reader.line_num + 1
-        if twice := sorted({name for name in header if name and header.count(name) > 1}):
-            raise InputError(
-                f"{path}, line 1: expected every column once, found {', '.join(twice)} more than once; fix: rename or "
-                "remove the others"
-            )
-        for cells in reader:
-            place = Place(str(path), line)
-            line = reader.line_num + 1  # a quoted cell may span lines, so the next record starts after them
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"{place}: expected {len(header)} cells as in the header, found {len(cells)}; "
-                    "fix: quote cells that hold commas or line breaks"
-                )
-            yield Record(place, dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: malformed CSV ({error}); fix: correct the quoting") from None
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _rows(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[tuple[Place, Any]]:
     import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches(path):
+            for values in batch.to_pylist():
+                number += 1
+                yield Place(str(path), number, "row"), values
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError) as error:
+        kind = "parquet" if path.suffix.lower() == ".parquet" else "Arrow"
+        where = f" behind row {number}" if number else ""
+        reason = type(error).__name__ if isinstance(error, UnicodeDecodeError) else _first_line(error)
+        raise InputError(f"{path}: not a readable {kind} file{where} ({reason}); fix: copy it again") from None
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from _records_of(path, file.iter_batches())
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable parquet file ({_first_line(error)}); fix: copy it again") from None
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches()
 
 
-def _read_arrow(path: Path) -> Iterator[Record]:
+def _arrow_batches(path: Path) -> Iterator[Any]:
     """Both Arrow formats: the stream that `datasets` saves, and the IPC file (feather)."""
     import pyarrow as pa
 
-    try:
-        with pa.OSFile(str(path), "rb") as source:
-            try:
-                reader: Any = pa.ipc.open_stream(source)
-                batches: Iterator[Any] = iter(reader)
-            except pa.ArrowInvalid:
-                reader = pa.ipc.open_file(source)
-                batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-            yield from _records_of(path, batches)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable Arrow file ({_first_line(error)}); fix: copy it again") from None
-
-
-def _records_of(path: Path, batches: Iterator[Any]) -> Iterator[Record]:
-    number = 0
-    for batch in batches:
-        for values in batch.to_pylist():
-            number += 1
-            yield Record(Place(str(path), number, "row"), values)
+    with pa.OSFile(str(path), "rb") as source:
+        try:
+            stream: Any = pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:
+            whole: Any = pa.ipc.open_file(source)
+            yield from (whole.get_batch(index) for index in range(whole.num_record_batches))
+            return
+        yield from stream
 
 
 def _first_line(error: Exception) -> str:

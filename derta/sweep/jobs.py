@@ -10,7 +10,6 @@ change, so a start costs no more with 70B weights than with small ones.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -27,7 +26,8 @@ from typing import Any
 
 from derta.config.shipped import command_of
 from derta.errors import InputError
-from derta.storage.atomic import write_atomically
+from derta.storage.atomic import write_json_atomically
+from derta.storage.json_lines import read_lines
 
 _PLAIN = re.compile(r"[\w./-]+")
 _HEARTBEAT = 15.0  # seconds between progress lines
@@ -74,12 +74,11 @@ class Job:
     def progress(self) -> str:
         """The last logged step, where the job is a training run, and what the probe saw last."""
         metrics = self.run_dir / "metrics.jsonl" if self.run_dir else None
-        if metrics is None or not metrics.is_file():
+        if metrics is None:
             return self.name
         last: dict[str, Any] = {}
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the line that is being written
-                last |= json.loads(line)
+        for entry in read_lines(metrics):
+            last |= entry
         if "loss" not in last:
             return self.name
         auroc = f", AUROC of P(refusal) {float(last['probe/auroc']):.2f}" if "probe/auroc" in last else ""
@@ -241,8 +240,7 @@ def _description(job: Job, needs: Sequence[Job]) -> dict[str, object]:
 
 def _record(job: Job, needs: Sequence[Job], logs: Path) -> None:
     if _stamp(job.proof) is not None:
-        text = json.dumps(_description(job, needs), indent=2) + "\n"
-        write_atomically(logs / f"{_file_name(job)}.done.json", text)
+        write_json_atomically(logs / f"{_file_name(job)}.done.json", _description(job, needs))
 
 
 def _is_done(job: Job, needs: Sequence[Job], logs: Path) -> bool:

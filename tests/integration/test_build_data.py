@@ -162,7 +162,7 @@ def test_manifest_says_what_went_in_and_shows_no_text_and_no_path(tmp_path):
         assert entry["sha256"] == hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("moment", [".out.building", ".out.building/train.parquet"])
+@pytest.mark.parametrize("moment", [".out.partial", ".out.partial/train.parquet"])
 def test_killed_build_leaves_nothing_that_looks_complete(tmp_path, moment):
     make_recipe(tmp_path, rows=2000)
     process = subprocess.Popen(
@@ -178,7 +178,7 @@ def test_killed_build_leaves_nothing_that_looks_complete(tmp_path, moment):
     if (tmp_path / "out").exists():  # it was faster than the kill: then it must be whole
         assert len(load_rows("out").dataset) == 2700
     else:
-        assert (tmp_path / ".out.building").is_dir()
+        assert (tmp_path / ".out.partial").is_dir()
         with pytest.raises(InputError, match="expected a dataset, found nothing"):
             load_rows("out")
     built("recipe=recipe", "output=out")
@@ -197,7 +197,8 @@ def test_no_space_left(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert (
-        "no space left to write the dataset (File too large); nothing was left behind; fix: free space" in done.stderr
+        "cannot be written (no space left on the disk, File too large); nothing was left behind; fix: free"
+        in done.stderr
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["helpful.jsonl", "recipe.yaml", "safety.jsonl"]
 
@@ -210,7 +211,7 @@ def test_disk_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(build_module.os, "fsync", no_space)
     refused(
-        f"output={tmp_path}/out: no space left to write the dataset (No space left on device); "
+        f"output={tmp_path}/out: cannot be written (no space left on the disk, No space left on device); "
         f"nothing was left behind; "
         "fix: free space or raise the quota, then run the same command again",
         "recipe=recipe",
@@ -274,7 +275,7 @@ def test_two_builds_of_one_output(tmp_path):
     make_recipe(tmp_path)
     with (tmp_path / ".out.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another build is writing there; fix: wait or choose another output"):
+        with pytest.raises(InputError, match="another process is writing there; fix: wait"):
             built("recipe=recipe", "output=out")
     assert built("recipe=recipe", "output=out").startswith("built: out")
 

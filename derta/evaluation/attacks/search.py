@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from derta.errors import InputError
 from derta.evaluation.attacks.disguises import replace_query
 from derta.evaluation.provenance import shown_path
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text
 from derta.models.inputs import ModelInput
+from derta.storage.claim import Claim
 
 if TYPE_CHECKING:
     from derta.evaluation.judges.judge import Judge
@@ -101,8 +100,8 @@ class Search(ABC):
         if is_raw_text(row["prompt"]):
             return given_up("a raw text row holds no user message to rewrite")
         check_tokenizer(target.tokenizer)
-        checkpoint = Checkpoint(self._file(prompt_set, row), self._identity(row))
-        state = checkpoint.load()
+        checkpoint = self._checkpoint(prompt_set, row)
+        state = checkpoint.content()["state"] if checkpoint and checkpoint.held() else {}
         if state.get("retry"):
             state = {}
         if state.get("done"):
@@ -110,15 +109,17 @@ class Search(ABC):
         for later in self.steps(row, target, state):
             state = later
             bar.set_postfix_str(f"step {state['step']}/{self.budget}", refresh=False)
-            if state["done"] or state["step"] % self.save_steps == 0:
-                checkpoint.save(state)
+            if checkpoint and self.workspace.ranks.records and (state["done"] or state["step"] % self.save_steps == 0):
+                checkpoint.take(state=state)
         return state
 
-    def _file(self, prompt_set: str, row: Row) -> Path | None:
+    def _checkpoint(self, prompt_set: str, row: Row) -> Claim | None:
+        """The file that holds this row's state; None where nothing is kept."""
         if self.workspace.folder is None:
             return None
         name = hashlib.sha256(row["id"].encode("utf-8", "surrogatepass")).hexdigest()[:24]
-        return self.workspace.folder / prompt_set / self.name / f"{name}.json"
+        file = self.workspace.folder / prompt_set / self.name / f"{name}.json"
+        return Claim(file, self._identity(row), work="search", named=shown_path(str(file)))
 
     def _identity(self, row: Row) -> dict[str, Any]:
         content = json.dumps([row["prompt"], row["chosen"], row["rejected"]], sort_keys=True)
@@ -129,44 +130,6 @@ class Search(ABC):
             "row": row["id"],
             "row_sha256": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
         }
-
-
-class Checkpoint:
-    """The state of one search in one file, which is always a whole one. Without a file nothing is kept."""
-
-    def __init__(self, file: Path | None, identity: Mapping[str, Any]):
-        self.file = file
-        self.identity = json.loads(json.dumps(identity))
-
-    def load(self) -> State:
-        """The state; {} where there is none.
-
-        Raises:
-            InputError: the file is of another model, row, attack or setting, or is not one of ours.
-        """
-        if self.file is None or not self.file.is_file():
-            return {}
-        shown = shown_path(str(self.file))
-        try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            identity, state = content["identity"], content["state"]
-        except (ValueError, LookupError, TypeError):
-            raise InputError(f"{shown} is not the checkpoint of an attack: remove it") from None
-        differing = sorted(key for key in self.identity if identity.get(key) != self.identity[key])
-        if differing:
-            raise InputError(
-                f"{shown} is the checkpoint of another search (it differs in: {', '.join(differing)}): give another "
-                "output_dir, or remove its folder attacks"
-            )
-        return state
-
-    def save(self, state: State) -> None:
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps({"identity": self.identity, "state": state}, ensure_ascii=False))
-        os.replace(unfinished, self.file)
 
 
 def finished(state: State, content: str) -> State:

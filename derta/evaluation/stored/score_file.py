@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +28,9 @@ from derta.evaluation.records import Outcome, Verdict
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
 from derta.evaluation.stored.scores import Score, summarise
-from derta.storage.atomic import write_atomically
+from derta.storage.atomic import write_json_atomically
+from derta.storage.claim import Claim
+from derta.storage.json_lines import append_lines, read_lines
 
 IDENTITY_FILE = "judging.json"
 SCORES_FILE = "scores.jsonl"
@@ -53,13 +54,15 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
     }
     folder = Path(config.output or f"{config.responses}.{config.judge.value}")
     made = {"command": shown_command(sys.argv), "responses": shown_path(config.responses)}
-    _claim(folder, identity, made)
+    claim = Claim(folder / IDENTITY_FILE, identity, work="scoring", named=f"output={folder}", others="*")
     summary_file = folder / SUMMARY_FILE
-    if summary_file.is_file():
+    if not claim.held():
+        claim.take(run=made)
+    elif summary_file.is_file():
         return json.loads(summary_file.read_text(encoding="utf-8"))
     scores = _judge_missing(file.responses, judge, folder, config.judging.batch_size)
     summary = {"identity": identity, "run": made} | summarise(scores, file.label_names)
-    write_atomically(summary_file, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    write_json_atomically(summary_file, summary)
     return summary
 
 
@@ -80,56 +83,20 @@ def _hash_of_prompts(responses: Sequence[StoredResponse]) -> str:
     return hashlib.sha256(json.dumps([response.prompt for response in responses]).encode()).hexdigest()
 
 
-def _claim(folder: Path, identity: dict[str, Any], made: dict[str, Any]) -> None:
-    """Make the folder, or find that it holds (part of) this very judging."""
-    file = folder / IDENTITY_FILE
-    try:
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8")).get("identity", {})
-            if differing := sorted(key for key in identity if found.get(key) != identity[key]):
-                raise InputError(
-                    f"output={folder} holds scores of something else (it differs in {', '.join(differing)}): give "
-                    "another output, or remove that folder"
-                )
-            return
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"output={folder} holds other files: give a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps({"identity": identity, "run": made}, ensure_ascii=False, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"output={folder} cannot be written: {error.strerror}") from error
-    except json.JSONDecodeError:
-        raise InputError(f"{file} is not JSON: remove the folder and start again") from None
-
-
 def _judge_missing(responses: Sequence[StoredResponse], judge: Judge, folder: Path, batch_size: int) -> list[Score]:
     file = folder / SCORES_FILE
-    scores = _whole_lines(file)
-    with file.open("a", encoding="utf-8") as stream, tqdm(total=len(responses), desc="judged", disable=None) as bar:
+    scores = [Score.from_json(line) for line in read_lines(file)]
+    with tqdm(total=len(responses), desc="judged", disable=None) as bar:
         bar.update(len(scores))
         # Larger than a judge's own batch, so that it can sort by length and an endpoint has requests to run at once.
         size = batch_size * 8
         for start in range(len(scores), len(responses), size):
             batch = responses[start : start + size]
             new = _scores(batch, start, judge)
-            stream.writelines(json.dumps(score.to_json(), ensure_ascii=False) + "\n" for score in new)
-            stream.flush()
-            os.fsync(stream.fileno())
+            append_lines(file, (score.to_json() for score in new))
             scores += new
             bar.update(len(new))
     return scores
-
-
-def _whole_lines(file: Path) -> list[Score]:
-    """The scores that are on disk; what a killed run left of a line is cut off."""
-    if not file.is_file():
-        return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with file.open("r+b") as stream:
-            stream.truncate(len(whole))
-    return [Score.from_json(json.loads(line)) for line in whole.splitlines()]
 
 
 def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[Score]:

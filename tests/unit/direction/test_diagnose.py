@@ -149,7 +149,7 @@ def test_files_of_a_diagnostic(run_config: Callable[..., DiagnoseRunConfig], tmp
     stamp = (out / "direction.json").stat().st_mtime_ns
     assert diagnose(run_config()) == json.loads((out / "direction.json").read_text())
     assert (out / "direction.json").stat().st_mtime_ns == stamp
-    with pytest.raises(InputError, match="holds another diagnostic .*settings"):
+    with pytest.raises(InputError, match=r"holds another diagnostic.*\n  - settings\."):
         diagnose(run_config(selection=SelectionConfig(kl_max=0.2)))
 
 

@@ -127,7 +127,7 @@ def test_checkpoints_of_another_search_are_refused(tmp_path, plain_rows, refusin
         (gcg(Workspace(tmp_path, model={"sha256": "b"}), steps=1), "model"),
         (gcg(Workspace(tmp_path, model={"sha256": "a"}), steps=2), "settings"),
     ):
-        with pytest.raises(InputError, match=f"differs in: {differs}"):
+        with pytest.raises(InputError, match=rf"another search.*differs in:\n  - {differs}"):
             other.inputs(plain_rows[:1], refusing, "harmful")
     changed = {**plain_rows[0], "rejected": [{"role": "assistant", "content": "Sure, other steps"}]}
     with pytest.raises(InputError, match="row_sha256") as error:
@@ -135,7 +135,7 @@ def test_checkpoints_of_another_search_are_refused(tmp_path, plain_rows, refusin
     assert "harmful request" not in str(error.value)
     (file,) = tmp_path.rglob("*.json")
     file.write_text("[1")
-    with pytest.raises(InputError, match="not the checkpoint"):
+    with pytest.raises(InputError, match="does not say which search"):
         gcg(Workspace(tmp_path, model={"sha256": "a"}), steps=1).inputs(plain_rows[:1], refusing, "harmful")
 
 

@@ -109,12 +109,12 @@ def test_a_folder_of_something_else_is_refused(labelled, settings, judge_model, 
     out = str(tmp_path / "out")
     score_file(config(labelled, settings, output=out))
     other = judge_model({"gloomsteps": "no"}, "no")
-    with pytest.raises(InputError, match="differs in judge"):
+    with pytest.raises(InputError, match="differs in:\\n  - judge: "):
         score_file(config(labelled, other, output=out))
-    with pytest.raises(InputError, match="differs in harmful"):
+    with pytest.raises(InputError, match="differs in:\\n  - harmful: "):
         score_file(config(labelled, settings, output=out, harmful=False))
     labelled.write_text(labelled.read_text() + "\n")
-    with pytest.raises(InputError, match="differs in responses"):
+    with pytest.raises(InputError, match="differs in:\\n  - responses: "):
         score_file(config(labelled, settings, output=out))
     with pytest.raises(InputError, match="holds other files"):
         score_file(config(labelled, settings, output=str(tmp_path)))
