@@ -16,7 +16,7 @@ from typing import Any
 def parse_lines(text: str | bytes) -> Iterator[tuple[int, Any]]:
     """(number, value) of every line that is not blank; the value of a line that is no JSON is its ValueError."""
     # split at "\n" only: str.splitlines would also split at U+2028, which may stand inside a JSON string
-    lines = text.split(b"\n") if isinstance(text, bytes) else text.split("\n")
+    lines: list[str] | list[bytes] = text.split(b"\n") if isinstance(text, bytes) else text.split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:

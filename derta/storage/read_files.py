@@ -143,7 +143,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[Place, Any]]:
     """JSON Lines; every malformed line of the file is listed in one error."""
     lines = list(parse_lines(text))
     bad = [
-        f"{Place(str(path), number)}: expected one JSON value per line, found {_wrong(value)}; fix: correct or remove "
+        f"{Place(str(path), number)}: expected one JSON object per line, found {_wrong(value)}; fix: correct or remove "
         "the line"
         for number, value in lines
         if isinstance(value, ValueError)

@@ -211,7 +211,7 @@ def test_disk_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(build_module.os, "fsync", no_space)
     refused(
-        f"output={tmp_path}/out: cannot be written (no space left on the disk, No space left on device); "
+        f"output={tmp_path}/out cannot be written (no space left on the disk, No space left on device); "
         f"nothing was left behind; "
         "fix: free space or raise the quota, then run the same command again",
         "recipe=recipe",
