@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 
-def parse_lines(text: str | bytes) -> Iterator[tuple[int, Any]]:
+def parse_lines(text: str) -> Iterator[tuple[int, Any]]:
     """(number, value) of every line that is not blank; the value of a line that is no JSON is its ValueError."""
     # split at "\n" only: str.splitlines would also split at U+2028, which may stand inside a JSON string
-    lines: list[str] | list[bytes] = text.split(b"\n") if isinstance(text, bytes) else text.split("\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield number, parse(line)
@@ -48,7 +47,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a log, in order, without what is left of a line that was never finished; none where there is no
     such file."""
-    content = path.read_bytes() if path.is_file() else b""
+    content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return (value for _, value in parse_lines(content) if isinstance(value, dict))
 
 
