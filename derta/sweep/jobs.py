@@ -10,6 +10,7 @@ change, so a start costs no more with 70B weights than with small ones.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 
 _PLAIN = re.compile(r"[\w./-]+")
+_LONGEST_NAME = 200  # bytes
 _HEARTBEAT = 15.0  # seconds between progress lines
 _POLL = 0.2
 _TAIL = 15  # lines of a failed job's log that are shown
@@ -98,6 +100,15 @@ def quoted(value: Path | str) -> str:
     """A value as Hydra takes it on a command line, whatever signs are in it."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def fitting(name: str) -> str:
+    """A name that a file may have: file systems take 255 bytes, and an ending comes after it."""
+    data = name.encode()
+    if len(data) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    return f"{data[: _LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
 
 
 def run_jobs(
@@ -182,7 +193,7 @@ class _Running:
 
 
 def _file_name(job: Job) -> str:
-    return job.name.replace(": ", "-").replace(", ", "-").replace(" ", "_").replace("/", "-")
+    return fitting(job.name.replace(": ", "-").replace(", ", "-").replace(" ", "_").replace("/", "-"))
 
 
 def _start(job: Job, logs: Path, taken: list[Mapping[str, str]]) -> _Running:

@@ -19,7 +19,7 @@ from derta.config.sweep import Preparation
 from derta.errors import InputError
 from derta.report.collected import MEMBER_FILE, write_tables
 from derta.storage.atomic import write_atomically
-from derta.sweep.jobs import Job, State, job_states, launch_command, quoted, run_jobs
+from derta.sweep.jobs import Job, State, fitting, job_states, launch_command, quoted, run_jobs
 from derta.sweep.miniature import base_jobs, data_jobs, evaluation_job
 
 DEFAULT_ROOT = "runs/sweep"
@@ -42,7 +42,7 @@ class Requested:
         named = any(override.startswith("output_dir=") for override in self.overrides)
         if named or self.config.sweep.root:
             return Path(self.config.output_dir)
-        return Path(DEFAULT_ROOT) / (_AWKWARD.sub("_", ",".join(self.overrides)) or "default")
+        return Path(DEFAULT_ROOT) / fitting(_AWKWARD.sub("_", ",".join(self.overrides)) or "default")
 
     @property
     def arm(self) -> str:

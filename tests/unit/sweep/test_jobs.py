@@ -133,6 +133,12 @@ def test_twins_are_refused(tmp_path):
         run_jobs([python("same", ""), python("same", "")], tmp_path, slots=1)
 
 
+def test_a_long_name_has_a_log_and_a_record_all_the_same(tmp_path):
+    jobs = [python("ü" * 300 + end, appending(tmp_path / end, end), proof=tmp_path / end) for end in "ab"]
+    run_jobs(jobs, tmp_path / "logs", slots=1)
+    assert len(list((tmp_path / "logs").glob("*.log"))) == len(list((tmp_path / "logs").glob("*.done.json"))) == 2
+
+
 def test_commands_and_values():
     assert "torch.distributed.run" not in launch_command("evaluate", "a=b")
     command = launch_command("train", "a=b", torchrun=True)

@@ -46,6 +46,10 @@ def test_without_a_root_each_run_is_named_after_its_overrides() -> None:
     [run] = requested("objective=rto trainer.seed=3 trainer.epochs=2 logging.wandb_mode=disabled")
     assert (run.arm, run.seed) == ("objective=rto,trainer.epochs=2", 3)
     assert evaluation_folder(job.run_dir) == Path("runs/sweep/evaluation/objective=rto,trainer.seed=3")
+    many = f"model.name_or_path={'long/' * 50}model objective="
+    first, second = requested(f"{many}rto"), requested(f"{many}derta")
+    names = {run.output_dir.name for run in (*first, *second)}
+    assert len(names) == 2 and all(len(name) <= 200 for name in names)
 
 
 def test_what_cannot_run_is_refused_together_before_anything_starts() -> None:
