@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
@@ -15,7 +16,7 @@ from derta.data.convert import Dropped, Invalid, Kept, convert, worker_pool
 from derta.data.decontaminate import EvaluationNgrams, Overlaps
 from derta.data.evaluation_prompts import prompt_texts
 from derta.data.extended_refusal import extend_refusals, overviews_file
-from derta.data.filters import value_reason
+from derta.data.filters import ValueWatch, read_responses, value_reason
 from derta.data.mix import drop_duplicates, give_unique_ids, select, shuffle_and_split
 from derta.data.read_hub import read_hub, resolve_revision
 from derta.data.recipe import EvaluationPrompts, Recipe, Source, public_path
@@ -25,6 +26,8 @@ from derta.data.sources.record import Skip, missing_column
 from derta.errors import InputError
 from derta.storage.places import Problem, Record
 from derta.storage.read_files import find_files, read_file, sha256_of
+
+logger = logging.getLogger(__name__)
 
 # The order in which rows pass; "read" has no input, every other step takes the rows the step before it let through.
 STEPS = ("values", "adapter", "invalid", "length", "refusal", "duplicates", "contamination", "count")
@@ -60,6 +63,7 @@ class SourceReport:
     """What happened to the records of one source; `dropped` counts (step, reason).
 
     contamination: the rows that overlapped evaluation prompts and were dropped, where the recipe looks for them.
+    idle_filters: refusal filters that are on and had no response to read.
     """
 
     source: Source
@@ -70,6 +74,7 @@ class SourceReport:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     extended_refusals: Counter[str] | None = None
     contamination: Overlaps | None = None
+    idle_filters: set[str] = field(default_factory=set)
 
     def steps(self) -> list[dict[str, Any]]:
         """One entry per step: rows in, rows out and why the others went."""
@@ -164,6 +169,7 @@ def assemble(
             report = SourceReport(source, origin, recipe.seed if source.seed is None else source.seed)
             count = source.count if limit is None else min(limit, source.count or limit)
             rows = give_unique_ids(_rows_of(report, count, pool, progress), used_ids)
+            report.idle_filters = _idle_filters(report, rows)
             if recipe.decontaminate is not None:
                 report.contamination = Overlaps(recipe.decontaminate.ngram, by_set={name: [] for name in evaluation})
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
@@ -174,8 +180,35 @@ def assemble(
             taken_prompts |= {kept.prompt_digest for kept in selected}
             chosen += selected
             reports.append(report)
+    _warn_of_idle_settings(reports)
     train, holdout = shuffle_and_split(chosen, recipe.holdout, recipe.seed, recipe.shuffle)
     return Assembled(train, holdout, reports, {name: len(prompts) for name, prompts in evaluation.items()})
+
+
+def _idle_filters(report: SourceReport, rows: list[Kept]) -> set[str]:
+    """The refusal filters of a source that had nothing to read: none of its rows has such a response."""
+    filters = report.source.filters
+    on = {name for name in type(filters).model_fields if name.endswith("_refuse") and getattr(filters, name)}
+    if not on or any(step == "refusal" for step, _ in report.dropped):
+        return set()
+    return on.difference(name for kept in rows for name in read_responses(kept.row))
+
+
+def _warn_of_idle_settings(reports: list[SourceReport]) -> None:
+    """Say what was asked for and had no effect. A filter may stand for all sources, so it is idle if it is in each."""
+    asked = Counter(
+        name
+        for report in reports
+        for name in type(report.source.filters).model_fields
+        if name.endswith("_refuse") and getattr(report.source.filters, name)
+    )
+    idle = Counter(name for report in reports for name in report.idle_filters)
+    for name in sorted(name for name in idle if idle[name] == asked[name]):
+        logger.warning("filters.%s had no response to read in any source: it dropped nothing and kept nothing", name)
+    for report in reports:
+        if report.extended_refusals is not None and not report.extended_refusals["extended"]:
+            why = ", ".join(f"{count} {reason}" for reason, count in sorted(report.extended_refusals.items()))
+            logger.warning("source '%s': extended_refusal extended no row (%s)", report.source.name, why)
 
 
 def _choose(
@@ -241,13 +274,16 @@ def _read(report: SourceReport, count: int | None, progress: bool) -> Iterator[R
 
     source = report.source
     digest = hashlib.sha256()
-    absent = {source.columns.get(name) or name for name in ADAPTERS[source.adapter].somewhere}
+    mapped = {name: source.columns.get(name, name) for name in (*ADAPTERS[source.adapter].somewhere, *source.columns)}
+    absent = {column for column in mapped.values() if column is not None}
+    watch = ValueWatch(source.filters)
     records: Iterable[Record] = read_origin(source, report.origin, count, report.seed)
     for record in tqdm(records, desc=source.name, unit=" rows", disable=None if progress else True):
         if report.read == 0:
             _check_columns(source, record)
         report.read += 1
         absent -= record.values.keys()
+        watch.see(record.values)
         digest.update(json.dumps(record.values, sort_keys=True, default=str).encode())
         reason = value_reason(record.values, source.filters)
         if reason is None:
@@ -261,6 +297,11 @@ def _read(report: SourceReport, count: int | None, progress: bool) -> Iterator[R
             f"of {report.read} records, found it in none; fix: correct the file, or name the column that holds it in "
             "the recipe: columns: {...: YOUR_COLUMN}"
         )
+    impossible, unseen = watch.verdicts() if report.read else ([], [])
+    if impossible:
+        raise InputError.listing(f"source '{source.name}' has filters that can never match:", impossible)
+    for warning in unseen:
+        logger.warning("source '%s': %s", source.name, warning)
     report.records_sha256 = digest.hexdigest()
 
 

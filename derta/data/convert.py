@@ -58,9 +58,9 @@ def convert_record(
     record: Record, adapter: str, columns: Mapping[str, str | None], source: str, filters: Filters
 ) -> Outcome:
     """One record to a row of source `source`, or why not."""
-    view = View(record.values, {name: column for name, column in columns.items() if column is not None})
+    view = View(record.values, columns)
     draft = ADAPTERS[adapter].convert(view)
-    own_id = _own_id(view) if columns.get("id", "id") is not None and "id" in ADAPTERS[adapter].optional else None
+    own_id = _own_id(view) if "id" in ADAPTERS[adapter].optional else None
     if view.problems:
         return _invalid(view.problems, record.place)
     if isinstance(draft, Skip):

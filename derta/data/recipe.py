@@ -1,99 +1,234 @@
-"""A recipe (YAML) as validated dataclasses. Every key is described in data_recipes/README.md.
+"""A recipe (YAML), validated. Every key is described in data_recipes/README.md.
 
-All problems of a recipe are reported at once, each with the key, what was expected, and the nearest known name.
+Each value is held against the constraint beside its field; then each part says in `problems` which of its values do not
+go together or would do nothing. All that is found in one go is reported at once, each problem with its key, what was
+expected, what to do, and the nearest known name.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, ValidationError
+from pydantic import model_validator as validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from derta.config.data import NGRAM
 from derta.config.endpoint import EndpointConfig
 from derta.data.read_hub import is_commit
-from derta.data.recipe_checks import nearest, recipe_problems
+from derta.data.sources import ADAPTERS
 from derta.errors import InputError
+from derta.storage.places import describe
+from derta.storage.read_yaml import read_yaml
 
 _LATER_KEYS = ("borderline", "extended_refusal")
 
 
-@dataclass(kw_only=True)
-class Filters:
-    """What is dropped. Lengths are in characters after normalisation; None means no limit."""
-
-    min_prompt_chars: int | None = None
-    max_prompt_chars: int | None = None
-    min_response_chars: int | None = None
-    max_response_chars: int | None = None
-    safe_must_refuse: bool = False
-    harmful_must_not_refuse: bool = False
-    helpful_must_not_refuse: bool = False
-    # prompt: one row per normalised prompt; row: per prompt and responses; keep: no duplicate filter
-    duplicates: str = "prompt"
-    # column of the source -> values to keep, or to drop
-    keep_values: dict[str, Any] = field(default_factory=dict)
-    drop_values: dict[str, Any] = field(default_factory=dict)
+def nearest(name: str, known: Collection[str]) -> str:
+    """A hint at the known name that is most like this one; empty where none is."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-@dataclass(kw_only=True)
-class ExtendedRefusals:
+def _problems(found: list[str]) -> PydanticCustomError:
+    return PydanticCustomError("problems", "{found}", {"found": found})
+
+
+def _known_adapter(name: str) -> str:
+    if name in ADAPTERS:
+        return name
+    raise _problems([f": unknown adapter '{name}'{nearest(name, ADAPTERS)}; fix: use one of {', '.join(ADAPTERS)}"])
+
+
+def _comparable(value: Any) -> Any:
+    """What a column can be compared with; YAML makes a date of 2024-01-01."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise _problems([f": expected texts, numbers, true, false or null, found {describe(value)}; fix: put it in quotes"])
+
+
+Text = Annotated[str, Field(pattern=r"\S")]
+Length = Annotated[StrictInt, Field(ge=0)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Values = Annotated[list[Annotated[Any, AfterValidator(_comparable)]], Field(min_length=1)]
+
+
+class Part(BaseModel):
+    """Keys and values of a recipe, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    def problems(self) -> list[str]:
+        """Values that do not go together or do nothing, each as "key: what is wrong; fix: what to do"."""
+        return []
+
+    def idle(self, keys: Collection[str], without: str) -> list[str]:
+        """The problem of keys that are given although they do nothing without another one."""
+        given = [key for key in keys if key in self.model_fields_set and getattr(self, key) is not None]
+        return [f"{key}: does nothing without {without}; fix: remove it, or give {without}" for key in given]
+
+    @validator(mode="after")
+    def _checked(self) -> Part:
+        if found := self.problems():
+            raise _problems([f".{problem}" for problem in found])
+        return self
+
+
+class Filters(Part):
+    """What is dropped. Lengths are in characters after normalisation; None means no limit.
+
+    duplicates: `prompt` leaves one row per normalised prompt, `row` one per prompt and responses, `keep` all.
+    keep_values, drop_values: column of the source -> values to keep, or to drop.
+    """
+
+    min_prompt_chars: Length | None = None
+    max_prompt_chars: Length | None = None
+    min_response_chars: Length | None = None
+    max_response_chars: Length | None = None
+    safe_must_refuse: StrictBool = False
+    harmful_must_not_refuse: StrictBool = False
+    helpful_must_not_refuse: StrictBool = False
+    duplicates: Literal["prompt", "row", "keep"] = "prompt"
+    keep_values: dict[str, Values] = Field(default_factory=dict)
+    drop_values: dict[str, Values] = Field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        found = []
+        for what in ("prompt", "response"):
+            low, high = getattr(self, f"min_{what}_chars"), getattr(self, f"max_{what}_chars")
+            if low is not None and high is not None and low > high:
+                found.append(f"min_{what}_chars: {low} is more than max_{what}_chars, {high}; fix: correct one of them")
+        return found
+
+
+class ExtendedRefusals(Part):
     """Refusals that say more (derta/data/extended_refusal.py): from `templates` (miniature) or from `file`.
 
     endpoint: a chat-completions server that is asked for the lines the file lacks; max_tokens: of one answer.
     missing: what happens to refusals without a line: `error`, or `keep` them as they are and count them.
     """
 
-    templates: str | None = None
-    file: str | None = None
+    templates: Text | None = None
+    file: Text | None = None
     endpoint: EndpointConfig | None = None
-    max_tokens: int = 512
-    missing: str = "error"
+    max_tokens: Count = 512
+    missing: Literal["error", "keep"] = "error"
+
+    def problems(self) -> list[str]:
+        found = []
+        if (self.templates is None) == (self.file is None):
+            found.append("templates: expected exactly one of templates and file; fix: give one of them")
+        if self.templates not in (None, "miniature"):
+            found.append("templates: there are templates for the miniature alone; fix: templates: miniature, or file:")
+        if self.file is None:
+            found += self.idle(["missing", "endpoint"], "file:")
+        if self.endpoint is None:
+            found += self.idle(["max_tokens"], "endpoint:")
+        elif not self.endpoint.url.strip():
+            found.append("endpoint.url: empty; fix: give http://HOST:PORT/v1")
+        else:
+            found += self.endpoint.problems("endpoint")
+        return found
 
 
-@dataclass(kw_only=True)
-class Source:
+class Records(Part):
+    """Where records come from: a file, directory or pattern (`path`), or a split of a `hub` dataset at one commit."""
+
+    path: Text | None = None
+    hub: Text | None = None
+    config: Text | None = None
+    revision: Text | None = None
+    pin_on_build: StrictBool = False
+    split: Text | None = None
+
+    def problems(self) -> list[str]:
+        """Exactly one of path and hub; a hub source is pinned and names its split."""
+        if (self.path is None) == (self.hub is None):
+            return ["path: expected exactly one of path and hub; fix: give a local path or a hub id"]
+        if self.path is not None:
+            extra = [key for key in ("revision", "split", "config") if getattr(self, key) is not None]
+            extra += ["pin_on_build"] * self.pin_on_build
+            return [f"{key}: only a hub source has one; fix: remove it, or use hub: instead of path:" for key in extra]
+        found = []
+        if self.split is None:
+            found.append(f"split: expected the split of {self.hub} to read; fix: for example split: train")
+        if self.revision is None:
+            found.append(f"revision: expected a commit hash of {self.hub}; fix: pin it (data_recipes/README.md)")
+        elif not is_commit(self.revision) and not self.pin_on_build:
+            found.append(
+                f"revision: '{self.revision}' can move; fix: give a 40-digit commit hash, or pin_on_build: true to "
+                "record the hash it has at build time"
+            )
+        return found
+
+
+class Source(Records):
     """One source. Exactly one of `path`, `hub` and `part` says where its records come from.
 
+    columns: the adapter's name of a column -> the source's; null for one that is to be ignored.
     borderline: benign prompts that look harmful, with helpful responses; counted apart in the manifest, refusals among
     the responses are dropped, and training asks for a decontamination (derta/data/guard.py).
     """
 
-    name: str = ""
-    adapter: str = ""
-    path: str | None = None
-    hub: str | None = None
-    part: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    pin_on_build: bool = False
-    split: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    filters: Filters = field(default_factory=Filters)
-    count: int | None = None
-    select: str = "sample"
-    allow_fewer: bool = False
-    on_invalid: str = "error"
-    seed: int | None = None
-    licence: str | None = None
-    borderline: bool = False
+    name: Text
+    adapter: Annotated[str, AfterValidator(_known_adapter)]
+    part: Text | None = None
+    columns: dict[str, Text | None] = Field(default_factory=dict)
+    filters: Filters = Field(default_factory=Filters)
+    count: Count | None = None
+    select: Literal["sample", "first"] = "sample"
+    allow_fewer: StrictBool = False
+    on_invalid: Literal["error", "drop"] = "error"
+    seed: StrictInt | None = None
+    licence: Text | None = None
+    borderline: StrictBool = False
     extended_refusal: ExtendedRefusals | None = None
 
+    def problems(self) -> list[str]:
+        found = []
+        if self.adapter == "miniature":
+            if self.part is None or self.count is None or self.path or self.hub:
+                found.append("part: the miniature adapter needs part: and count:, and no path or hub; fix: give both")
+        elif self.part is not None:
+            found.append("part: only the miniature adapter has parts; fix: use path: or hub:")
+        else:
+            found += super().problems()
+        found += self._column_problems()
+        if self.count is None:
+            found += self.idle(["select", "allow_fewer", "seed"], "count:")
+        if self.borderline and "helpful_must_not_refuse" in self.filters.model_fields_set:
+            if not self.filters.helpful_must_not_refuse:
+                found.append("filters.helpful_must_not_refuse: always true for borderline rows; fix: remove it")
+        if self.extended_refusal and self.extended_refusal.templates and self.adapter != "miniature":
+            found.append("extended_refusal.templates: for the miniature adapter alone; fix: use file: for other data")
+        if self.hub and not self.licence:
+            found.append(f"licence: expected the licence of {self.hub}; fix: copy it from its dataset page")
+        return found
 
-@dataclass(kw_only=True)
-class EvaluationPrompts:
+    def _column_problems(self) -> list[str]:
+        adapter = ADAPTERS[self.adapter]
+        may_be_null = [*adapter.optional, *adapter.somewhere]
+        known = [*adapter.columns, *may_be_null]
+        found = []
+        for key, column in self.columns.items():
+            if key not in known:
+                found.append(f"columns: unknown column '{key}'{nearest(key, known)}; fix: use {', '.join(known)}")
+            elif column is None and key not in may_be_null:
+                found.append(
+                    f"columns.{key}: the adapter '{self.adapter}' needs it; fix: name the column that holds it"
+                )
+        return found
+
+
+class EvaluationPrompts(Records):
     """Prompts that must not occur in the training data; without `column` it is recognised (evaluation_prompts.py)."""
 
-    path: str | None = None
-    hub: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    pin_on_build: bool = False
-    split: str | None = None
-    column: str | None = None
+    column: Text | None = None
 
     @property
     def name(self) -> str:
@@ -102,36 +237,57 @@ class EvaluationPrompts:
         return ":".join([origin, *(part for part in (self.config, self.split, self.column) if part)])
 
 
-@dataclass(kw_only=True)
-class Decontaminate:
+class Decontaminate(Part):
     """Drop rows whose prompt overlaps an evaluation prompt (derta/data/decontaminate.py)."""
 
-    ngram: int = NGRAM
-    against: list[EvaluationPrompts] = field(default_factory=list)
+    ngram: Count = NGRAM
+    against: list[EvaluationPrompts]
+
+    def problems(self) -> list[str]:
+        if not self.against:
+            return ["against: expected at least one entry; fix: add one, or remove decontaminate:"]
+        names = [prompts.name for prompts in self.against]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        return [f"against: '{name}' is named twice; fix: name it once" for name in twice]
 
 
-@dataclass(kw_only=True)
-class Recipe:
+class Recipe(Part):
     """A whole recipe. `holdout` is a fraction of the rows (below 1) or a number of rows.
 
     With `shuffle: false` rows keep the order of the sources (a curriculum); the hold-out is drawn at random all the
     same.
     """
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source]
     description: str = ""
-    seed: int = 42
-    shuffle: bool = True
-    holdout: float = 0
-    filters: Filters = field(default_factory=Filters)
+    seed: StrictInt = 42
+    shuffle: StrictBool = True
+    holdout: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 0
+    filters: Filters = Field(default_factory=Filters)
     decontaminate: Decontaminate | None = None
-    # where the file lies: relative paths start there; not part of the recipe's identity
-    file: Path = field(default=Path("recipe.yaml"), compare=False)
+    _file: Path = PrivateAttr(default=Path("recipe.yaml"))
+
+    @property
+    def file(self) -> Path:
+        """Where the recipe lies: relative paths start there. It is no part of the recipe's identity."""
+        return self._file
+
+    def problems(self) -> list[str]:
+        found = []
+        if not self.sources:
+            found.append("sources: expected at least one source, found none; fix: add one")
+        if self.holdout >= 1 and self.holdout != int(self.holdout):
+            found.append("holdout: expected a fraction below 1 or a whole number of rows; fix: correct the value")
+        names = [source.name for source in self.sources]
+        return found + [
+            f"sources[{index}].name: expected a name that no other source has, found '{name}'; fix: rename it"
+            for index, name in enumerate(names)
+            if names.count(name) > 1
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the manifest: no absolute path is kept, only the last part of one."""
-        values = dataclasses.asdict(self)
-        del values["file"]
+        values = self.model_dump()
         origins = values["sources"] + ((values["decontaminate"] or {}).get("against") or [])
         for origin in origins:
             if origin["path"] is not None:
@@ -168,28 +324,15 @@ def load_recipe(name: str, folder: Path) -> Recipe:
             f"recipe={name}: no such recipe{nearest(name, known)}; fix: give a path to a YAML file or one of "
             f"{', '.join(known)}"
         )
-    return parse_recipe(_read_yaml(path), path)
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "cannot be parsed"
-        raise InputError(
-            f"{path}{line}: not valid YAML ({what}); fix: correct the indentation or quoting there"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected UTF-8 text; fix: save the recipe as UTF-8") from None
+    return parse_recipe(read_yaml(path), path)
 
 
 def parse_recipe(values: Any, path: Path) -> Recipe:
-    """Plain YAML values to a recipe. Source filters are laid over the recipe's filters."""
-    problems: list[str] = []
+    """Plain YAML values to a recipe. Source filters are laid over the recipe's filters.
+
+    Raises:
+        InputError: all problems of the values, or else all problems of how they go together.
+    """
     common = values.get("filters") if isinstance(values, dict) else None
     if isinstance(values, dict) and isinstance(values.get("sources"), list) and isinstance(common, dict):
         sources = [
@@ -197,65 +340,55 @@ def parse_recipe(values: Any, path: Path) -> Recipe:
             for source in values["sources"]
         ]
         values = {**values, "sources": sources}
-    recipe: Recipe = _build(Recipe, values, "", problems, hidden=("file",))
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [sentence for one in error.errors(include_url=False) for sentence in _sentences(one)]
+        raise InputError.listing(f"recipe {path} cannot be used:", problems) from None
+    recipe._file = path
     for source in recipe.sources:
         if source.borderline:  # an answer that refuses is the very thing these rows are to unteach
             source.filters.helpful_must_not_refuse = True
-    if not problems:
-        recipe.file = path
-        problems = recipe_problems(recipe)
-    if problems:
-        raise InputError.listing(f"recipe {path} cannot be used:", problems)
     return recipe
 
 
-def _build(cls: type, values: Any, where: str, problems: list[str], hidden: tuple[str, ...] = ()) -> Any:
-    """A dataclass from a mapping: unknown keys and wrong types are noted in `problems` under their dotted name."""
-    if not isinstance(values, dict):
-        problems.append(f"{where or 'the file'}: expected keys and values; fix: see data_recipes/README.md")
-        return cls()
-    hints = get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
-    made = {}
-    for key, value in values.items():
-        name = f"{where}{key}"
-        if key not in known:
-            problems.append(f"{name}: unknown key{nearest(str(key), known)}; fix: use one of {', '.join(known)}")
-        else:
-            made[key] = _convert(hints[key], value, name, problems)
-    return cls(**made)
+_PARTS: dict[str, type[Part]] = {
+    "sources": Source,
+    "filters": Filters,
+    "extended_refusal": ExtendedRefusals,
+    "decontaminate": Decontaminate,
+    "against": EvaluationPrompts,
+}
+_EXPECTED = {  # pydantic's name of an error -> what was expected, how to mend it
+    "string_type": ("a text", "correct the value, or put it in quotes"),
+    "string_pattern_mismatch": ("a text", "fill it, or leave the key out"),
+    "int_type": ("a whole number", "correct the value"),
+    "float_type": ("a number", "correct the value"),
+    "finite_number": ("a finite number", "correct the value"),
+    "bool_type": ("true or false", "correct the value"),
+    "list_type": ("a list", "write [value, ...], or start each entry with '- '"),
+    "too_short": ("at least one value", "name one, or leave the key out"),
+    "invalid_key": ("a text as key", "put it in quotes"),
+    "missing": ("a value", "add the key"),
+    "greater_than_equal": ("{ge:g} or more", "correct the value"),
+    "literal_error": ("{expected}", "use one of these"),
+}
 
 
-def _convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """One value checked against the field's type."""
-    choices = (
-        [choice for choice in get_args(hint) if choice is not type(None)]
-        if get_origin(hint) not in (dict, list)
-        else []
-    )
-    if choices:
-        if value is None:
-            return None
-        hint = choices[0]
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, f"{where}.", problems)
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            problems.append(f"{where}: expected a list; fix: start each entry with '- '")
-            return []
-        inner = get_args(hint)[0]
-        return [_build(inner, item, f"{where}[{index}].", problems) for index, item in enumerate(value)]
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            problems.append(f"{where}: expected keys and values, for example {{name: value}}")
-            return {}
-        return value
-    wrong_bool = isinstance(value, bool) and hint is not bool
-    accepted = (int, float) if hint is float else hint
-    if wrong_bool or not isinstance(value, accepted):
-        words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-        problems.append(f"{where}: expected {words[hint]}, found {type(value).__name__}; fix: correct the value")
-    return value
+def _sentences(error: ErrorDetails) -> list[str]:
+    """One of pydantic's errors as sentences with the dotted name of the key."""
+    *parents, key = error["loc"] or ("",)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    context, kind, value = error.get("ctx", {}), error["type"], error["input"]
+    if kind == "problems":
+        return [f"{where}{problem}".lstrip(".") for problem in context["found"]]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        part = next((one for one in reversed(parents) if isinstance(one, str)), "")
+        known = EndpointConfig.__slots__ if part == "endpoint" else _PARTS.get(part, Recipe).model_fields
+        return [f"{where}: unknown key{nearest(str(key), list(known))}; fix: use one of {', '.join(known)}"]
+    expected, fix = _EXPECTED.get(kind, ("keys and values", "see data_recipes/README.md"))
+    found = "nothing" if kind == "missing" else describe(value, is_name=True)
+    return [f"{where or 'the file'}: expected {expected.format_map(context)}, found {found}; fix: {fix}"]
 
 
 def pin_revision(recipe: Recipe, revision: str) -> None:

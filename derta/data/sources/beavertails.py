@@ -17,7 +17,7 @@ from derta.storage.places import Record
 _SAFE_TEXT, _HARMFUL_TEXT = "safe_response", "harmful_response"
 
 
-def _gather(records: Iterable[Record], columns: Mapping[str, str]) -> Iterator[Record | Skip]:
+def _gather(records: Iterable[Record], columns: Mapping[str, str | None]) -> Iterator[Record | Skip]:
     """Pair the records of one prompt.
 
     A pair stands where its later record stands; bad records pass through to be reported.

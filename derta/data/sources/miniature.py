@@ -35,7 +35,7 @@ def _convert(view: View) -> Draft | Skip:
 
 MINIATURE = Adapter(
     columns=("kind", "prompt", "chosen", "rejected"),
-    optional=("id", "source"),
+    optional=("id",),
     convert=_convert,
     summary="the fictional miniature world (generated; needs `part:` instead of a path)",
 )

@@ -27,23 +27,23 @@ class Skip:
 
 
 class View:
-    """A record under the adapter's own column names.
+    """A record under the adapter's own column names; a column that is mapped to None is not there.
 
     Reading a bad value notes a problem and goes on, so that all are found.
     """
 
-    def __init__(self, values: Mapping[str, Any], columns: Mapping[str, str]):
+    def __init__(self, values: Mapping[str, Any], columns: Mapping[str, str | None]):
         self._values = values
         self._columns = columns
         self.problems: list[Problem] = []
 
     def column(self, name: str) -> str:
         """The record's name for the adapter's column `name`."""
-        return self._columns.get(name, name)
+        return self._columns.get(name) or name
 
     def get(self, name: str) -> Any:
-        """The value, or None where the column is missing."""
-        return self._values.get(self.column(name))
+        """The value, or None where the column is missing or to be ignored."""
+        return None if self._columns.get(name, name) is None else self._values.get(self.column(name))
 
     def note(self, name: str, reason: str, expected: str, found: str, fix: str) -> None:
         """Note a problem with one column."""
@@ -106,7 +106,7 @@ class Adapter:
     summary: str
     optional: tuple[str, ...] = ()
     somewhere: tuple[str, ...] = ()
-    gather: Callable[[Iterable[Record], Mapping[str, str]], Iterator[Record | Skip]] | None = None
+    gather: Callable[[Iterable[Record], Mapping[str, str | None]], Iterator[Record | Skip]] | None = None
 
 
 def user(text: str) -> list[Message]:

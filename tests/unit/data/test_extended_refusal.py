@@ -151,14 +151,15 @@ def test_bad_lines_are_all_listed(folder):
     ("extended", "message"),
     [
         ({}, "templates: expected exactly one of templates and file"),
-        ({"templates": "miniature"}, "there are templates for the miniature alone"),
-        ({"file": "a", "missing": "drop"}, "missing: expected error or keep, found 'drop'"),
+        ({"templates": "miniature"}, "templates: for the miniature adapter alone"),
+        ({"file": "a", "missing": "drop"}, "missing: expected 'error' or 'keep', found 'drop'"),
         ({"file": "a", "endpoint": {"model": "m"}}, "endpoint.url: empty"),
         ({"file": "a", "endpoint": {"url": "here", "model": "m"}}, "endpoint.url: expected http"),
         (
             {"templates": "miniature", "endpoint": {"url": "http://h/v1", "model": "m"}},
-            "its answers are kept in a file",
+            "endpoint: does nothing without file:",
         ),
+        ({"file": "a", "max_tokens": 9}, "max_tokens: does nothing without endpoint:"),
         ({"fiel": "a"}, "unknown key .did you mean 'file'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Recipes: what is accepted, and the message for everything that is not."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -51,7 +52,7 @@ WRONG = {
     "unknown key": (
         [source(cuont=3)],
         {},
-        r"sources\[0\].cuont: unknown key \(did you mean 'count'\?\); fix: use one of name, adapter, path, ",
+        r"sources\[0\].cuont: unknown key \(did you mean 'count'\?\); fix: use one of path, hub, .*name, adapter, ",
     ),
     "unknown key at the top": (
         [source()],
@@ -106,32 +107,36 @@ WRONG = {
         r"licence: expected the licence of org/data; fix: copy it from its dataset page",
     ),
     "split of a file": ([source(split="train")], {}, r"sources\[0\].split: only a hub source has one; fix: remove it"),
-    "text for a number": ([source(count="many")], {}, r"sources\[0\].count: expected a whole number, found str; fix:"),
+    "text for a number": (
+        [source(count="many")],
+        {},
+        r"sources\[0\].count: expected a whole number, found 'many'; fix:",
+    ),
     "boolean for a number": (
         [source(count=True)],
         {},
-        r"sources\[0\].count: expected a whole number, found bool; fix:",
+        r"sources\[0\].count: expected a whole number, found bool true; fix:",
     ),
-    "count 0": ([source(count=0)], {}, r"sources\[0\].count: expected 1 or more, found 0; fix:"),
+    "count 0": ([source(count=0)], {}, r"sources\[0\].count: expected 1 or more, found int 0; fix:"),
     "bad selection": (
         [source(select="last")],
         {},
-        r"sources\[0\].select: expected sample or first, found 'last'; fix:",
+        r"sources\[0\].select: expected 'sample' or 'first', found 'last'; fix:",
     ),
     "bad duplicates": (
         [source(filters={"duplicates": "no"})],
         {},
-        r"duplicates: expected prompt or row or keep, found 'no'",
+        r"duplicates: expected 'prompt', 'row' or 'keep', found 'no'",
     ),
     "negative length": (
         [source(filters={"min_prompt_chars": -1})],
         {},
-        r"min_prompt_chars: expected 0 or more, found -1; fix:",
+        r"min_prompt_chars: expected 0 or more, found int -1; fix:",
     ),
     "values as text": (
         [source(filters={"keep_values": {"a": "b"}})],
         {},
-        r"keep_values.a: expected a list of values; fix:",
+        r"keep_values.a: expected a list, found 'b'; fix: write .value, ....",
     ),
     "bad holdout": (
         [source()],
@@ -151,12 +156,43 @@ WRONG = {
     "source is no mapping": (
         ["a.jsonl"],
         {},
-        r"sources\[0\]..*: expected keys and values; fix: see data_recipes/README.md",
+        r"sources\[0\]: expected keys and values, found a string of 7 characters; fix: see data_recipes/README.md",
     ),
+    "select without a count": (
+        [source(select="first")],
+        {},
+        r"sources\[0\].select: does nothing without count:; fix: remove it, or give count:",
+    ),
+    "allow_fewer without a count": ([source(allow_fewer=True)], {}, r"allow_fewer: does nothing without count:"),
+    "seed of what is not drawn": ([source(seed=1)], {}, r"sources\[0\].seed: does nothing without count:"),
+    "pin of a file": ([source(pin_on_build=True)], {}, r"pin_on_build: only a hub source has one; fix: remove it"),
+    "lengths that leave nothing": (
+        [source(filters={"min_prompt_chars": 9, "max_prompt_chars": 8})],
+        {},
+        r"min_prompt_chars: 9 is more than max_prompt_chars, 8; fix: correct one",
+    ),
+    "borderline rows that may refuse": (
+        [source(adapter="messages", borderline=True, filters={"helpful_must_not_refuse": False})],
+        {},
+        r"filters.helpful_must_not_refuse: always true for borderline rows; fix: remove it",
+    ),
+    "a column that is needed": (
+        [source(columns={"output": None})],
+        {},
+        r"columns.output: the adapter 'derta_source' needs it; fix: name the column",
+    ),
+    "an empty path": ([source(path="")], {}, r"path: expected a text, found an empty string; fix: fill it"),
+    "a date": (
+        [source(filters={"drop_values": {"day": [datetime.date(2024, 1, 2)]}})],
+        {},
+        r"drop_values.day\[0\]: expected texts, numbers, .* found a value of type date; fix: put it in quotes",
+    ),
+    "no values": ([source(filters={"keep_values": {"a": []}})], {}, r"keep_values.a: expected at least one value"),
+    "no number": ([source()], {"holdout": float("nan")}, r"holdout: expected a finite number"),
     "decontaminate without files": (
         [source()],
-        {"decontaminate": {"ngram": 8}},
-        r"at least one entry in against; fix: add",
+        {"decontaminate": {"ngram": 8, "against": []}},
+        r"decontaminate.against: expected at least one entry; fix: add",
     ),
 }
 
@@ -171,14 +207,21 @@ def test_wrong_recipe(name):
 
 def test_every_problem_is_listed():
     with pytest.raises(InputError) as error:
-        parse([source(adapter="no", select="last"), hub(revision="main", split=None)], holdout=-1)
-    # holdout; names (twice: both are "safety"); adapter; select; split; revision
-    assert str(error.value).count("\n  - ") == 7
+        parse([source(adapter="no", select="last", count=1), hub(revision="main", split=None)], holdout=-1)
+    assert str(error.value).count("\n  - ") == 5  # holdout; adapter; select; split; revision
 
 
 def test_not_yaml_names_the_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("seed: 1\nsources: [\n  - a: b\n")
     with pytest.raises(InputError, match=r"bad.yaml, line 3: not valid YAML .*fix: correct the indentation"):
+        load_recipe("bad", tmp_path)
+
+
+def test_a_key_given_twice_is_an_error_wherever_it_stands(tmp_path):
+    (tmp_path / "bad.yaml").write_text("seed: 1\nsources:\n  - {name: a, path: b, name: c}\n")
+    with pytest.raises(
+        InputError, match=r"bad.yaml, line 3: .*the key 'name' is given twice, first on line 3\); fix: "
+    ):
         load_recipe("bad", tmp_path)
 
 

@@ -130,6 +130,59 @@ def test_values_of_the_sources_own_columns(tmp_path):
         run(tmp_path, records, filters={"keep_values": {"colour": ["a"]}})
 
 
+def test_a_value_that_can_never_match_is_an_error_and_one_that_does_not_occur_a_warning(tmp_path, caplog):
+    (tmp_path / "rows.csv").write_text(f"instruction,output,safe_response,good,n\nq,a,{SAFE.replace(',', ';')},no,3\n")
+    source = {"name": "s", "adapter": "derta_source", "path": "rows.csv"}
+
+    def build_with(**filters):
+        recipe = parse_recipe({"sources": [{**source, "filters": filters}]}, tmp_path / "recipe.yaml")
+        return assemble(recipe, find_origins(recipe))
+
+    for filters, where in (
+        ({"drop_values": {"good": [False]}}, "drop_values.good: bool false"),
+        ({"keep_values": {"n": [3, "3"]}}, "keep_values.n: int 3"),
+        ({"drop_values": {"n": [3.0]}}, "drop_values.n: float 3.0"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"filters.{where} is in no record, the column holds text; fix: put it in"
+        ):
+            build_with(**filters)
+    assert len(build_with(keep_values={"n": ["3", "4"]}, drop_values={"good": [None]}).train) == 1
+    assert "filters.keep_values.n: '4' is in no record; fix: correct the value" in caplog.text
+    assert "filters.drop_values.good: null is in no record" in caplog.text
+
+
+def test_a_column_that_only_the_recipe_knows_is_an_error_even_where_bad_rows_are_dropped(tmp_path):
+    records = [{"instruction": "q", "output": "a", "input": "note"}]
+    source = {"adapter": "instruction_output", "on_invalid": "drop", "columns": {"input": "inptu"}}
+    with pytest.raises(InputError, match="expected the column 'inptu' .* found it in none"):
+        run(tmp_path, records, **source)
+
+
+def test_ignored_columns(tmp_path):
+    records = [{"instruction": "q", "output": "a", "input": "note"}]
+    assert requests(run(tmp_path, records, adapter="instruction_output").train) == ["q\n\nnote"]
+    assembled = run(tmp_path, records, adapter="instruction_output", columns={"input": None})
+    assert requests(assembled.train) == ["q"]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    pair = [{"prompt": "q", "chosen": turns, "rejected": [turns[0], {"role": "assistant", "content": "b"}]}]
+    (row,) = run(tmp_path, pair, adapter="preference", columns={"prompt": None}).train
+    assert (row["prompt"], row["rejected"]) == (turns[:1], pair[0]["rejected"][1:])
+    (row,) = run(tmp_path, pair, adapter="preference", columns={"prompt": None, "rejected": None}).train
+    assert (row["kind"], row["rejected"]) == ("helpful", None)
+
+
+def test_settings_without_effect_are_said(tmp_path, caplog):
+    records = [{"instruction": "q", "output": "a"}]
+    overviews = tmp_path / "overviews.jsonl"
+    overviews.write_text(json.dumps({"id": "1", "overview": "o", "reason": "r"}))
+    source = {"adapter": "instruction_output", "extended_refusal": {"file": str(overviews)}}
+    run(tmp_path, records, filters={"safe_must_refuse": True, "helpful_must_not_refuse": True}, **source)
+    assert "filters.safe_must_refuse had no response to read in any source" in caplog.text
+    assert "helpful_must_not_refuse had" not in caplog.text
+    assert "extended_refusal extended no row (1 helpful)" in caplog.text
+
+
 def test_invalid_rows_stop_the_build_or_are_counted(tmp_path):
     records = [safety(1), safety(2, safe=" "), safety(3), safety(4, harmful=SAFE)]
     with pytest.raises(InputError) as error:

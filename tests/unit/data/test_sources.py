@@ -3,7 +3,7 @@
 import pytest
 
 from derta.data.convert import Dropped, Invalid, Kept, convert
-from derta.data.recipe import Filters, Source
+from derta.data.recipe import Source
 from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip
 from derta.storage.places import Place, Record
@@ -13,7 +13,8 @@ SAFE = "Sorry, I can't help with that."
 
 
 def outcomes(adapter, *records, columns=None):
-    source = Source(name="source", adapter=adapter, columns=columns or {}, filters=Filters(duplicates="keep"))
+    origin = {"part": "safety", "count": 1} if adapter == "miniature" else {"path": "file.jsonl"}
+    source = Source(name="source", adapter=adapter, columns=columns or {}, **origin)
     made = [Record(Place("file.jsonl", number), values) for number, values in enumerate(records, start=1)]
     gather = ADAPTERS[adapter].gather
     if gather is not None:
