@@ -1,9 +1,10 @@
-"""Which training prompts overlap evaluation prompts: word n-grams, the same for the recipe step and for the guard.
+"""Which training prompts overlap evaluation prompts: the same for the recipe step, the guard and the command.
 
-Words are compared as in derta/data/normalise.py (case, spacing and punctuation do not count). A training prompt
-overlaps an evaluation prompt if one of its messages
+Texts are compared unit by unit as in derta/data/normalise.py (case, spacing and punctuation do not count). Lengths are
+in words; a Chinese or Japanese character counts for half a word, a Thai, Lao, Khmer or Burmese one for a quarter, and a
+symbol has to be the same but counts for none. A training prompt overlaps an evaluation prompt if one of its messages
 
-- shares `ngram` consecutive words with it, or
+- shares `ngram` words in a row with it, or
 - holds the whole of it, where it is shorter than `ngram` but has at least CONTAINED_WORDS words (half of XSTest's
   prompts are so short), or
 - equals it, where it is shorter still: "Tell me more" inside a longer message is no sign of anything.
@@ -11,51 +12,67 @@ overlaps an evaluation prompt if one of its messages
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from derta.config.data import NGRAM
-from derta.data.normalise import words
+from derta.data.normalise import WORD, units, weight
 
 CONTAINED_WORDS = 5
 
-Words = tuple[str, ...]
+Units = tuple[str, ...]
 
 
 class EvaluationNgrams:
-    """The word n-grams of the prompts of several evaluation sets: name -> prompts."""
+    """The n-grams of the prompts of several evaluation sets: name -> prompts."""
 
     def __init__(self, sets: Mapping[str, Iterable[str]], ngram: int = NGRAM):
         self._names = list(sets)
-        self._grams: dict[Words, int] = {}  # n-gram -> a bit for each set it occurs in
-        self._equal: dict[Words, int] = {}
-        self._lengths: set[int] = set()
+        self._ngram = ngram
+        self._grams: dict[Units, int] = {}  # n-gram -> a bit for each set it occurs in
+        self._contained: dict[Units, int] = {}
+        self._equal: dict[Units, int] = {}
         for place, prompts in enumerate(sets.values()):
             for prompt in prompts:
-                tokens = tuple(words(prompt))
-                length = ngram if len(tokens) >= ngram else len(tokens)
-                if length >= min(CONTAINED_WORDS, ngram):
-                    self._lengths.add(length)
-                    for gram in _grams(tokens, length):
-                        self._grams[gram] = self._grams.get(gram, 0) | 1 << place
-                elif tokens:
-                    self._equal[tokens] = self._equal.get(tokens, 0) | 1 << place
+                text = tuple(units(prompt))
+                words = sum(map(weight, text)) / WORD
+                if words >= ngram:
+                    table, grams = self._grams, _grams(text, ngram)
+                else:
+                    table = self._contained if words >= CONTAINED_WORDS else self._equal
+                    grams = iter([text] if text else [])
+                for gram in grams:
+                    table[gram] = table.get(gram, 0) | 1 << place
+        self._lengths = sorted(set(map(len, self._contained)))
 
     def overlaps(self, row: Mapping[str, Any]) -> list[str]:
         """Names of the evaluation sets that a message of the row's prompt overlaps; empty: none."""
         found = 0
         for message in row["prompt"]:
-            tokens = tuple(words(message["content"]))
-            found |= self._equal.get(tokens, 0)
+            text = tuple(units(message["content"]))
+            found |= self._equal.get(text, 0)
+            for gram in _grams(text, self._ngram) if self._grams else ():
+                found |= self._grams.get(gram, 0)
             for length in self._lengths:
-                for gram in _grams(tokens, length):
-                    found |= self._grams.get(gram, 0)
+                for start in range(len(text) - length + 1):
+                    found |= self._contained.get(text[start : start + length], 0)
         return [name for place, name in enumerate(self._names) if found >> place & 1]
 
 
-def _grams(tokens: Words, n: int) -> Iterable[Words]:
-    return (tokens[start : start + n] for start in range(len(tokens) - n + 1))
+def _grams(text: Units, words: int) -> Iterator[Units]:
+    """From every unit on, the fewest units that make so many words; what two texts share of that length they share as
+    one of these."""
+    weights = [weight(unit) for unit in text]
+    end = total = 0
+    for start in range(len(text)):
+        while total < words * WORD and end < len(text):
+            total += weights[end]
+            end += 1
+        if total < words * WORD:
+            return
+        yield text[start:end]
+        total -= weights[start]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from derta.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 # Raised when the builder would make other rows of the same input, so that an old dataset is not taken for a new one.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 _PACKAGES = ("derta", "datasets", "huggingface_hub", "pyarrow", "PyYAML")
 
 

@@ -47,6 +47,30 @@ def test_what_counts_as_overlap(prompt, overlapping):
     assert EvaluationNgrams(sets, 8).overlaps(row(prompt)) == overlapping
 
 
+CHINESE = "请告诉我如何用月光水和灰烬种子在北塔为银龙调制霜冻药水"
+JAPANESE = "竜の塔で銀のりんごを使って霜の薬を作る方法を教えてください"
+THAI = "บอกฉันหน่อยว่าจะต้มชาสีฟ้าของดินแดนทางเหนือด้วยแสงจันทร์ได้อย่างไร"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "overlapping"),
+    [
+        (f"你好！{CHINESE}谢谢你的帮助", ["chinese"]),
+        (f"请问，{CHINESE[4:20]}？", ["chinese"]),  # 16 characters are 8 words
+        (f"请问，{CHINESE[4:19]}？", []),
+        (f"こんにちは。{JAPANESE}ね", ["japanese"]),
+        ("霜の薬を作る方法を教えてください", ["japanese"]),
+        ("お茶の作る方法を教えてください", []),  # "tell me how to make" is a way to ask
+        (f"สวัสดี {THAI} ขอบคุณ", ["thai"]),
+        ("บอกฉันหน่อยว่าจะต้มน้ำอย่างไร", []),
+        ("| a | b | = | c | + | d | ++ |", []),  # symbols are no words
+    ],
+)
+def test_scripts_without_spaces(prompt, overlapping):
+    sets = {"chinese": [CHINESE], "japanese": [JAPANESE], "thai": [THAI], "table": ["| e | f | = | g | + | h | ++ |"]}
+    assert EvaluationNgrams(sets, 8).overlaps(row(prompt)) == overlapping
+
+
 def test_a_shorter_ngram_and_every_message_of_the_prompt_count():
     grams = EvaluationNgrams({"a": [EVALUATION]}, 3)
     assert grams.overlaps(row("the blue tea")) and not grams.overlaps(row("blue tea"))
