@@ -157,8 +157,15 @@ def _from_zero_state(checkpoint: Path) -> Any:
     Raises:
         InputError: a checkpoint outside a run of derta's, or an incomplete one; DeepSpeed cannot put it together.
     """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"source={shown(checkpoint)} holds DeepSpeed's state alone, and DeepSpeed is not installed here: export it "
+            "where the run was trained, or pip install deepspeed"
+        ) from error
 
     # Every checkpoint holds a config.yaml of its own: what counts is that of the run around it.
     is_checkpoint = (checkpoint / RECORD).is_file() or checkpoint.name.startswith("checkpoint-")

@@ -154,7 +154,13 @@ def _start_distributed(config: TrainRunConfig) -> None:
 
     timeout = timedelta(minutes=config.distributed.timeout_minutes)
     if config.distributed.deepspeed is not None:
-        import deepspeed
+        try:
+            import deepspeed
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "distributed.deepspeed needs DeepSpeed, which pip installs with derta on Linux alone: take "
+                "distributed=none, or pip install deepspeed"
+            ) from error
 
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if "RANK" not in os.environ:  # plain `python`: a group of one

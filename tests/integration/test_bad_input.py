@@ -453,3 +453,8 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
         "the three, for example trainer.global_batch_size=8",
     ]
     assert contents(tmp_path) == {}
+
+
+def test_zero_without_deepspeed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # importing it fails, as where it is not installed
+    assert "distributed.deepspeed needs DeepSpeed" in refused("distributed=zero2")
