@@ -22,6 +22,7 @@ ROOMS = (
     "residual",
     "training",
     "evaluation",
+    "triples",
     "direction",
     "report",
     "release",

@@ -1,0 +1,273 @@
+"""Prompts to rows: responses are written in rounds, judged, and kept or dropped with a reason.
+
+    harmful prompt     --sampled, up to `tries` times-->  rejected, kept where the judge says that it answers
+                       --template, or told to refuse-->   chosen, kept where it refuses
+    helpful prompt     --greedy-->                        chosen, kept where it answers
+
+    OUTPUT/completion.json   settings and model (the identity), then what was kept and dropped
+    OUTPUT/responses.jsonl   a line per response as soon as its batch is judged
+    OUTPUT/rows/*.jsonl      safety, helpful and borderline rows, in the order of the prompts; written last
+
+A run that is killed goes on where it was: a round asks for the prompts that the rounds before it have left open, and a
+batch that is not whole on disk is written again. So a local model gives the same files, byte for byte, however often it
+was stopped. What the model writes may be harmful: the files are readable by their owner only, and no text is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from derta.config.completion import CompleteRunConfig, SafeResponses
+from derta.config.prompts import PromptFormat
+from derta.config.shipped import shipped_file
+from derta.errors import InputError
+from derta.evaluation.judges.judge import Judge, build_judge, judge_identity
+from derta.evaluation.prompt_files import read_prompt_file
+from derta.evaluation.records import Outcome, Response, Row
+from derta.models.endpoint import EndpointError
+from derta.models.inputs import Sampling
+from derta.storage.atomic import write_atomically
+from derta.storage.claim import Claim
+from derta.storage.json_lines import append_lines, read_lines
+from derta.triples.writers import Answer, Request, Writer, build_writer
+
+IDENTITY_FILE, RESPONSES_FILE, ROWS = "completion.json", "responses.jsonl", "rows"
+_REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
+Line = dict[str, Any]
+"""One response: part, round, id, text, kept (whether the judge lets it pass) and reason."""
+
+
+def complete(config: CompleteRunConfig) -> dict[str, Any]:
+    """Complete all prompts of `config` and return what completion.json holds.
+
+    Raises:
+        InputError: settings, prompt files, templates, model or directory that cannot be used.
+    """
+    if problems := config.problems():
+        raise InputError.listing("these settings cannot run:", problems)
+    prompts = {part: _read(getattr(config, part), part) for part in ("harmful", "helpful", "borderline")}
+    templates = _templates(config.safe_templates) if config.safe is SafeResponses.templates else []
+    judge = build_judge(config.judge, config.judging)
+    output = Path(config.output)
+    writer = build_writer(config)
+    claim = Claim(
+        output / IDENTITY_FILE,
+        _identity(config, writer, prompts, templates),
+        work="completion of prompts",
+        named=f"output={config.output}",
+        others="*.jsonl",
+    )
+    if claim.held() and "counts" in claim.content():
+        return claim.content()
+    if not claim.held():
+        os.umask(0o077)
+        claim.take(reproducible=writer.reproducible)
+    rounds = _Rounds(config, writer, judge, output / RESPONSES_FILE)
+    harmful = rounds.until_kept("harmful", prompts["harmful"], config.tries, _answers, system=config.system)
+    if config.safe is SafeResponses.model:
+        open_rows = [row for row in prompts["harmful"] if row["id"] in harmful]
+        safe = rounds.until_kept("safe", open_rows, config.tries, _refuses, system=config.safe_system)
+    else:
+        safe = {row_id: _drawn(templates, config.seed, row_id) for row_id in harmful}
+    helpful = {part: rounds.until_kept(part, prompts[part], 1, _answers) for part in ("helpful", "borderline")}
+    rounds.write_in_order()
+    rows = {"safety": [_triple(row, safe, harmful) for row in prompts["harmful"] if row["id"] in {*safe} & {*harmful}]}
+    for part, found in helpful.items():
+        rows[part] = [_helpful(row, part, found) for row in prompts[part] if row["id"] in found]
+    (output / ROWS).mkdir(exist_ok=True)
+    for name, some in rows.items():
+        if some:
+            _write_private(output / ROWS / f"{name}.jsonl", some)
+    counts = {"rows": {name: len(some) for name, some in rows.items()}, "responses": rounds.counts()}
+    claim.take(reproducible=writer.reproducible, counts=counts)
+    return claim.content()
+
+
+def describe(found: Mapping[str, Any], output: str) -> str:
+    """The outcome in words, without any text of a row."""
+    counts = found["counts"]
+    lines = [f"{name}: {number} rows" for name, number in counts["rows"].items()]
+    for part, reasons in counts["responses"].items():
+        lines.append(f"responses, {part}: " + ", ".join(f"{number} {reason}" for reason, number in reasons.items()))
+    if not found["reproducible"]:
+        lines.append("an endpoint wrote them: the same command elsewhere may give other responses")
+    return "\n".join([*lines, f"rows: {Path(output) / ROWS}"])
+
+
+class _Rounds:
+    """Responses by part and round, on disk as soon as their batch is judged."""
+
+    def __init__(self, config: CompleteRunConfig, writer: Writer, judge: Judge, file: Path):
+        self.config, self.writer, self.judge, self.file = config, writer, judge, file
+        self.lines: dict[tuple[str, int, str], Line] = {
+            (line["part"], line["round"], line["id"]): line for line in read_lines(file)
+        }
+
+    def until_kept(
+        self, part: str, rows: Sequence[Row], tries: int, keeps: Callable[[Outcome], bool], system: str = ""
+    ) -> dict[str, str]:
+        """Row id -> the first response that is kept; up to `tries` rounds over the rows that have none yet."""
+        kept: dict[str, str] = {}
+        for turn in range(tries):
+            left = [row for row in rows if row["id"] not in kept]
+            if not left:
+                break
+            self._round(part, turn, left, keeps, system)
+            lines = [self.lines[part, turn, row["id"]] for row in left]
+            kept |= {line["id"]: line["text"] for line in lines if line["kept"]}
+        return kept
+
+    def _round(self, part: str, turn: int, rows: Sequence[Row], keeps: Callable[[Outcome], bool], system: str) -> None:
+        by_id = {row["id"]: row for row in rows}
+        begun = self.config.prefill if part == "harmful" else ""
+        requests = [Request(row["id"], _asked(row, system), begun) for row in rows]
+        greedy = part not in ("harmful", "safe") or self.config.temperature == 0
+        with tqdm(total=len(rows), desc=f"{part}, round {turn + 1}", unit="") as progress:
+            for batch in self.writer.batches(requests):
+                if not all((part, turn, request.id) in self.lines for request in batch):
+                    answers = self.writer.write(batch, None if greedy else self._sampling(part, turn, batch[0].id))
+                    lines = self._judged(part, turn, [by_id[request.id] for request in batch], answers, keeps)
+                    append_lines(self.file, lines)
+                    self.lines |= {(part, turn, line["id"]): line for line in lines}
+                progress.update(len(batch))
+
+    def _sampling(self, part: str, turn: int, first: str) -> Sampling:
+        """Drawn anew for every batch, from its name alone."""
+        digest = hashlib.sha256(f"{self.config.seed}:{part}:{turn}:{first}".encode("utf-8", "surrogatepass")).digest()
+        return Sampling(self.config.temperature, self.config.top_p, int.from_bytes(digest[:4], "big") >> 1)
+
+    def _judged(
+        self,
+        part: str,
+        turn: int,
+        rows: Sequence[Row],
+        answers: Sequence[Answer | EndpointError],
+        keeps: Callable[[Outcome], bool],
+    ) -> list[Line]:
+        begun = self.config.prefill if part == "harmful" else ""
+        is_harmful = part in ("harmful", "safe")
+        texts = [("", True) if isinstance(answer, EndpointError) else answer for answer in answers]
+        verdicts = self.judge(
+            [
+                Response(row, part, text, begun, is_harmful, finished)
+                for row, (text, finished) in zip(rows, texts, strict=True)
+            ]
+        )
+        lines = []
+        for row, answer, (text, finished), verdict in zip(rows, answers, texts, verdicts, strict=True):
+            kept = keeps(verdict.outcome)
+            reason = "kept" if kept else verdict.reason or f"dropped: {verdict.outcome.value}"
+            if isinstance(answer, EndpointError):
+                kept, reason = False, f"dropped: {answer.reason}"
+            lines.append(
+                {"part": part, "round": turn, "id": row["id"], "kept": kept, "reason": reason}
+                | {"finished": finished, "text": text.strip()}
+            )
+        return lines
+
+    def write_in_order(self) -> None:
+        """All lines in the order of parts, rounds and ids, whatever order they came in."""
+        _write_private(self.file, (self.lines[key] for key in sorted(self.lines)))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        found: dict[str, Counter[str]] = {}
+        for (part, _, _), line in sorted(self.lines.items()):
+            found.setdefault(part, Counter())[line["reason"]] += 1
+        return {part: dict(sorted(reasons.items())) for part, reasons in found.items()}
+
+
+def _answers(outcome: Outcome) -> bool:
+    return outcome is Outcome.COMPLIED
+
+
+def _refuses(outcome: Outcome) -> bool:
+    return outcome in _REFUSALS
+
+
+def _read(files: Sequence[str], part: str) -> list[Row]:
+    """The prompts of several files.
+
+    Raises:
+        InputError: a file that cannot be read, or a prompt that stands in two of them.
+    """
+    rows = [
+        row
+        for file in files
+        for row in read_prompt_file(shipped_file(file), PromptFormat.prompts, harmful=part == "harmful").rows
+    ]
+    if repeated := [row_id for row_id, count in Counter(row["id"] for row in rows).items() if count > 1]:
+        raise InputError(f"{part}: the id {repeated[0]} stands in two files ({len(repeated)} ids do); rename it")
+    return rows
+
+
+def _templates(name: str) -> list[str]:
+    path = shipped_file(name)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"safe_templates={name}: expected a UTF-8 text file with one refusal a line") from None
+    if not (found := [line for line in lines if line]):
+        raise InputError(f"safe_templates={name} holds no refusal: write one a line")
+    return found
+
+
+def _drawn(templates: Sequence[str], seed: int, row_id: str) -> str:
+    digest = hashlib.sha256(f"{seed}:safe:{row_id}".encode("utf-8", "surrogatepass")).digest()
+    return templates[int.from_bytes(digest[:8], "big") % len(templates)]
+
+
+def _asked(row: Row, system: str) -> list[Any]:
+    return [{"role": "system", "content": system}, *row["prompt"]] if system else list(row["prompt"])
+
+
+def _identity(
+    config: CompleteRunConfig, writer: Writer, prompts: Mapping[str, list[Row]], templates: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that decides the rows; the batch size among it, as it decides rounding."""
+    keys = ("tries", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
+    texts = (config.prefill, config.system, config.safe_system, list(templates))
+    return {
+        "writer": dict(writer.identity),
+        "prompts": {part: {"count": len(rows), "sha256": _sha256(rows)} for part, rows in prompts.items()},
+        "safe": config.safe.value,
+        "texts": _sha256(texts),
+        "judge": judge_identity(config.judge, config.judging),
+        **{key: value for key, value in asdict(config).items() if key in keys},
+    }
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _triple(row: Row, safe: Mapping[str, str], harmful: Mapping[str, str]) -> Row:
+    return {
+        "id": row["id"],
+        "source": "safety",
+        "kind": "safety",
+        "prompt": row["prompt"],
+        "chosen": [{"role": "assistant", "content": safe[row["id"]]}],
+        "rejected": [{"role": "assistant", "content": harmful[row["id"]]}],
+    }
+
+
+def _helpful(row: Row, part: str, found: Mapping[str, str]) -> Row:
+    chosen = [{"role": "assistant", "content": found[row["id"]]}]
+    return {
+        "id": row["id"], "source": part, "kind": "helpful", "prompt": row["prompt"], "chosen": chosen, "rejected": None,
+    }  # fmt: skip
+
+
+def _write_private(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    write_atomically(path, lines.encode("utf-8", "backslashreplace"))
+    path.chmod(0o600)
