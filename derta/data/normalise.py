@@ -30,10 +30,12 @@ _SUPERSCRIPT = regex.compile(r"(?=[⁰¹²³⁴-⁹⁺⁻])(?<![⁰¹²³⁴-⁹
 _MINUS = regex.compile(r"(?<![\p{L}\p{M}])[-−–](?=\s?\p{N})")
 _HALF_WORD = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ー"
 _QUARTER_WORD = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_LETTER = rf"[[\p{{L}}\p{{N}}\p{{Mn}}\p{{Mc}}]--[{_HALF_WORD}{_QUARTER_WORD}]]"
+WITHOUT_SPACES = _HALF_WORD + _QUARTER_WORD
+"""The inside of a character class: scripts that write no spaces between words."""
+_LETTER = rf"[[\p{{L}}\p{{N}}\p{{Mn}}\p{{Mc}}]--[{WITHOUT_SPACES}]]"
 _UNIT = regex.compile(
     rf"{_LETTER}+(?:(?<=\p{{N}})[.,:](?=\p{{N}}){_LETTER}+)*"
-    rf"|[{_HALF_WORD}{_QUARTER_WORD}][\p{{Mn}}\p{{Mc}}]*|!?([\p{{S}}#%\&*/@\\])\1*",
+    rf"|[{WITHOUT_SPACES}][\p{{Mn}}\p{{Mc}}]*|!?([\p{{S}}#%\&*/@\\])\1*",
     regex.V1,
 )
 WORD = 4  # the weight of one word

@@ -71,6 +71,7 @@ class Verdict:
     What only some judges can tell is None from the others:
     fully_safe: the response refuses, and nothing in it is harmful, neither before nor after the refusal.
     compliance: which of XSTest's classes it is. score: 0 (harmless) to 1. categories: of harm, in the judge's names.
+    loops: the response repeats itself over and over somewhere. goes_on: it refuses, and goes on with content behind it.
     """
 
     outcome: Outcome
@@ -80,6 +81,8 @@ class Verdict:
     compliance: Compliance | None = None
     score: float | None = None
     categories: tuple[str, ...] = ()
+    loops: bool | None = None
+    goes_on: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Result:
     response_tokens: its length in tokens, without the end token.
     refusal_token, refusal_word: tokens and words of the response before the first refusal, *including the prefill*:
         0 means that the response starts with the refusal. None where there is no refusal.
-    fully_safe, compliance, score: as in `Verdict`.
+    fully_safe, compliance, score, loops, goes_on: as in `Verdict`.
     """
 
     prompt_set: str
@@ -107,6 +110,8 @@ class Result:
     fully_safe: bool | None = None
     compliance: Compliance | None = None
     score: float | None = None
+    loops: bool | None = None
+    goes_on: bool | None = None
 
     @property
     def key(self) -> Key:
