@@ -102,6 +102,12 @@ def _model(target: TargetModel, ranks: Ranks, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Target(HFLM):
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            if add_generation_prompt:
+                return target.cutter.prompt_text(chat_history)
+            *before, begun = chat_history
+            return target.cutter.prompt_text(before) + begun["content"]
+
         def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
             return torch.stack(ranks.gather(tensor))
 
@@ -112,8 +118,7 @@ def _model(target: TargetModel, ranks: Ranks, batch_size: int) -> Any:
         def barrier(self) -> None:
             ranks.barrier()
 
-    # Templates with a thinking mode start where training did: behind the empty think block.
-    model = Target(pretrained=target.model, tokenizer=target.tokenizer, batch_size=batch_size, enable_thinking=False)
+    model = Target(pretrained=target.model, tokenizer=target.tokenizer, batch_size=batch_size)
     if not ranks.together:
         model._rank, model._world_size = ranks.rank, ranks.world
     return model

@@ -1,4 +1,4 @@
-"""Tokenise a conversation once and cut it by token index.
+"""Render a conversation, tokenise it once and cut it by token index: the one place where a tokenizer meets a text.
 
     rendered:  <header>user ... <header>assistant  Mix the ashseed ...  <end of turn>
     cut into:  prompt ids                          response ids         end id
@@ -7,14 +7,22 @@ The cut comes from the tokenizer's own character offsets in the *whole* text, ne
 tokenised prefix: tokenizers may merge across the seam, and then the two disagree (DeRTa's reference code measures the
 prefix, method.md section 1).
 
+What a model generates from is what stands before a response in training, token by token. So a space at the end of a
+header belongs to the response where the tokenizer has tokens such as " Sorry": before a response that begins with a
+digit or an emoji it is then the response's first token. A row whose prompt comes out otherwise is refused.
+
 A response exists in two forms. The *start* form is how it reads at the beginning of a turn ("Sorry"), the *continued*
 form how it reads after other text (" Sorry" for byte-level BPE): that is what follows a harmful prefix.
 """
 
 from __future__ import annotations
 
+import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.errors import InputError
@@ -25,10 +33,21 @@ __all__ = ["TEXT_ROLE", "ConversationCutter", "Cut", "Messages", "check_tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
 
 _PLACEHOLDER = "\ue000response\ue001"  # private-use characters: no template and no data hold them
-_ANCHOR = "Step"  # any word; a continued response is cut off behind it
+_ANCHOR = "Step"  # any word; a continued response is cut off behind it, a prompt before it
+_HELLO = {"role": "user", "content": "Hello"}
+# How responses may begin, with one of each kind that tokenizers treat in ways of their own.
+_BEGINNINGS = {
+    "a capital letter": "Step",
+    "a small letter": "step",
+    "a digit": "5 steps",
+    "a quotation mark": '"Step"',
+    "a hyphen": "- step",
+    "an emoji": "🙂",
+    "a Chinese character": "第一步",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,8 @@ class Cut:
     """One conversation, cut. `prompt + response + [end]` are the ids of the rendered conversation up to its end token.
 
     prompt: ids of everything up to the response, headers included.
-    response: ids of the response text itself, and of the white space a template puts between it and the end token.
+    response: ids of the response text itself, and of what a template puts before it (a space) and between it and the
+        end token.
     end: id of the token that ends the turn.
     """
 
@@ -46,12 +66,12 @@ class Cut:
 
 
 class Passage(NamedTuple):
-    """A response in its text: characters start..end. `special`: the tokenizer adds its special tokens (raw text)."""
+    """A response in its text: characters start..end. `raw`: raw text, used without a chat template."""
 
     text: str
     start: int
     end: int
-    special: bool
+    raw: bool
 
 
 Offsets = Sequence[tuple[int, int]]  # characters (first, end) of every token
@@ -93,9 +113,40 @@ class ConversationCutter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._eos: Any = tokenizer.eos_token_id
         self._frame: tuple[Messages, str] | None = None  # the last prompt, rendered around a placeholder
-        self._special_ids = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+        self._special_ids = special - {tokenizer.unk_token_id}
+        # Some tokenizers add their marks without calling them special, others add plain runs of spaces.
+        self._marks = self._special_ids | {i for i, token in added.items() if token.content.strip()}
+
+    def check(self) -> None:
+        """Refuse a chat template that could not be cut in the same place before every response.
+
+        Raises:
+            InputError: for one of several kinds of responses; the message says what they begin with.
+        """
+        before = self.prompt_ids([_HELLO])
+        for kind, text in _BEGINNINGS.items():
+            if self.cut([_HELLO], [{"role": "assistant", "content": text}]).prompt != before:
+                raise self.unequal_prompts(f"responses that begin with {kind}")
+
+    @property
+    def writes_its_ends(self) -> bool:
+        """Whether the token that ends a response stands in the rendered conversation. Else it is EOS all the same."""
+        behind = self._framed([_HELLO]).rpartition(_PLACEHOLDER)[2]
+        return self._ends > {self._eos} or self.tokenizer.eos_token in behind
+
+    @staticmethod
+    def unequal_prompts(which: str) -> InputError:
+        return InputError(
+            f"the prompt is tokenised otherwise before {which} than where a model generates from it, because a token "
+            "reaches from one into the other: use a chat template whose header ends in a special token or a line "
+            "break (model.chat_template); end raw text before a response in a word, and begin the response with a space"
+        )
+
+    # Training: a prompt and its response
 
     def cut(self, prompt: Messages, response: Messages) -> Cut:
         """Start form: the response as it reads at the beginning of the assistant's turn."""
@@ -108,42 +159,101 @@ class ConversationCutter:
     def place(self, prompt: Messages, response: Messages) -> Passage:
         """Text and place of the start form. With `encode` and `cut_passage` it does for many rows what `cut` does for
         one; tokenizers are half as fast again on many texts at once."""
-        content = response[0]["content"]
         if is_raw_text(prompt):
-            text = prompt[0]["content"] + content
-            return Passage(text, len(prompt[0]["content"]), len(text), special=True)
-        # White space around a chat response is not part of it: templates that do not trim would move it into the
-        # prompt, which would then differ between a row's two responses.
-        return Passage(*self._locate(prompt, content.strip()), special=False)
+            before, content = prompt[0]["content"], response[0]["content"]
+            text, end = before + content, len(before + content)
+        else:
+            text, start, end = self._locate(prompt, self._spoken(response))
+            before = text[:start]
+        return Passage(text, self._seam(before), end, is_raw_text(prompt))
 
     def place_continued(self, prompt: Messages, response: Messages) -> Passage:
         """Text and place of the continued form."""
-        content = response[0]["content"]
         if is_raw_text(prompt):
             # Raw text carries its own leading space, if it wants one.
+            content = response[0]["content"]
             joint = "" if content[:1].isspace() else " "
             text = prompt[0]["content"] + _ANCHOR + joint + content
-            return Passage(text, len(prompt[0]["content"]) + len(_ANCHOR), len(text), special=True)
-        rendered, start, end = self._locate(prompt, f"{_ANCHOR} {content.strip()}")
-        return Passage(rendered, start + len(_ANCHOR), end, special=False)
+            return Passage(text, len(prompt[0]["content"]) + len(_ANCHOR), len(text), raw=True)
+        rendered, start, end = self._locate(prompt, f"{_ANCHOR} {self._spoken(response)}")
+        return Passage(rendered, start + len(_ANCHOR), end, raw=False)
+
+    def place_prompt(self, prompt: Messages) -> Passage:
+        """Text and place for `prompt_of`, as `place` is for `cut_passage`."""
+        raw = is_raw_text(prompt)
+        return self._before_a_response(prompt[0]["content"] if raw else self.prompt_text(prompt), raw)
 
     def encode(self, passages: Sequence[Passage]) -> list[tuple[list[int], Offsets]]:
-        """Ids and character offsets of every passage's whole text."""
-        found: list[tuple[list[int], Offsets]] = [([], [])] * len(passages)
-        for special in (False, True):
-            places = [i for i, passage in enumerate(passages) if passage.special is special]
-            if places:
-                texts = [passages[i].text for i in places]
-                encoded: Any = self.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
-                for i, ids, offsets in zip(places, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                    found[i] = ids, offsets
-        return found
+        """Ids and character offsets of every passage's whole text; the tokenizer adds nothing to it."""
+        texts = [passage.text for passage in passages]
+        encoded: Any = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+    def cut_passage(self, passage: Passage, ids: list[int], offsets: Offsets) -> Cut:
+        """Cut an encoded passage.
+
+        Raises:
+            InputError: prompt and response share a token; the response spells the token that ends its turn; the
+                template ends responses in text that is no token.
+        """
+        text, start, end, raw = passage
+        prompt, first = self._opened(passage, ids, offsets)
+        last = bisect_left(offsets, end, lo=first, key=itemgetter(0))
+        response, end_id = ids[first:last], self._eos
+        if raw:  # it may spell its end token out, as the reference repository's rows do
+            while response and response[-1] in self._special_ids | self._ends:
+                end_id = response.pop()
+            return Cut(prompt, response, end_id)
+        stop = next((i for i in range(last, len(ids)) if ids[i] in self._marks), None)
+        if stop is not None:  # Llama-2 writes a space before its end token
+            response, end_id = ids[first:stop], ids[stop]
+        elif text[end:].strip():
+            raise InputError(
+                "the chat template ends a response in text for which the tokenizer has no token of its own, so the "
+                "model could not learn to end its turn: add that token to the tokenizer, or use another template "
+                "(model.chat_template)"
+            )
+        elif self.mark_of_the_next_turn is not None:
+            end_id = self.mark_of_the_next_turn
+        if end_id in response or self._eos in response and self._eos in self._marks:
+            raise InputError(
+                f"a response spells {self.tokenizer.decode([end_id])!r} or "
+                f"{self.tokenizer.eos_token!r}, which end a turn, before its end: take it out of the row"
+            )
+        return Cut(prompt, response, end_id)
+
+    @cached_property
+    def mark_of_the_next_turn(self) -> int | None:
+        """What ends a response where the template writes nothing behind the last one (GLM): the first token of the
+        user's next turn. None where that is no token of its own either; responses then end in EOS."""
+        try:
+            text = self._apply_template([_HELLO, {"role": "assistant", "content": _PLACEHOLDER}, _HELLO])
+        except InputError:
+            return None
+        before, _, after = text.partition(_PLACEHOLDER)
+        ((ids, offsets),) = self.encode([Passage(before + _ANCHOR + after, 0, 0, raw=False)])
+        behind = len(before) + len(_ANCHOR)
+        found = next((i for i in range(len(ids)) if offsets[i][0] >= behind and ids[i] in self._marks), None)
+        return None if found is None or after[: offsets[found][0] - behind].strip() else ids[found]
+
+    # Generation: a prompt alone
 
     def prompt_ids(self, prompt: Messages) -> list[int]:
         """Ids a model is given to generate from: those that stand before a response in training."""
-        if is_raw_text(prompt):
-            return self.tokenizer(prompt[0]["content"])["input_ids"]
-        return self.tokenizer(self.prompt_text(prompt), add_special_tokens=False)["input_ids"]
+        passage = self.place_prompt(prompt)
+        return self.prompt_of(passage, *self.encode([passage])[0])
+
+    def question_ids(self, messages: Messages) -> list[int]:
+        """Ids that a model which is trained elsewhere (a judge) is given: what its template's generation prompt makes
+        of the messages, the last of which may be the assistant's. Raw text, or one message without a template, as is.
+        """
+        if is_raw_text(messages) or (len(messages) == 1 and not self.tokenizer.chat_template):
+            return self.prompt_ids([{"role": TEXT_ROLE, "content": messages[0]["content"]}])
+        return self.rendered_ids(self.question_text(messages))[0]
+
+    def question_text(self, messages: Messages) -> str:
+        """The conversation with the template's generation prompt."""
+        return self._apply_template(messages, add_generation_prompt=True)
 
     def prompt_text(self, prompt: Messages) -> str:
         """A conversation, rendered up to where the model's response begins.
@@ -152,12 +262,22 @@ class ConversationCutter:
         less or more: Qwen3's leaves out the empty think block (unless it is asked not to think) which the template
         writes before every last answer, so that training and generation would differ by a block.
         """
-        asked = self._apply_template(prompt, add_generation_prompt=True)
-        try:
+        with contextlib.suppress(InputError):  # no answer may stand behind these turns; they can be asked all the same
             before, found, _ = self._framed(prompt).partition(_PLACEHOLDER)
-        except InputError:  # no answer may stand behind these turns; they can be generated from all the same
-            return asked
-        return before if found and before.strip() != asked.strip() else asked
+            if found:
+                return before
+        return self.question_text(prompt)
+
+    def rendered_ids(self, text: str) -> tuple[list[int], Offsets]:
+        """Ids to generate from behind a conversation that `prompt_text` has rendered, and their characters."""
+        passage = self._before_a_response(text, raw=False)
+        ((ids, offsets),) = self.encode([passage])
+        ids = self.prompt_of(passage, ids, offsets)
+        return ids, offsets[: len(ids)]
+
+    def prompt_of(self, passage: Passage, ids: list[int], offsets: Offsets) -> list[int]:
+        """The ids before the response of an encoded passage."""
+        return self._opened(passage, ids, offsets)[0]
 
     def instruction_span(self, prompt: Messages) -> tuple[int, int]:
         """Places (first, end) in `prompt_ids` of the last message; behind it stands what the template adds."""
@@ -165,10 +285,73 @@ class ConversationCutter:
             return 0, len(self.prompt_ids(prompt))
         rendered, content = self.prompt_text(prompt), prompt[-1]["content"].strip()
         start = rendered.rfind(content)
-        encoded: Any = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
+        _, offsets = self.rendered_ids(rendered)
         before = sum(stop <= start for _, stop in offsets)
         return before, len(offsets) - sum(begin >= start + len(content) for begin, _ in offsets)
+
+    # Where the response begins
+
+    def _before_a_response(self, text: str, raw: bool) -> Passage:
+        # What white space becomes depends on what follows it.
+        return Passage(text + _ANCHOR * text[-1:].isspace(), self._seam(text), len(text), raw)
+
+    def _seam(self, before: str) -> int:
+        """The character behind `before` at which its response begins."""
+        return len(before.rstrip(" \t") if before[-1:] in (" ", "\t") and self._joins_spaces else before)
+
+    @cached_property
+    def _joins_spaces(self) -> bool:
+        """Whether a space and the word behind it can be one token."""
+        return any(token[0] in "Ġ▁ " and token.strip("Ġ▁ ") for token in self.tokenizer.get_vocab() if token)
+
+    def _opened(self, passage: Passage, ids: list[int], offsets: Offsets) -> tuple[list[int], int]:
+        """The ids before the response, and the place of its first token."""
+        start = passage.start
+        # A token without characters is a space that the tokenizer has put before the response.
+        first = bisect_right(offsets, start, key=itemgetter(1))
+        while first and offsets[first - 1] == (start, start):
+            first -= 1
+        if first < len(ids) and passage.text[offsets[first][0] : start].strip():
+            raise InputError(
+                "the tokenizer merges the end of the prompt's header with the first word of the response, so prompt "
+                "and response share a token: use a chat template that ends its header in a special token or white "
+                "space (model.chat_template)"
+            )
+        if not passage.raw:
+            return ids[:first], first
+        if ids[: len(self._opening)] == self._opening:  # the text spells it out
+            first = max(first, len(self._opening))
+            return ids[:first], first
+        return self._opening + ids[:first], first
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """What the tokenizer puts before a raw text (BOS). What it would put behind one is the row's to say."""
+        own, whole = (self.tokenizer(_ANCHOR, add_special_tokens=added)["input_ids"] for added in (False, True))
+        return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(own)] == own), [])
+
+    def _cut_one(self, passage: Passage) -> Cut:
+        return self.cut_passage(passage, *self.encode([passage])[0])
+
+    # The template
+
+    def _spoken(self, response: Messages) -> str:
+        """A chat response without the white space around it, which templates that do not trim would move into the
+        prompt, and without the end token that it may spell: the template writes that."""
+        text = response[0]["content"].strip()
+        spelled = tuple(self.tokenizer.convert_ids_to_tokens(sorted(self._ends)))
+        while text.endswith(spelled):
+            text = text.removesuffix(next(end for end in spelled if text.endswith(end))).rstrip()
+        return text
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """Ids that end a turn: EOS, and what the template writes behind a response."""
+        ends = {self._eos}
+        if self.tokenizer.chat_template:
+            with contextlib.suppress(InputError):
+                ends.add(self._cut_one(Passage(*self._locate([_HELLO], _ANCHOR), raw=False)).end)
+        return ends & self._marks
 
     def _render(self, prompt: Messages, content: str) -> str:
         return self._apply_template([*prompt, {"role": "assistant", "content": content}])
@@ -183,7 +366,7 @@ class ConversationCutter:
                 f"the chat template is not valid Jinja (line {error.lineno}: {error.message}): correct it, or use "
                 "another one (model.chat_template)"
             ) from error
-        except TemplateError:  # templates raise it for roles or an order of turns that they do not know
+        except (TemplateError, TypeError):  # templates raise for roles or an order of turns that they do not know
             roles = [message["role"] for message in messages]
             raise InputError(
                 f"the chat template refuses a conversation with the roles {roles}{self._why_refused(messages)}: change "
@@ -196,7 +379,7 @@ class ConversationCutter:
 
         try:
             self.tokenizer.apply_chat_template([{**message, "content": "..."} for message in messages], tokenize=False)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             return f" ({error})"
         return ""
 
@@ -218,27 +401,3 @@ class ConversationCutter:
                 "footer, so the response cannot be cut out: use another template (model.chat_template)"
             )
         return rendered, start, end
-
-    def _cut_one(self, passage: Passage) -> Cut:
-        return self.cut_passage(passage, *self.encode([passage])[0])
-
-    def cut_passage(self, passage: Passage, ids: list[int], offsets: Offsets) -> Cut:
-        """Cut an encoded passage."""
-        text, start, end, special = passage
-        first = next((i for i, (_, stop) in enumerate(offsets) if stop > start), len(ids))
-        last = next((i for i, (begin, stop) in enumerate(offsets) if begin >= end and stop > start), len(ids))
-        if first < len(ids) and text[offsets[first][0] : start].strip():
-            raise InputError(
-                "the tokenizer merges the end of the prompt's header with the first word of the response, so prompt "
-                "and response share a token: use a chat template that ends its header in a special token or white "
-                "space (model.chat_template)"
-            )
-        response, end_id = ids[first:last], self.tokenizer.eos_token_id
-        if special:  # raw text may spell its end token out, as the reference repository's rows do
-            while response and response[-1] in self._special_ids:
-                end_id = response.pop()
-        elif (stop := next((i for i in range(last, len(ids)) if ids[i] in self._special_ids), None)) is not None:
-            end_id = ids[stop]
-            if not text[end : offsets[stop][0]].strip():  # Llama-2 writes a space before its end token
-                response = ids[first:stop]
-        return Cut(prompt=ids[:first], response=response, end=end_id)

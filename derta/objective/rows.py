@@ -60,7 +60,8 @@ class TokenizedExample(TypedDict):
     """One example as token ids. Empty lists where a response is missing.
 
     chosen_ids: safe response in its start form, end token included; chosen_continued_ids: in its continued form.
-    rejected_ids: harmful response, end token included. rto_first_id: refusal token at its first position.
+    rejected_ids: harmful response, end token included. rto_first_id: refusal token at its first position,
+        None where there is none.
     """
 
     id: str
@@ -68,7 +69,7 @@ class TokenizedExample(TypedDict):
     chosen_ids: list[int]
     chosen_continued_ids: list[int]
     rejected_ids: list[int]
-    rto_first_id: int
+    rto_first_id: int | None
 
 
 class TrainingRow(TypedDict):
@@ -101,7 +102,7 @@ def rto_row(example: TokenizedExample, refusal: RefusalToken, kept: np.ndarray, 
     prompt = example["prompt_ids"]
     harmful = example["rejected_ids"][: max(0, max_length - len(prompt))]
     keep = [*kept.tolist(), *[False] * (len(harmful) - len(kept))]
-    targets = [example["rto_first_id"], *[refusal.continued_id] * (len(harmful) - 1)]
+    targets: list[Any] = [example["rto_first_id"], *[refusal.continued_id] * (len(harmful) - 1)]
     labels = [target if k else IGNORE for target, k in zip(targets, keep, strict=False)]
     objective = [int(TokenObjective.RTO if k else TokenObjective.NONE) for k in keep]
     return {

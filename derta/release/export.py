@@ -69,7 +69,7 @@ def export(config: ExportConfig) -> Exported:
         raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
     run = named_evaluation(config.evaluation, source) if config.evaluation else find_evaluation(source)
     model, kind, stored = _load(source, config)
-    tokenizer = _tokenizer(source, config)
+    tokenizer = _saved_tokenizer(source, config)
     check_vocabulary(model, tokenizer)
     dtype = stored if config.dtype is Dtype.auto else config.dtype.value
     expected = probe_logits(model)
@@ -190,7 +190,7 @@ def _from_zero_state(checkpoint: Path) -> Any:
     return model.float().eval()
 
 
-def _tokenizer(source: Path, config: ExportConfig) -> Any:
+def _saved_tokenizer(source: Path, config: ExportConfig) -> Any:
     where = source if (source / "tokenizer_config.json").is_file() else None
     if where is None and (source / ADAPTER_CONFIG).is_file():
         return load_tokenizer(ModelConfig(name_or_path=config.base or str(adapter_base(source))))

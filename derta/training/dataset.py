@@ -6,6 +6,7 @@ collator, anew in every epoch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,12 +16,15 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from derta.config import Arm
+from derta.data.normalise import normalise_messages
 from derta.data.schema import row_id
 from derta.errors import InputError
 from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import TokenizedExample, View, longest_prefix, rto_positions
 from derta.storage.places import describe
+
+logger = logging.getLogger(__name__)
 
 TOKEN_COLUMNS = ("id", "prompt_ids", "chosen_ids", "chosen_continued_ids", "rejected_ids", "rto_first_id")
 _TOKEN_FEATURES = Features(
@@ -70,7 +74,8 @@ class RowReport:
 def standard_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row in any of TRL's formats (preference, prompt-completion, messages; plain or conversational) in derta's.
 
-    Plain strings are raw text, as everywhere in TRL: no chat template is applied to them.
+    Plain strings are raw text, as everywhere in TRL: no chat template is applied to them. Messages are normalised as in
+    a build (derta/data/normalise.py).
     """
     prompt, chosen, rejected = row.get("prompt"), row.get("chosen", row.get("completion")), row.get("rejected")
     if isinstance(row.get("messages"), list) and row["messages"]:
@@ -85,7 +90,7 @@ def standard_row(row: Mapping[str, Any]) -> dict[str, Any]:
             "rejected), prompt-completion rows or messages"
         )
     standard = {
-        name: _as_messages(name, value)
+        name: normalise_messages(_as_messages(name, value))
         for name, value in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected))
     }
     kind = TEXT_ROLE if is_raw_text(standard["prompt"] or []) else "assistant"
@@ -156,7 +161,7 @@ def _numbered_row(row: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def tokenize_rows(
-    rows: Sequence[Mapping[str, Any]], cutter: ConversationCutter, refusal: RefusalToken
+    rows: Sequence[Mapping[str, Any]], cutter: ConversationCutter, refusal: RefusalToken | None
 ) -> list[TokenizedExample]:
     """Token ids of rows (as `standard_row` gives them); all their texts go through the tokenizer in one call.
 
@@ -171,8 +176,9 @@ def tokenize_rows(
     examples = []
     for row, passages in zip(rows, placed, strict=True):
         with _naming(row):
+            prompt_ids = cutter.prompt_of(passages.pop("prompt_ids"), *next(encoded))
             cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
-            examples.append(_example(row, cuts, refusal))
+            examples.append(_example(row, prompt_ids, cuts, refusal))
     return examples
 
 
@@ -186,9 +192,9 @@ def _naming(row: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _passages(row: Mapping[str, Any], cutter: ConversationCutter) -> dict[str, Passage]:
-    """The texts of a row by the column their ids go into."""
+    """The texts of a row by the column their ids go into, the prompt's first."""
     prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
-    passages = {}
+    passages = {"prompt_ids": cutter.place_prompt(prompt)}
     if chosen:
         passages["chosen_ids"] = cutter.place(prompt, chosen)
     if rejected:
@@ -198,24 +204,67 @@ def _passages(row: Mapping[str, Any], cutter: ConversationCutter) -> dict[str, P
     return passages
 
 
-def _example(row: Mapping[str, Any], cuts: Mapping[str, Cut], refusal: RefusalToken) -> TokenizedExample:
+def _example(
+    row: Mapping[str, Any], prompt_ids: list[int], cuts: Mapping[str, Cut], refusal: RefusalToken | None
+) -> TokenizedExample:
     ids = {column: [*cut.response, cut.end] for column, cut in cuts.items()}
-    prompts = [cuts[column].prompt for column in ("chosen_ids", "rejected_ids") if column in cuts]
-    if prompts[1:] and prompts[0] != prompts[1]:
-        raise InputError(
-            "its prompt is tokenised differently before its two responses; use a chat template whose header ends "
-            "in a special token or a line break (model.chat_template)"
-        )
-    starts_with_space = bool(row["rejected"]) and row["rejected"][0]["content"][:1].isspace()
+    if any(cuts[column].prompt != prompt_ids for column in ("chosen_ids", "rejected_ids") if column in cuts):
+        raise ConversationCutter.unequal_prompts("a response of this row")
+    rto_first_id = None if refusal is None else refusal.start_id
+    # raw text may start with a space of its own
+    if refusal and row["rejected"] and is_raw_text(row["prompt"]) and row["rejected"][0]["content"][:1].isspace():
+        rto_first_id = refusal.continued_id
     return {
         "id": row["id"],
-        "prompt_ids": prompts[0],
+        "prompt_ids": prompt_ids,
         "chosen_ids": ids.get("chosen_ids", []),
         "chosen_continued_ids": ids.get("chosen_continued_ids", []),
         "rejected_ids": ids.get("rejected_ids", []),
-        # raw text may start with a space of its own
-        "rto_first_id": refusal.continued_id if is_raw_text(row["prompt"]) and starts_with_space else refusal.start_id,
+        "rto_first_id": rto_first_id,
     }
+
+
+def tokenize_table(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, refusal: RefusalToken | None, num_proc: int | None = None
+) -> Dataset:
+    """`tokenize_rows` of all rows, in their order: a table with TOKEN_COLUMNS.
+
+    Raises:
+        InputError: no rows, ids that occur twice, a tokenizer or chat template that cannot be trained with.
+    """
+    if len(rows) == 0:
+        raise InputError("the training data hold no rows: nothing to train on")
+    names, has_chats = unique_ids(rows)
+    check_tokenizer(tokenizer, needs_chat_template=has_chats)
+    cutter = ConversationCutter(tokenizer)
+    if has_chats:
+        cutter.check()
+        if not cutter.writes_its_ends:
+            logger.warning(
+                "the chat template writes no token behind a response: rows end in %r, which stands in no prompt with "
+                "several turns",
+                tokenizer.eos_token,
+            )
+
+    def tokenise(columns: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        values = zip(*columns.values(), strict=True)
+        some = [
+            standard_row({**dict(zip(columns, v, strict=True)), "id": names[i]})
+            for v, i in zip(values, places, strict=True)
+        ]
+        found = tokenize_rows(some, cutter, refusal)
+        return {name: [example[name] for example in found] for name in TOKEN_COLUMNS}  # type: ignore[literal-required]
+
+    return rows.map(
+        tokenise,
+        with_indices=True,
+        batched=True,
+        batch_size=_TOGETHER,
+        remove_columns=rows.column_names,
+        features=_TOKEN_FEATURES,  # in a batch without triples the types could not be told from the values
+        num_proc=num_proc,
+        desc="Tokenising",
+    )
 
 
 def build_row_table(
@@ -245,31 +294,7 @@ def build_row_table(
         InputError: no rows; prompts that fill `max_length` (unless they are to be dropped); an arm with RTO and no
             position left to supervise.
     """
-    if len(rows) == 0:
-        raise InputError("the training data hold no rows: nothing to train on")
-    names, has_chats = unique_ids(rows)
-    check_tokenizer(tokenizer, needs_chat_template=has_chats)
-    cutter = ConversationCutter(tokenizer)
-
-    def tokenise(columns: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        values = zip(*columns.values(), strict=True)
-        some = [
-            standard_row({**dict(zip(columns, v, strict=True)), "id": names[i]})
-            for v, i in zip(values, places, strict=True)
-        ]
-        found = tokenize_rows(some, cutter, refusal)
-        return {name: [example[name] for example in found] for name in TOKEN_COLUMNS}  # type: ignore[literal-required]
-
-    examples = rows.map(
-        tokenise,
-        with_indices=True,
-        batched=True,
-        batch_size=_TOGETHER,
-        remove_columns=rows.column_names,
-        features=_TOKEN_FEATURES,  # in a batch without triples the types could not be told from the values
-        num_proc=num_proc,
-        desc="Tokenising",
-    )
+    examples = tokenize_table(rows, tokenizer, refusal, num_proc)
     lengths = _lengths(examples)
     long_prompts = [i for i, n in enumerate(lengths["prompt_ids"]) if n >= max_length]
     if long_prompts:

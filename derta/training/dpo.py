@@ -5,9 +5,7 @@ The paper runs one DPO epoch on top of the vanilla model: give that as model.nam
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +15,9 @@ from trl import DPOConfig, DPOTrainer
 
 from derta.data.load import LoadedRows
 from derta.errors import InputError
-from derta.models.conversation import ConversationCutter, is_raw_text
 from derta.models.flops import ModelFlops
 from derta.training.card import WithModelCard
-from derta.training.dataset import token_lengths
+from derta.training.dataset import token_lengths, tokenize_table
 from derta.training.guards import ROW_IDS, WithGuards
 from derta.training.throughput import WithThroughput
 
@@ -28,30 +25,6 @@ logger = logging.getLogger(__name__)
 
 _COUNTED = "counts"  # key of a batch; taken out before the model sees it
 _COUNTS = ("tokens", "supervised", "slots", "squares")
-
-_NOT_A_PREFIX = (
-    "the tokens of a prompt alone are not those before its responses: a token merges the end of the prompt with the "
-    "first word of the response, or the template writes the prompt in two ways. DPO leaves that end of the prompt out "
-    "of the pair (said once, may hold for every row): end prompts in a line break, or use another template "
-    "(model.chat_template)"
-)
-
-
-@contextlib.contextmanager
-def _warnings_without_text() -> Iterator[None]:
-    """TRL warns of a prompt whose tokens are not those before its responses, and quotes the end of that prompt."""
-
-    def replace(record: logging.LogRecord) -> bool:
-        if "is not a prefix of the tokenized prompt+completion" in record.getMessage():
-            record.msg, record.args = _NOT_A_PREFIX, ()
-        return True
-
-    trl_logger = logging.getLogger("trl.trainer.dpo_trainer")
-    trl_logger.addFilter(replace)
-    try:
-        yield
-    finally:
-        trl_logger.removeFilter(replace)
 
 
 def _count(batch: dict[str, Any]) -> list[int]:
@@ -76,6 +49,7 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
     """DPOTrainer that leaves the same files beside its weights as DeRTaTrainer, and logs what becomes of its rows.
 
     Args:
+        train_dataset: rows with prompt_ids, chosen_ids and rejected_ids.
         rows: pairs (how many there are), dropped_pairs (prompts that fill max_length) and left_out (all other rows of
             the data, dropped pairs included).
         row_ids: names of the rows of train_dataset, in its order.
@@ -84,8 +58,7 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
     _tag_names = ["trl", "dpo", "derta"]
 
     def __init__(self, *args: Any, rows: dict[str, int], row_ids: list[str], **kwargs: Any):
-        with _warnings_without_text():
-            super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(
             prompt + response > self.args.max_length
@@ -102,6 +75,9 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             return {**batch, ROW_IDS: [example["id"] for example in examples], _COUNTED: _count(batch)}
 
         self.data_collator = collate_with_ids
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset  # tokenised as rows of the other arms are
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -187,29 +163,22 @@ def make_dpo_trainer(
     pairs = rows.dataset.filter(lambda row: bool(row["chosen"]) and bool(row["rejected"]), desc="Selecting pairs")
     if len(pairs) == 0:
         raise InputError("objective=dpo needs triples (chosen and rejected), and the data hold none")
-    raw = [is_raw_text(prompt) for prompt in pairs["prompt"]]
-    if any(raw) and not all(raw):
-        raise InputError(
-            f"objective=dpo reads conversations or raw text, and the data hold both ({sum(raw)} of {len(raw)} pairs "
-            f"are raw text, first: row {pairs[raw.index(True)]['id']}): write all of them as messages, or none"
-        )
-    fitting = _fitting_pairs(pairs, kwargs["processing_class"], kwargs["args"].max_length, drop_long_prompts)
+    args = kwargs["args"]
+    examples = tokenize_table(pairs, kwargs["processing_class"], refusal=None, num_proc=args.dataset_num_proc)
+    fitting = _fitting_pairs(examples, args.max_length, drop_long_prompts)
     counts = {
         "pairs": len(fitting),
         "dropped_pairs": len(pairs) - len(fitting),
         "left_out": len(rows.dataset) - len(fitting),
     }
     logger.info("dpo: %d pairs; %d rows left out", counts["pairs"], counts["left_out"])
-    pair_rows = fitting.select_columns(["prompt", "chosen", "rejected"])
-    if raw[0]:  # TRL knows raw text as plain strings
-        pair_rows = pair_rows.map(lambda row: {name: row[name][0]["content"] for name in row}, desc="Raw text")
-    return PairTrainer(model, reference, train_dataset=pair_rows, rows=counts, row_ids=fitting["id"], **kwargs)
+    token_ids = fitting.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+    return PairTrainer(model, reference, train_dataset=token_ids, rows=counts, row_ids=fitting["id"], **kwargs)
 
 
-def _fitting_pairs(pairs: Dataset, tokenizer: Any, max_length: int, drop_long_prompts: bool) -> Dataset:
+def _fitting_pairs(pairs: Dataset, max_length: int, drop_long_prompts: bool) -> Dataset:
     """The pairs whose prompt leaves room for a response; TRL would drop the others without a word."""
-    cutter = ConversationCutter(tokenizer)
-    lengths = [len(cutter.prompt_ids(prompt)) for prompt in pairs["prompt"]]
+    lengths = token_lengths(pairs, ["prompt_ids"])["prompt_ids"]
     long = [i for i, length in enumerate(lengths) if length >= max_length]
     if not long:
         return pairs

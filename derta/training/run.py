@@ -23,7 +23,7 @@ from derta.config.paths import expand_home
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
-from derta.models.conversation import check_tokenizer, is_raw_text
+from derta.models.conversation import ConversationCutter, check_tokenizer, is_raw_text
 from derta.storage.atomic import apply_umask, write_json_atomically
 from derta.training.checkpoints import choose_checkpoint, remove_incomplete
 from derta.training.identity import (
@@ -96,6 +96,8 @@ def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_mod
     tokenizer = load_tokenizer(config.model)
     has_chats = any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"])
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
+    if has_chats:
+        ConversationCutter(tokenizer).check()
     dtype = resolve_dtype(config.model)
     model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
     probe_rows = load_probe_rows(config, rows.dataset)

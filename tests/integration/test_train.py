@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -122,27 +123,50 @@ def test_the_dpo_reference_is_the_start_itself(train: Callable[..., Path], tmp_p
 
 
 def test_dpo_on_raw_text(train: Callable[..., Path], tmp_path: Path) -> None:
-    """Plain strings reach TRL as plain strings; beside conversations they are refused."""
+    """Alone and beside conversations."""
     raw = {"prompt": "Q: zorblat\nA:", "chosen": " Sorry, quixlet.", "rejected": " Sure, vexmorn."}
     overrides = ("objective=dpo", "data.format=preference", "optim.warmup=0", "trainer.max_steps=1")
     rows = write_rows(tmp_path / "raw.jsonl", [raw] * 4)
     run = train(tmp_path / "dpo", *overrides, f"data.path={rows}")
     assert metrics(run)[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     rows = write_rows(tmp_path / "mixed.jsonl", [triple(0), raw, raw, triple(1)])
-    with pytest.raises(InputError, match="2 of 4 pairs are raw text, first: row mixed-"):
-        train(tmp_path / "mixed", *overrides, f"data.path={rows}")
+    run = train(tmp_path / "mixed", *overrides, f"data.path={rows}")
+    assert json.loads((run / "derta_config.json").read_text())["rows"]["pairs"] == 4
 
 
-def test_dpo_warns_of_merged_tokens_without_the_prompt(
-    train: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_dpo_trains_on_the_tokens_of_the_other_arms(
+    tiny_model: Callable[..., Any], llama3_tokenizer: Any, mixed_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """TRL's own words quote the end of the prompt that merges with the response."""
+    """And these are TRL's own, less what the template writes behind the end of a turn."""
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    from derta.data.load import LoadedRows
+    from derta.training.dataset import tokenize_table
+    from derta.training.dpo import PairConfig, make_dpo_trainer
+
+    triples = Dataset.from_list([row for row in mixed_rows if row["rejected"]])
+    args = PairConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[], max_length=256)
+    tokenizer = copy.deepcopy(llama3_tokenizer)
+    tokenizer.chat_template += "{{ '\n' if not add_generation_prompt }}"
+    common = {"args": args, "processing_class": tokenizer}
+    model, reference = (tiny_model("llama", len(tokenizer)) for _ in range(2))
+    rows = LoadedRows(triples, "", None)
+    ours = make_dpo_trainer(model, reference, rows, drop_long_prompts=False, **common).train_dataset
+    theirs = DPOTrainer(model, reference, train_dataset=triples, **common).train_dataset
+    own = tokenize_table(triples, tokenizer, None)
+    (behind,) = tokenizer.encode("\n", add_special_tokens=False)
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        assert ours[column] == own[column]
+        assert theirs[column] == [ids + [behind] * (column != "prompt_ids") for ids in own[column]]
+
+
+def test_dpo_refuses_merged_tokens_without_the_prompt(train: Callable[..., Path], tmp_path: Path) -> None:
     raw = {"prompt": "Q: zorblat\nA: Sor", "chosen": "ry, quixlet.", "rejected": "ry, vexmorn."}
     rows = write_rows(tmp_path / "raw.jsonl", [raw] * 2)
-    train(tmp_path / "dpo", "objective=dpo", "data.format=preference", f"data.path={rows}", "trainer.max_steps=1")
-    said = [record.getMessage() for record in caplog.records if record.name == "trl.trainer.dpo_trainer"]
-    assert any("a token merges the end of the prompt" in message for message in said)
-    assert not any("Sor" in message for message in said)
+    with pytest.raises(InputError, match="row raw-.*share a token") as caught:
+        train(tmp_path / "dpo", "objective=dpo", "data.format=preference", f"data.path={rows}", "trainer.max_steps=1")
+    assert "zorblat" not in str(caught.value) and "Sor" not in str(caught.value)
 
 
 def test_rows_straight_from_a_file(

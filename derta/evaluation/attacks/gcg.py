@@ -120,13 +120,10 @@ class Frame:
     """
 
     def __init__(self, row: Row, target: TargetModel, suffix: str):
-        self._tokenizer, self._query = target.tokenizer, query_of(row)
+        self._cutter, self._query = target.cutter, query_of(row)
         rendered = target.cutter.prompt_text(replace_query(row, self._query + _PLACEHOLDER))
         self._head, _, self._tail = rendered.partition(_PLACEHOLDER)
-        encoded = self._tokenizer(
-            self._head + suffix + self._tail, add_special_tokens=False, return_offsets_mapping=True
-        )
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        ids, offsets = self._cutter.rendered_ids(self._head + suffix + self._tail)
         start, end = len(self._head), len(self._head) + len(suffix)
         first = next((i for i, (begin, stop) in enumerate(offsets) if begin >= start and stop > start), len(ids))
         last = next((i for i in range(first, len(ids)) if offsets[i][0] >= end), len(ids))
@@ -148,11 +145,11 @@ class Frame:
         text = self.text(suffix)
         if text != text.rstrip():  # templates trim it
             return False
-        ids = self._tokenizer(self._head + text + self._tail, add_special_tokens=False)["input_ids"]
+        ids, _ = self._cutter.rendered_ids(self._head + text + self._tail)
         return ids == [*self.before, *suffix, *self.behind]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        return str(self._cutter.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def allowed_tokens(target: TargetModel, *, ascii_only: bool) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.models.conversation import is_raw_text
+from derta.models.conversation import ConversationCutter, is_raw_text
 from derta.models.generation import left_pad
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class LocalAnswerer:
         device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
         try:
             self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.config)
+            self.cutter = ConversationCutter(self.tokenizer)
             model = load_model(self.config, resolve_dtype(self.config))
         except InputError as error:
             raise InputError(f"the judge cannot be loaded (judging.model): {error}") from error
@@ -95,13 +96,9 @@ class LocalAnswerer:
         self._model = model.eval().to(device)  # type: ignore[arg-type]
 
     def _encode(self, question: Question) -> list[int]:
-        if is_raw_text(question):
-            return self.tokenizer(question[0]["content"])["input_ids"]
-        if not self.tokenizer.chat_template and len(question) == 1:
-            return self.tokenizer(question[0]["content"])["input_ids"]
-        messages = [self._content_type(question)(message) for message in question]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if is_raw_text(question) or (not self.tokenizer.chat_template and len(question) == 1):
+            return self.cutter.question_ids(question)
+        return self.cutter.question_ids([self._content_type(question)(message) for message in question])
 
     def _content_type(self, question: Question) -> Any:
         """Plain text, or a list of parts (Llama-Guard-3-1B), whichever this template shows whole.
@@ -109,14 +106,12 @@ class LocalAnswerer:
         Raises:
             InputError: neither: the tokenizer has no template, or one that leaves a turn out.
         """
-        from jinja2 import TemplateError
-
         markers = _MARKERS[: len(question)]
         for with_content in (_as_text, _as_parts):
             turns = [with_content({**message, "content": m}) for message, m in zip(question, markers, strict=True)]
             try:
-                text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            except (TemplateError, TypeError, ValueError):
+                text = self.cutter.question_text(turns)
+            except (InputError, ValueError):  # not for such content; no template
                 continue
             if all(marker in text for marker in markers):
                 return with_content

@@ -82,14 +82,17 @@ def test_a_local_task_is_scored_with_its_error_and_number(target, tasks):
 
 
 def test_questions_are_asked_without_thinking(target):
-    """With a template whose generation prompt, as Qwen3's, thinks unless it is told not to."""
+    """With a template whose generation prompt, as Qwen3's, leaves out the empty think block of its answers."""
     tokenizer = copy.deepcopy(target.tokenizer)
     tokenizer.chat_template = (
-        "{{ messages[-1]['content'] }}{% if add_generation_prompt %}<answer>"
-        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+        "{% for m in messages %}{{ '<answer><think></think>' if m['role'] == 'assistant' }}{{ m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
     )
     model = benchmarks._model(TargetModel(target.model, tokenizer), Ranks(), 1)
-    assert model.apply_chat_template([{"role": "user", "content": "why"}]) == "why<answer><think></think>"
+    asked = [{"role": "user", "content": "why"}]
+    assert model.apply_chat_template(asked) == "why<answer><think></think>"
+    begun = [*asked, {"role": "assistant", "content": "Because"}]
+    assert model.apply_chat_template(begun, add_generation_prompt=False) == "why<answer><think></think>Because"
 
 
 def test_ranks_share_the_questions_and_agree_with_one(target, model_dir, tasks):
