@@ -24,6 +24,7 @@ from derta.data.schema import Row
 from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip, missing_column
 from derta.errors import InputError
+from derta.models.messages import is_raw_text
 from derta.storage.places import Problem, Record
 from derta.storage.read_files import find_files, read_file, sha256_of
 
@@ -170,6 +171,7 @@ def assemble(
             count = source.count if limit is None else min(limit, source.count or limit)
             rows = give_unique_ids(_rows_of(report, count, pool, progress), used_ids)
             report.idle_filters = _idle_filters(report, rows)
+            warn_of_raw_text(source.path or source.hub, _count_raw(rows, source), len(rows))
             if recipe.decontaminate is not None:
                 report.contamination = Overlaps(recipe.decontaminate.ngram, by_set={name: [] for name in evaluation})
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
@@ -183,6 +185,24 @@ def assemble(
     _warn_of_idle_settings(reports)
     train, holdout = shuffle_and_split(chosen, recipe.holdout, recipe.seed, recipe.shuffle)
     return Assembled(train, holdout, reports, {name: len(prompts) for name, prompts in evaluation.items()})
+
+
+def warn_of_raw_text(where: object, raw: int, rows: int) -> None:
+    """Say that plain strings are raw text, where there are any."""
+    if raw:
+        logger.warning(
+            "%s: %d of %d rows are plain strings, so they are raw text and no chat template is applied to them (TRL's "
+            "rule); to have it applied, build them with adapter: strings (data_recipes/README.md), or write messages, "
+            "[{'role': ..., 'content': ...}]",
+            where,
+            raw,
+            rows,
+        )
+
+
+def _count_raw(rows: list[Kept], source: Source) -> int:
+    """Plain strings among preference rows; the other adapters that give raw text do so by design."""
+    return sum(is_raw_text(kept.row["prompt"]) for kept in rows) if source.adapter == "preference" else 0
 
 
 def _idle_filters(report: SourceReport, rows: list[Kept]) -> set[str]:
@@ -242,7 +262,9 @@ def read_source(source: Source) -> list[Row]:
     """All rows of one local source in file order, normalised and validated, without a recipe around it."""
     recipe = Recipe(sources=[source])
     report = SourceReport(source, find_origin(source, recipe), recipe.seed)
-    return [kept.row for kept in give_unique_ids(_rows_of(report, None, pool=None, progress=False), {})]
+    rows = give_unique_ids(_rows_of(report, None, pool=None, progress=False), {})
+    warn_of_raw_text(source.path, _count_raw(rows, source), len(rows))
+    return [kept.row for kept in rows]
 
 
 def _rows_of(report: SourceReport, count: int | None, pool: Executor | None, progress: bool) -> Iterator[Kept]:
@@ -319,6 +341,12 @@ def _check_columns(source: Source, record: Record) -> None:
         if column not in record.values and source.columns.get(name, name) is not None
     ]
     if missing:
+        here = record.values.keys()
+        fitting = [name for name, one in ADAPTERS.items() if one.columns and here >= set(one.columns)]
+        if not source.columns and not here & set(
+            adapter.columns
+        ):  # with some in common, another reading may be a wrong one
+            missing += [f"or the columns are those of another adapter; fix: adapter: {name}" for name in fitting]
         raise InputError.listing(f"source '{source.name}' lacks columns of the adapter '{source.adapter}':", missing)
 
 

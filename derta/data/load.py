@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.data.assemble import read_source
+from derta.data.assemble import read_source, warn_of_raw_text
 from derta.data.build import rows_to_table
 from derta.data.manifest import MANIFEST_NAME, read_manifest
 from derta.data.recipe import Filters, Source
 from derta.errors import InputError
-from derta.models.messages import is_raw_text
+from derta.models.messages import TEXT_ROLE
 from derta.storage.read_files import sha256_of
 
 if TYPE_CHECKING:
     import datasets
-
-logger = logging.getLogger(__name__)
 
 # data.format -> the adapter that reads the file
 FILE_FORMATS = {"reference_jsonl": "derta_train", "preference": "preference"}
@@ -72,6 +69,7 @@ def dataset_splits(path: str | Path) -> set[str]:
 
 def _load_built(path: Path, split: str) -> LoadedRows:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not path.is_dir():
@@ -100,22 +98,17 @@ def _load_built(path: Path, split: str) -> LoadedRows:
         table = pq.read_table(file)
     except pa.ArrowInvalid:
         raise InputError(f"{file}: not a readable parquet file; fix: build the dataset again") from None
+    strings = [entry["name"] for entry in manifest.get("sources", []) if entry["adapter"] == "preference"]
+    if strings:
+        roles = pc.struct_field(pc.list_element(table["prompt"], 0), "role")
+        raw = pc.and_(pc.equal(roles, TEXT_ROLE), pc.is_in(table["source"], pa.array(strings)))
+        warn_of_raw_text(path, pc.sum(raw).as_py() or 0, table.num_rows)
     return LoadedRows(_as_dataset(table, path), digest, manifest)
 
 
 def _load_file(path: Path, adapter: str) -> LoadedRows:
     source = Source(name=path.stem, adapter=adapter, path=str(path), filters=Filters(duplicates="keep"))
-    rows = read_source(source)
-    raw = sum(is_raw_text(row["prompt"]) for row in rows)
-    if raw and adapter == "preference":
-        logger.warning(
-            "%s: %d of %d rows are plain strings, so they are raw text and no chat template is applied to them (TRL's "
-            "rule); write messages, [{'role': ..., 'content': ...}], to have it applied",
-            path,
-            raw,
-            len(rows),
-        )
-    table = rows_to_table(rows)
+    table = rows_to_table(read_source(source))
     return LoadedRows(_as_dataset(table, path), sha256_of(path), None)
 
 

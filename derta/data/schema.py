@@ -5,7 +5,8 @@
      "chosen":   [{"role": "assistant", "content": "<safe or helpful response>"}],
      "rejected": [{"role": "assistant", "content": "<harmful response>"}]}
 
-kind "safety" with both responses is a triple (a TRL preference row); kind "helpful" has `rejected: None`;
+kind "safety" with both responses is a triple (a TRL preference row), with `rejected: None` a refusal without a harmful
+response beside it; kind "helpful" has `rejected: None`;
 `chosen: None` is only for an already expanded RTO row, whose `rejected` is then set. In a *raw text* row every message
 has the role "text": its content is used verbatim, without a chat template.
 

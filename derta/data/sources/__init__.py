@@ -6,7 +6,7 @@ To add a format, write its `Adapter` and add a line here (and in data_recipes/RE
 from __future__ import annotations
 
 from derta.data.sources.beavertails import BEAVERTAILS
-from derta.data.sources.chat import INSTRUCTION_OUTPUT, MESSAGES, PREFERENCE
+from derta.data.sources.chat import INSTRUCTION_OUTPUT, MESSAGES, PREFERENCE, SHAREGPT, STRINGS, WILDJAILBREAK
 from derta.data.sources.derta_train import DERTA_TRAIN
 from derta.data.sources.miniature import MINIATURE
 from derta.data.sources.record import Adapter
@@ -21,8 +21,11 @@ ADAPTERS: dict[str, Adapter] = {
     "pku_saferlhf": PKU_SAFERLHF,
     "beavertails": BEAVERTAILS,
     "preference": PREFERENCE,
+    "strings": STRINGS,
     "messages": MESSAGES,
+    "sharegpt": SHAREGPT,
     "instruction_output": INSTRUCTION_OUTPUT,
+    "wildjailbreak": WILDJAILBREAK,
     "derta_train": DERTA_TRAIN,
     "miniature": MINIATURE,
 }

@@ -74,6 +74,22 @@ def test_plain_strings_are_raw_text_and_said_to_be(tmp_path, caplog):
     assert "1 of 1 rows are plain strings, so they are raw text and no chat template is applied" in caplog.text
 
 
+def test_plain_strings_of_a_built_dataset_are_said_too_and_the_remedy_works(tmp_path, caplog):
+    write(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "r", "chosen": "a"}])
+    source = {"name": "s", "adapter": "preference", "path": "rows.jsonl"}
+    build(parse_recipe({"sources": [source]}, tmp_path / "recipe.yaml"), tmp_path / "raw")
+    assert f"{tmp_path / 'raw'}: 2 of 2 rows are plain strings" not in caplog.text
+    load_rows(tmp_path / "raw")
+    assert "rows.jsonl: 2 of 2 rows are plain strings" in caplog.text
+    assert f"{tmp_path / 'raw'}: 2 of 2 rows are plain strings" in caplog.text
+    caplog.clear()
+    source["adapter"] = "strings"
+    build(parse_recipe({"sources": [source]}, tmp_path / "recipe.yaml"), tmp_path / "chat")
+    rows = {row["prompt"][0]["content"]: row for row in load_rows(tmp_path / "chat").dataset}
+    assert rows["q"]["rejected"] == [{"role": "assistant", "content": "b"}] and rows["r"]["rejected"] is None
+    assert not caplog.records
+
+
 def test_reference_file_keeps_text_and_order(tmp_path):
     records = [
         {"prefix": "[INST] q 1 [\\INST]", "text": " answer 1<|end_of_text|>", "safe": "false"},

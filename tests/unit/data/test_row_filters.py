@@ -204,6 +204,16 @@ def test_a_column_missing_everywhere_is_one_error(tmp_path):
     assert "instruction, output; fix: correct the file, or name the column" in str(error.value)
 
 
+def test_columns_of_another_adapter_are_recognised_unless_they_could_be_misread(tmp_path):
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    with pytest.raises(InputError, match="or the columns are those of another adapter; fix: adapter: sharegpt$"):
+        run(tmp_path, [{"id": "1", "conversations": turns}], adapter="messages")
+    assert len(run(tmp_path, [{"id": "1", "conversations": turns}], adapter="sharegpt").train) == 1
+    with pytest.raises(InputError) as error:  # `output` is the harmful response here
+        run(tmp_path, [{"instruction": "q", "output": "a"}])
+    assert "adapter: " not in str(error.value)
+
+
 def test_steps_add_up(tmp_path):
     records = [safety(n, topic="ab"[n % 2]) for n in range(20)] + [safety(0), safety(50, safe="No refusal here.")]
     for record in records[20:]:

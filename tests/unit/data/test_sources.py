@@ -313,3 +313,58 @@ def test_all_problems_of_a_record_are_found():
         "'safe_response'",
         "'output'",
     ]
+
+
+HH = "\n\nHuman: How do I wake the dragon?\n\nAssistant: Why?\n\nHuman: For fun.\n\nAssistant: "
+
+
+def test_hh_rlhf_strings_with_turns():
+    made = row("preference", {"chosen": HH + SAFE, "rejected": HH + "Ring the silver bell."})
+    turns = [("user", "How do I wake the dragon?"), ("assistant", "Why?"), ("user", "For fun.")]
+    assert texts(made) == [turns, [("assistant", SAFE)], [("assistant", "Ring the silver bell.")]]
+    other = HH.replace("For fun", "For tea") + "Ring it."
+    (outcome,) = outcomes("preference", {"chosen": HH + SAFE, "rejected": other})
+    assert isinstance(outcome, Invalid) and outcome.reason == "different_conversations"
+
+
+def test_ultrafeedback_repeats_the_prompt_beside_the_conversations():
+    question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    record = {"prompt": "q", "chosen": [question, answer], "rejected": [question, {**answer, "content": "b"}]}
+    assert texts(row("preference", record)) == [[("user", "q")], [("assistant", "a")], [("assistant", "b")]]
+    helpful = row("preference", record, columns={"rejected": None})
+    assert (helpful["kind"], helpful["rejected"]) == ("helpful", None)
+    (outcome,) = outcomes("preference", {**record, "prompt": "another question"})
+    assert "field 'prompt': expected a message of the conversation, found another text; fix:" in outcome.problems[0]
+    assert texts(row("preference", {**record, "prompt": "another"}, columns={"prompt": None}))[0] == [("user", "q")]
+
+
+def test_sharegpt_turns():
+    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    expected = [[("system", "s"), ("user", "q")], [("assistant", "a")], None]
+    assert texts(row("sharegpt", {"id": "identity_0", "conversations": turns})) == expected
+    assert texts(row("messages", {"talk": turns}, columns={"messages": "talk"})) == expected
+    (outcome,) = outcomes("sharegpt", {"conversations": turns[:2]})
+    assert isinstance(outcome, Invalid) and outcome.reason == "ends_with_user"
+    (outcome,) = outcomes("sharegpt", {"conversations": [*turns[:2], {"from": "observer", "value": "a"}]})
+    assert isinstance(outcome, Invalid) and "'observer'" in " ".join(outcome.problems)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "kind", "prompt"),
+    [
+        ("vanilla_harmful", "safety", "plain"),
+        ("vanilla_benign", "helpful", "plain"),
+        ("adversarial_harmful", "safety", "in disguise"),
+        ("adversarial_benign", "helpful", "in disguise"),
+    ],
+)
+def test_wildjailbreak(data_type, kind, prompt):
+    record = {"vanilla": "plain", "adversarial": "in disguise", "completion": SAFE, "data_type": data_type}
+    made = row("wildjailbreak", record)
+    assert made["kind"] == kind and texts(made) == [[("user", prompt)], [("assistant", SAFE)], None]
+
+
+def test_wildjailbreak_refuses_other_types():
+    record = {"vanilla": "plain", "adversarial": "", "completion": SAFE, "data_type": "harmful"}
+    (outcome,) = outcomes("wildjailbreak", record)
+    assert "field 'data_type': expected vanilla_harmful, " in outcome.problems[0]
