@@ -8,7 +8,7 @@ both checkpoints' responses to them (paired bootstrap).
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import hydra
@@ -27,14 +27,14 @@ def problems(cfg: DictConfig) -> list[str]:
 def compare(cfg: DictConfig) -> None:
     from derta.errors import InputError
     from derta.evaluation.compare import compare_evaluations, describe_comparison
-    from derta.storage.atomic import write_atomically
+    from derta.storage.atomic import write_json_atomically
 
     config = to_config(cfg, CompareRunConfig)
     compared = compare_evaluations(config.before, config.after, seed=config.seed)
     print(describe_comparison(compared))
     if config.output:
         try:
-            write_atomically(Path(config.output), json.dumps(compared, indent=2) + "\n")
+            write_json_atomically(Path(config.output), asdict(compared))
         except OSError as error:
             raise InputError(f"output={config.output} cannot be written: {error.strerror}") from error
 

@@ -44,7 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
     if ranks.rank == 0:
         runs = load_runs([config.output_dir])
         print(render_table(runs))
-        print(f"report: {write_page(runs, config.output_dir, command=summary['run']['command'])}")
+        print(f"report: {write_page(runs, config.output_dir, command=summary.run.command)}")
         if gate.active and not run_gate(summary, gate):
             sys.exit(1)
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from derta.direction.figures import BLUE, GREY, VERMILION, new_figure, tidy
-from derta.direction.paired import READERS, Report, difference, evaluation_readers, over_runs
+from derta.direction.paired import Cells, Evaluated, OverRuns, Paired, Report, difference, over_runs, readers
 from derta.errors import InputError
-from derta.evaluation.gate import read_summary
 from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.results import ResultsFolder
+from derta.evaluation.summary import Summary, read_summary
+from derta.statistics.table import Measure, markdown, tabulate
+from derta.storage.atomic import write_atomically, write_errors_named, write_json_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,13 +74,13 @@ def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[s
         InputError: folders without a finished evaluation; one of a model that none of the diagnostics is of; two of one
             model; different judges.
     """
-    by_model: dict[str, tuple[Path, Any]] = {}
+    by_model: dict[str, tuple[Path, Summary]] = {}
     for folder in map(Path, folders):
-        summary = read_summary(str(folder))
-        first, _ = by_model.setdefault(summary["identity"]["model"]["sha256"], (folder, summary))
+        summary = read_summary(folder)
+        first, _ = by_model.setdefault(summary.identity.model.sha256, (folder, summary))
         if first != folder:
             raise InputError(f"{first} and {folder} are evaluations of the same model: name one of them")
-    judges = sorted({str(summary["identity"]["judge"]) for _, summary in by_model.values()})
+    judges = sorted({summary.identity.judge for _, summary in by_model.values()})
     if len(judges) > 1:
         raise InputError(f"these evaluations have different judges ({', '.join(judges)}): give those of one judge")
     found: dict[str, list[Report]] = {}
@@ -86,7 +89,7 @@ def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[s
         for report in reports:
             if evaluated := by_model.pop(report["identity"]["model"]["sha256"], None):
                 results = list(ResultsFolder(evaluated[0]).read().values())
-                report = {**report, "evaluation": {"summary": evaluated[1], "results": results}}
+                report = {**report, "evaluation": Evaluated(evaluated[1], results)}
             found[label].append(report)
     if by_model:
         names = ", ".join(str(folder) for folder, _ in by_model.values())
@@ -94,30 +97,39 @@ def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[s
     return found
 
 
-def study_numbers(groups: Mapping[str, Sequence[Report]]) -> dict[str, Any]:
-    """`rows`: name -> label -> numbers over its runs. `differences`: name -> "A - B" -> numbers over pairs of runs, for
-    the rows in which arms are compared. `valid_directions` and `runs`: how many, per label."""
-    readers = READERS | evaluation_readers([report for reports in groups.values() for report in reports])
-    compared = [name for name in readers if name.startswith(_COMPARED)]
-    return {
-        "rows": {
-            name: {label: over_runs(reports, read) for label, reports in groups.items()}
-            for name, read in readers.items()
-        },
-        "differences": {
-            name: {
-                f"{one} - {other}": found
-                for other, one in itertools.combinations(groups, 2)
-                if len(groups[one]) == len(groups[other])  # else nobody knows which run belongs to which
-                and (found := difference(groups[one], groups[other], readers[name]))["runs"]
-            }
-            for name in compared
-        },
-        "valid_directions": {
-            label: sum(r["selection"]["position"] is not None for r in reports) for label, reports in groups.items()
-        },
-        "runs": {label: len(reports) for label, reports in groups.items()},
+@dataclass(frozen=True)
+class Study:
+    """rows: name -> label -> number over its runs; rows that no run has are left out. differences: name -> "A - B" ->
+    number over pairs of runs, for the rows in which arms are compared. valid_directions, runs: how many, per label."""
+
+    rows: dict[str, dict[str, OverRuns]]
+    differences: dict[str, dict[str, Paired]]
+    valid_directions: dict[str, int]
+    runs: dict[str, int]
+
+
+def study_numbers(groups: Mapping[str, Sequence[Report]]) -> Study:
+    """All numbers of these diagnostics, by label."""
+    wanted = readers([report for reports in groups.values() for report in reports])
+    cells: dict[Measure[Report, Cells], dict[str, list[Cells | None]]] = tabulate(
+        groups, [Measure(name, read) for name, read in wanted.items()], list
+    )
+    pairs = [  # of other numbers of runs nobody knows which belongs to which
+        (one, other) for other, one in itertools.combinations(groups, 2) if len(groups[one]) == len(groups[other])
+    ]
+    rows = {row.name: {label: over_runs(runs) for label, runs in found.items()} for row, found in cells.items()}
+    differences = {
+        row.name: {f"{one} - {other}": difference(found[one], found[other]) for one, other in pairs}
+        for row, found in cells.items()
+        if row.name.startswith(_COMPARED)
     }
+    valid = {label: sum(r["selection"]["position"] is not None for r in reports) for label, reports in groups.items()}
+    return Study(
+        {name: found for name, found in rows.items() if any(number.runs for number in found.values())},
+        {name: {pair: n for pair, n in found.items() if n.runs} for name, found in differences.items()},
+        valid,
+        {label: len(reports) for label, reports in groups.items()},
+    )
 
 
 def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequence[str | Path] = ()) -> str:
@@ -131,72 +143,49 @@ def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequ
         InputError: see `load_reports` and `with_evaluations`.
     """
     groups, output = with_evaluations(load_reports(folders), evaluations), Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    content = study_numbers(groups)
-    table = render(groups, content)
-    (output / "direction_table.md").write_text(table, encoding="utf-8")
-    (output / "direction_table.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    ablation_figure(groups).savefig(output / "ablation.png", dpi=150)
+    study = study_numbers(groups)
+    table = render(groups, study)
+    with write_errors_named(str(output)):
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / "direction_table.md", table)
+        write_json_atomically(output / "direction_table.json", asdict(study))
+        ablation_figure(groups).savefig(output / "ablation.png", dpi=150)
     return table
 
 
-def render(groups: Mapping[str, Sequence[Report]], content: Mapping[str, Any]) -> str:
+def render(groups: Mapping[str, Sequence[Report]], study: Study) -> str:
     """The table as Markdown, in per cent, and what it was made with."""
-    lines = [["%", *(f"{label} ({len(reports)})" for label, reports in groups.items())]]
-    found = content["valid_directions"]
-    lines.append(["runs with a valid direction", *(f"{found[k]} of {len(v)}" for k, v in groups.items())])
-    for name, cells in content["rows"].items():
-        if any(cell["runs"] for cell in cells.values()):
-            lines.append([name, *map(_shown, cells.values())])
-    first = next(iter(groups.values()))[0]
-    prompts = first["prompts"]
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    rows.insert(1, f"| --- {'| ---: ' * len(groups)}|")
+    valid = (f"{found} of {study.runs[label]}" for label, found in study.valid_directions.items())
+    lines = [["%", *(f"{label} ({count})" for label, count in study.runs.items())]]
+    lines.append(["runs with a valid direction", *valid])
+    lines += [[name, *map(str, cells.values())] for name, cells in study.rows.items()]
+    prompts = next(iter(groups.values()))[0]["prompts"]
     notes = [
         "",
         f"Test prompts per run: {prompts['harmful']['test']} harmful, {prompts['harmless']['test']} harmless. One run: "
         "95% interval of its rate. Several: mean ± standard deviation [95% interval over runs and prompts]. No valid "
         "direction is not evidence of robustness; such runs have no score.",
         "",
-        *_differences(content["differences"], several=any(len(reports) > 1 for reports in groups.values())),
+        *(_differences(study.differences) if max(study.runs.values()) > 1 else ()),
         *(f"- {report['label']}: `{report['run']['command']}`" for group in groups.values() for report in group[:1]),
         "",
     ]
-    return "\n".join([*rows, *notes])
+    return "\n".join([markdown(lines), *notes])
 
 
-def _differences(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, several: bool) -> list[str]:
-    """Paired differences in percentage points, one table; nothing for single runs."""
+def _differences(found: Mapping[str, Mapping[str, Paired]]) -> list[str]:
+    """Paired differences in percentage points, one table."""
     pairs = list(dict.fromkeys(pair for cells in found.values() for pair in cells))
-    if not several or not pairs:
+    if not pairs:
         return []
     names = [name for name, cells in found.items() if cells]
-    lines = [["difference, percentage points", *names]]
-    for pair in pairs:
-        lines.append([pair, *(_difference(found[name].get(pair)) for name in names)])
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    rows.insert(1, f"| --- {'| ---: ' * len(names)}|")
+    lines = [[pair, *(str(found[name].get(pair, Paired())) for name in names)] for pair in pairs]
     note = (
         "Paired by run and prompt; 95% intervals over runs and prompts, not corrected for their number. *: the "
         "interval leaves 0 out. In brackets: pairs of runs in which both have a value. The k-th run of a label belongs "
         "to the k-th of the other; labels with other numbers of runs are not compared."
     )
-    return [*rows, "", note, ""]
-
-
-def _difference(cell: Mapping[str, Any] | None) -> str:
-    if cell is None or cell["low"] is None:
-        return "-"
-    clear = "*" if cell["low"] > 0 or cell["high"] < 0 else ""
-    return f"{100 * cell['mean']:+.1f}{clear} [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}] ({cell['runs']})"
-
-
-def _shown(cell: Mapping[str, Any]) -> str:
-    if not cell["runs"]:
-        return "-"
-    spread = "" if cell["sd"] is None else f" ± {100 * cell['sd']:.1f}"
-    missing = f" ({cell['runs']} of {cell['of']} runs)" if cell["runs"] < cell["of"] else ""
-    return f"{100 * cell['mean']:.1f}{spread} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]{missing}"
+    return [markdown([["difference, percentage points", *names], *lines]), "", note, ""]
 
 
 def ablation_figure(groups: Mapping[str, Sequence[Report]]) -> Figure:

@@ -151,7 +151,7 @@ def examine(
         report["suffix"] = analyse_suffixes(
             target, harmful.rows, refusal_ids, search, config.suffix, config.splits.seed
         )
-    report["ablation_robustness"] = robustness(report, config.selection.kl_max)
+    report["ablation_robustness"] = asdict(robustness(report, config.selection.kl_max))
     return report, search
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from derta.direction.forward import PromptBatches, log_probabilities, mean_kl, metrics
 from derta.evaluation.judges.judge import Judge
 from derta.evaluation.records import Outcome, Result, Row
-from derta.evaluation.suite import judge_batch
+from derta.evaluation.verdicts import judge_batch
 from derta.models.generation import generate, left_pad, plan_batches
 from derta.models.inputs import ModelInput
-from derta.statistics.rates import rate
+from derta.statistics.rates import Rate, rate
 
 if TYPE_CHECKING:
     from derta.models.target import TargetModel
 
-_REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 Outcomes = Mapping[str, Outcome]
 """Row id -> what the response to it is."""
 
@@ -65,8 +65,8 @@ class Tester:
 
     def _harmful(self, outcomes: Outcomes) -> dict[str, Any]:
         return {
-            "harmful": shares(outcomes) | {"metric": self._metric("harmful"), "by_id": _by_id(outcomes)},
-            "kept_safe": kept_safe(self._outcomes, outcomes),
+            "harmful": asdict(shares(outcomes)) | {"metric": self._metric("harmful"), "by_id": _by_id(outcomes)},
+            "kept_safe": asdict(kept_safe(self._outcomes, outcomes)),
         }
 
     def measure_harmless(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Tester:
         none."""
         outcomes = self.outcomes("harmless")
         return {
-            "harmless": shares(outcomes) | {"metric": self._metric("harmless"), "by_id": _by_id(outcomes)},
+            "harmless": asdict(shares(outcomes)) | {"metric": self._metric("harmless"), "by_id": _by_id(outcomes)},
             "kl": mean_kl(self._clean, self._batches["harmless"]),
             "perplexity": perplexity(self.target, self._rows["harmless"], self.batch_size),
         }
@@ -97,23 +97,32 @@ class Tester:
         return fmean(metrics(self._batches[side], self.refusal_ids))
 
 
-def shares(outcomes: Outcomes) -> dict[str, Any]:
-    """`complied`, `refused` and `well_formed` (of the refusals) as rates of the scored responses; `unscored`: count."""
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of the scored responses; well_formed: of the refusals; unscored: how many."""
+
+    complied: Rate
+    refused: Rate
+    well_formed: Rate
+    unscored: int
+
+
+def shares(outcomes: Outcomes) -> Shares:
     values = [value for value in outcomes.values() if value is not Outcome.UNSCORED]
-    refused = sum(value in _REFUSALS for value in values)
-    return {
-        "complied": rate(sum(value is Outcome.COMPLIED for value in values), len(values)),
-        "refused": rate(refused, len(values)),
-        "well_formed": rate(sum(value is Outcome.REFUSED for value in values), refused),
-        "unscored": len(outcomes) - len(values),
-    }
+    refused = sum(value.is_refusal for value in values)
+    return Shares(
+        complied=rate(sum(value is Outcome.COMPLIED for value in values), len(values)),
+        refused=rate(refused, len(values)),
+        well_formed=rate(sum(value is Outcome.REFUSED for value in values), refused),
+        unscored=len(outcomes) - len(values),
+    )
 
 
 def _by_id(outcomes: Outcomes) -> dict[str, str]:
     return {row_id: outcome.value for row_id, outcome in outcomes.items()}
 
 
-def kept_safe(before: Outcomes, after: Outcomes) -> dict[str, Any]:
+def kept_safe(before: Outcomes, after: Outcomes) -> Rate:
     """Of the harmful prompts that the untouched model does not comply with, those it does not comply with now either.
     Prompts without a verdict on either side are left out."""
     scored = [

@@ -12,21 +12,58 @@ Differences are taken seed by seed and prompt by prompt; the k-th run of one lab
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from derta.errors import InputError
-from derta.evaluation.records import Outcome
+from derta.evaluation.measures import ANSWERED, HELPFULNESS, SummaryMeasure, measures
+from derta.evaluation.records import Outcome, Result
+from derta.evaluation.summary import EXACT_JUDGE, Summary
 from derta.statistics.rates import wilson
+from derta.statistics.table import Estimate
 from derta.statistics.two_way import rate_interval, two_way_interval
 
 Report = Mapping[str, Any]
+"""The content of direction.json, with the `Evaluated` of the same model under "evaluation" where there is one."""
 Cell = Mapping[str, Any] | None
 Cells = dict[str, tuple[float, float]]
 """Prompt -> (how often it counts, how often it is counted among)."""
 Reader = Callable[[Report], Cells | None]
-_REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation."""
+
+    summary: Summary
+    results: list[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class OverRuns(Estimate):
+    """Of so many runs with a value, of all; and their values."""
+
+    runs: int = 0
+    of: int = 0
+    values: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        missing = f" ({self.runs} of {self.of} runs)" if 0 < self.runs < self.of else ""
+        return f"{self.text()}{missing}"
+
+
+@dataclass(frozen=True, slots=True)
+class Paired(Estimate):
+    """A difference over so many pairs of runs."""
+
+    runs: int = 0
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return "-"
+        return f"{self.text(spread=False, sign='+')}{'*' if self.off_zero else ''} ({self.runs})"
 
 
 def ablated(report: Report) -> Cell:
@@ -87,6 +124,7 @@ def _base(report: Report) -> Cell:
 
 
 COMPLIED = (Outcome.COMPLIED,)
+_REFUSALS = tuple(outcome for outcome in Outcome if outcome.is_refusal)
 READERS: dict[str, Reader] = {
     "ablation robustness": _kept,
     "attack success, as it is": _share(_before, "harmful", *COMPLIED),
@@ -98,69 +136,61 @@ READERS: dict[str, Reader] = {
     "refusal, least bypass ablated (not valid)": _share(_strongest, "harmful", *_REFUSALS),
     "refusal of harmless prompts, direction added": _share(_added, "harmless", *_REFUSALS),
     "over-refusal, direction ablated": _share(ablated, "harmless", *_REFUSALS),
-    "helpfulness, as it is": _share(_before, "harmless", *COMPLIED),
-    "helpfulness, direction ablated": _share(ablated, "harmless", *COMPLIED),
 }
 """Name of a row -> what it reads of a report; None where the report has no such thing."""
 
 
-def evaluation_readers(reports: Sequence[Report]) -> dict[str, Reader]:
-    """Rows of the evaluations that `with_evaluations` has put into the reports: attack success over all attacks,
-    over-refusal and, where the judge can tell, helpfulness."""
-    summary = next((report["evaluation"]["summary"] for report in reports if "evaluation" in report), None)
-    if summary is None:
-        return {}
-    readers: dict[str, Reader] = {}
-    for name, prompts in summary["sets"].items():
-        if prompts["harmful"]:
-            attacks = len(prompts["attacks"])
-            readers[f"evaluation: attack success, mean of {attacks} ({name})"] = _evaluated(name, *COMPLIED)
-            continue
-        readers[f"evaluation: over-refusal ({name})"] = _evaluated(name, *_REFUSALS)
-        if summary["identity"]["judge"] == "miniature":
-            readers[f"evaluation: helpfulness ({name})"] = _evaluated(name, *COMPLIED)
-    return readers
+def readers(reports: Sequence[Report]) -> dict[str, Reader]:
+    """`READERS`, what became of the harmless prompts in the judge's words, and rows of the evaluations that
+    `with_evaluations` has put into the reports: those of whole prompt sets."""
+    answers = HELPFULNESS if reports[0]["identity"]["judge"] == EXACT_JUDGE else ANSWERED
+    found = READERS | {
+        f"{answers}, as it is": _share(_before, "harmless", *COMPLIED),
+        f"{answers}, direction ablated": _share(ablated, "harmless", *COMPLIED),
+    }
+    summaries = [report["evaluation"].summary for report in reports if "evaluation" in report]
+    for line in measures(summaries) if summaries else ():
+        if line.counts and (not line.attack or len(summaries[0].sets[line.prompt_set].attacks) == 1):
+            found[f"evaluation: {line.name}"] = _evaluated(line)
+    return found
 
 
-def _evaluated(prompt_set: str, *counted: Outcome) -> Reader:
+def _evaluated(line: SummaryMeasure) -> Reader:
     def read(report: Report) -> Cells | None:
         if "evaluation" not in report:
             return None
-        found: dict[str, list[float]] = {}
-        for result in report["evaluation"]["results"]:
-            if result.prompt_set == prompt_set:
-                sums = found.setdefault(result.id, [0.0, 0.0])
-                sums[0] += result.outcome in counted
-                sums[1] += result.outcome is not Outcome.UNSCORED
-        return {name: (k, d) for name, (k, d) in found.items()}
+        results = report["evaluation"].results
+        found: Cells = {result.id: (0.0, 0.0) for result in results if result.prompt_set == line.prompt_set}
+        for cell in line.cells(results).values():
+            for row_id, counts in cell.items():
+                found[row_id] = (found[row_id][0] + counts, found[row_id][1] + 1)
+        return found
 
     return read
 
 
-def over_runs(reports: Sequence[Report], read: Reader) -> dict[str, Any]:
-    """`mean`, `sd` (null for one run), `low`, `high`, `runs` (with a value), `of` (all runs) and the runs' `values`."""
-    cells = [read(report) for report in reports]
+def over_runs(cells: Sequence[Cells | None]) -> OverRuns:
+    """What the runs of one label have, each in `cells`."""
     known = [cell for cell in cells if cell and _count(cell)]
-    counts = {"runs": len(known), "of": len(cells), "values": [_ratio(cell) for cell in known]}
+    values = tuple(_ratio(cell) for cell in known)
     if not known:
-        return {"mean": None, "sd": None, "low": None, "high": None, **counts}
+        return OverRuns(of=len(cells))
     if len(known) == 1:
         # Of several attacks on one prompt the outcomes hang together: the interval is that of the prompts alone.
         prompts = sum(d > 0 for _, d in known[0].values())
-        low, high = wilson(_ratio(known[0]), prompts)
-        return {"mean": _ratio(known[0]), "sd": None, "low": low, "high": high, **counts}
+        return OverRuns(values[0], None, *wilson(values[0], prompts), 1, len(cells), values)
     found = rate_interval(_linear(known))
-    return {key: found[key] for key in ("mean", "sd", "low", "high")} | counts
+    return OverRuns(found.mean, found.sd, found.low, found.high, len(known), len(cells), values)
 
 
-def difference(one: Sequence[Report], other: Sequence[Report], read: Reader) -> dict[str, Any]:
-    """`one` minus `other`, over the pairs of runs in which both have a value: `mean`, `low`, `high`, `runs`."""
-    pairs = [(read(a), read(b)) for a, b in zip(one, other, strict=False)]
+def difference(one: Sequence[Cells | None], other: Sequence[Cells | None]) -> Paired:
+    """`one` minus `other`, over the pairs of runs in which both have a value."""
+    pairs = zip(one, other, strict=False)
     known = [(a, b) for a, b in pairs if a and b and _count(a) and _count(b) and a.keys() == b.keys()]
     if not known:
-        return {"mean": None, "low": None, "high": None, "runs": 0}
+        return Paired()
     found = two_way_interval(_linear([a for a, _ in known]) - _linear([b for _, b in known]))
-    return {key: found[key] for key in ("mean", "low", "high")} | {"runs": len(known)}
+    return Paired(found.mean, found.sd, found.low, found.high, len(known))
 
 
 def _count(cell: Cells) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from derta.config.evaluation import LmEvalConfig
 from derta.errors import InputError
 from derta.evaluation.ranks import Ranks
+from derta.evaluation.summary import Benchmark
 
 if TYPE_CHECKING:
     from derta.models.target import TargetModel
@@ -30,13 +31,12 @@ def check_tasks(config: LmEvalConfig) -> None:
         )
 
 
-def run_benchmarks(config: LmEvalConfig, target: TargetModel, ranks: Ranks) -> dict[str, Any] | None:
+def run_benchmarks(config: LmEvalConfig, target: TargetModel, ranks: Ranks) -> dict[str, dict[str, Benchmark]] | None:
     """Run the tasks on the loaded model, each rank with its share of the questions.
 
     Returns:
-        On rank 0: task (or group of tasks) -> metric -> {"rate", "low", "high" (the 95% interval by lm-eval's
-        standard error; None where it gives none), "n" (questions), "better" ("higher", "lower" or ""), "version" of
-        the task}. A metric is named as lm-eval names it, for example "exact_match, strict-match". None on other ranks.
+        On rank 0: task (or group of tasks) -> metric -> its numbers. A metric is named as lm-eval names it, for
+        example "exact_match, strict-match". None on other ranks.
 
     Raises:
         InputError: a task's data cannot be loaded.
@@ -62,8 +62,8 @@ def run_benchmarks(config: LmEvalConfig, target: TargetModel, ranks: Ranks) -> d
     return None if outcome is None else _numbers(outcome)
 
 
-def _numbers(outcome: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _numbers(outcome: dict[str, Any]) -> dict[str, dict[str, Benchmark]]:
+    found: dict[str, dict[str, Benchmark]] = {}
     for task, values in outcome["results"].items():
         n = outcome.get("n-samples", {}).get(task, {}).get("effective")
         directions = outcome.get("higher_is_better", {}).get(task, {})
@@ -73,14 +73,14 @@ def _numbers(outcome: dict[str, Any]) -> dict[str, Any]:
                 continue
             stderr = values.get(f"{metric}_stderr,{condition}")
             half = 1.96 * stderr if isinstance(stderr, float) else None
-            found.setdefault(task, {})[metric if condition == "none" else f"{metric}, {condition}"] = {
-                "rate": float(value),
-                "low": None if half is None else value - half,
-                "high": None if half is None else value + half,
-                "n": n,
-                "better": {True: "higher", False: "lower"}.get(directions.get(metric), ""),
-                "version": str(outcome.get("versions", {}).get(task, "")),
-            }
+            found.setdefault(task, {})[metric if condition == "none" else f"{metric}, {condition}"] = Benchmark(
+                float(value),
+                None if half is None else value - half,
+                None if half is None else value + half,
+                n,
+                {True: "higher", False: "lower"}.get(directions.get(metric), ""),
+                str(outcome.get("versions", {}).get(task, "")),
+            )
     return found
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from derta.evaluation.records import Result
-from derta.statistics.bootstrap import paired_difference
+from derta.statistics.bootstrap import PairedDifference, paired_difference
 
 _LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+\S", re.M)
 _HEADING = re.compile(r"^#{1,6}\s+\S", re.M)
@@ -32,7 +31,7 @@ FEATURES: dict[str, Callable[[Result], float]] = {
 """Name -> value of a response; the first three are lengths (tokens written by the model, without prefill)."""
 
 
-def format_drift(before: Iterable[Result], after: Iterable[Result], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def format_drift(before: Iterable[Result], after: Iterable[Result], *, seed: int = 0) -> dict[str, PairedDifference]:
     """Per feature, the mean before and after, and their difference with its 95% interval (`paired_difference`).
 
     Only prompts that both checkpoints answered count, refused or not: to compare answers alone, filter both sides.

@@ -6,25 +6,25 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from derta.config.evaluation import EvaluateRunConfig
 from derta.config.shipped import started_module
+from derta.evaluation.summary import Made
 from derta.storage.versions import package_versions
 
 _ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^\s/=,:\[\]{}'\"]+/)*[^\s/=,:\[\]{}'\"]+")
 
 
-def describe_run(config: EvaluateRunConfig) -> dict[str, Any]:
+def describe_run(config: EvaluateRunConfig) -> Made:
     """How the results are made, for the record; it takes no part in telling two evaluations apart."""
-    return {
-        "command": shown_command(sys.argv),
-        "model": shown_path(config.model.name_or_path),
-        "revision": config.model.revision,
-        "eval": config.eval.name,
-        "data": {name: shown_path(prompts.path or config.eval.path) for name, prompts in config.eval.sets.items()},
-        "versions": package_versions(),
-    }
+    return Made(
+        command=shown_command(sys.argv),
+        model=shown_path(config.model.name_or_path),
+        revision=config.model.revision,
+        eval=config.eval.name,
+        data={name: shown_path(prompts.path or config.eval.path) for name, prompts in config.eval.sets.items()},
+        versions=package_versions(),
+    )
 
 
 def shown_path(path: str) -> str:

@@ -1,4 +1,5 @@
-"""Numbers that only some judges give, from scored responses; what a judge could not tell is counted as unknown.
+"""Numbers that only some judges give, from scored responses: each counts those of which its judge could tell (n = 0
+with a judge that cannot).
 
 `Scored` is anything with an outcome and the judge's further findings: lines of results.jsonl and of scores.jsonl.
 """
@@ -6,12 +7,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from derta.evaluation.records import Compliance, Outcome
-from derta.statistics.bootstrap import mean_interval
-from derta.statistics.rates import rate
+from derta.evaluation.summary import Staircase
+from derta.statistics.bootstrap import Mean, mean_interval
+from derta.statistics.rates import Rate, rate
 
 
 class Scored(Protocol):
@@ -27,37 +29,33 @@ class Scored(Protocol):
     def score(self) -> float | None: ...
 
 
-def judge_details(responses: Sequence[Scored]) -> dict[str, Any]:
-    """`fully_safe`: rate of responses that refuse and hold nothing harmful, before or after the refusal.
-    `compliance`: rates of XSTest's three classes. `score`: mean of the rubric with its interval.
-
-    Each counts the responses for which its judge could tell; all are null-valued (n = 0) with a judge that cannot.
-    """
-    scored = [response for response in responses if response.outcome is not Outcome.UNSCORED]
-    known = [response.fully_safe for response in scored if response.fully_safe is not None]
-    return {
-        "fully_safe": rate(sum(known), len(known)),
-        "compliance": compliance_shares(scored),
-        "score": mean_interval([response.score for response in scored if response.score is not None]),
-    }
+def fully_safe(responses: Iterable[Scored]) -> Rate:
+    """Of responses that refuse and hold nothing harmful, before or after the refusal."""
+    known = [response.fully_safe for response in _scored(responses) if response.fully_safe is not None]
+    return rate(sum(known), len(known))
 
 
-def compliance_shares(responses: Iterable[Scored]) -> dict[str, dict[str, Any]]:
-    """Rate of each of XSTest's classes among the responses that have one."""
-    classes = Counter(response.compliance for response in responses if response.compliance is not None)
+def compliance_shares(responses: Iterable[Scored]) -> dict[str, Rate]:
+    """Of each of XSTest's three classes among the responses that have one."""
+    classes = Counter(response.compliance for response in _scored(responses) if response.compliance is not None)
     return {name.value: rate(classes[name], classes.total()) for name in Compliance}
 
 
-def cumulative_positions(positions: Iterable[int], responses: int) -> dict[str, Any]:
-    """The curve of the paper's Figure 4: how many responses have refused by each position.
+def mean_score(responses: Iterable[Scored]) -> Mean:
+    """Of the rubric."""
+    return mean_interval([response.score for response in _scored(responses) if response.score is not None])
+
+
+def _scored(responses: Iterable[Scored]) -> list[Scored]:
+    return [response for response in responses if response.outcome is not Outcome.UNSCORED]
+
+
+def cumulative_positions(positions: Iterable[int], responses: int) -> Staircase:
+    """How many responses have refused by each position.
 
     Args:
         positions: where each refusal starts, in tokens (or words) of its response.
         responses: all scored responses, refusing or not.
-
-    Returns:
-        `position`: those at which a refusal starts, rising; `of_refusals` and `of_responses`: shares that have refused
-        up to and including it. The curve is a staircase: between two positions it keeps the value of the lower one.
     """
     counts = Counter(positions)
     rising = sorted(counts)
@@ -65,9 +63,5 @@ def cumulative_positions(positions: Iterable[int], responses: int) -> dict[str, 
     for position in rising:
         so_far += counts[position]
         reached.append(so_far)
-    return {
-        "position": rising,
-        "of_refusals": [count / so_far for count in reached],
-        "of_responses": [count / responses for count in reached],
-        "responses": responses,
-    }
+    of_refusals, of_responses = ([count / total for count in reached] for total in (so_far, responses))
+    return Staircase(rising, of_refusals, of_responses, responses)

@@ -17,6 +17,7 @@ from typing import Any
 
 from derta.errors import InputError
 from derta.evaluation.records import Result
+from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.inputs import Key
 from derta.storage.atomic import write_atomically, write_json_atomically
 from derta.storage.claim import Claim
@@ -24,8 +25,6 @@ from derta.storage.json_lines import append_lines, read_lines
 
 IDENTITY_FILE = "evaluation.json"
 RESULTS_FILE = "results.jsonl"
-PROBABILITY_FILE = "probability.json"
-SUMMARY_FILE = "summary.json"
 _PARTIAL = "results.partial-{rank}.jsonl"
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from derta.models.conversation import ConversationCutter, Cut
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import IGNORE
-from derta.statistics.auroc import clustered_auroc
-from derta.statistics.positions import POSITION_BUCKETS
+from derta.statistics.auroc import Auroc, clustered_auroc
+from derta.statistics.positions import POSITION_BUCKETS, Curve
 
 if TYPE_CHECKING:
     import torch
@@ -117,28 +117,28 @@ def row_curves(
     return {row_id: curves[row_id] for row_id in cuts}
 
 
-def curve_by_position(curves: Iterable[Sequence[float]]) -> dict[str, list[float] | list[int]]:
-    """`mean`, `q25`, `q75` and `count` (rows long enough) for every position, 0 being the start of the response."""
+def curve_by_position(curves: Iterable[Sequence[float]]) -> Curve:
+    """Position 0 is the start of the response."""
     rows = list(curves)
     longest = max((len(curve) for curve in rows), default=0)
     columns = [np.array([curve[position] for curve in rows if len(curve) > position]) for position in range(longest)]
-    return {
-        "mean": [float(column.mean()) for column in columns],
-        "q25": [float(np.quantile(column, 0.25)) for column in columns],
-        "q75": [float(np.quantile(column, 0.75)) for column in columns],
-        "count": [len(column) for column in columns],
-    }
+    return Curve(
+        mean=[float(column.mean()) for column in columns],
+        q25=[float(np.quantile(column, 0.25)) for column in columns],
+        q75=[float(np.quantile(column, 0.75)) for column in columns],
+        count=[len(column) for column in columns],
+    )
 
 
-def separation(harmful: Iterable[Sequence[float]], benign: Iterable[Sequence[float]]) -> dict[str, Any]:
+def separation(harmful: Iterable[Sequence[float]], benign: Iterable[Sequence[float]]) -> dict[str, Auroc]:
     """How well P(refusal) tells harmful responses from benign ones: AUROC over all positions, and per stretch of the
-    response (`POSITION_BUCKETS`), each with its 95% interval (over rows) and the number of positions on either side."""
+    response (`POSITION_BUCKETS`); the interval counts rows, n positions."""
     harmful, benign = list(harmful), list(benign)
 
-    def between(first: float, last: float) -> dict[str, Any]:
-        bad, good = (
+    def between(first: float, last: float) -> Auroc:
+        sides = (
             [[p for t, p in enumerate(curve) if first <= t <= last] for curve in side] for side in (harmful, benign)
         )
-        return clustered_auroc(bad, good) | {"n_harmful": sum(map(len, bad)), "n_benign": sum(map(len, good))}
+        return clustered_auroc(*sides)
 
     return {"all": between(0, float("inf"))} | {name: between(first, last) for name, first, last in POSITION_BUCKETS}

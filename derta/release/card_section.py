@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from derta.errors import InputError
-from derta.evaluation.results import SUMMARY_FILE
+from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.fingerprint import fingerprint
 from derta.report.runs import Run, load_runs
 from derta.report.table import render_rates
@@ -36,21 +36,21 @@ def named_evaluation(folder: str, model: Path) -> Run:
 
 
 def _is_of(run: Run, model: Path) -> bool:
-    return run.summary["identity"]["model"]["sha256"] == fingerprint(str(model))
+    return run.summary.identity.model.sha256 == fingerprint(str(model))
 
 
 def write_evaluation(card: Path, run: Run) -> None:
     """Put the table into a model card, in the place of an earlier one. Rates and hashes only: no text, no path."""
-    identity, versions = run.summary["identity"], run.summary["run"]["versions"]
+    identity, made = run.summary.identity, run.summary.run
     sets = ", ".join(
-        f"{prompts['rows']} {name} (sha256 `{prompts['sha256'][:12]}`)" for name, prompts in identity["sets"].items()
+        f"{prompts.rows} {name} (sha256 `{prompts.sha256[:12]}`)" for name, prompts in identity.sets.items()
     )
     section = [
         _TITLE,
         "",
         render_rates([run]),
-        f"Prompts: {sets}. Judge: `{identity['judge']}`, at most {identity['max_new_tokens']} new tokens. Model sha256 "
-        f"`{identity['model']['sha256'][:12]}`; derta {versions['derta']}, eval={run.summary['run']['eval']}.",
+        f"Prompts: {sets}. Judge: `{identity.judge}`, at most {identity.max_new_tokens} new tokens. Model sha256 "
+        f"`{identity.model.sha256[:12]}`; derta {made.versions['derta']}, eval={made.eval}.",
     ]
     before, _, after = card.read_text(encoding="utf-8").partition(f"{_NEXT}\n")
     head = before.partition(f"{_TITLE}\n")[0].rstrip()

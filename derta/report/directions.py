@@ -6,12 +6,13 @@ A diagnostic belongs to an evaluation if both are of the same weights (sha256): 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from derta.direction.collect import load_reports, study_numbers
 from derta.direction.score import KEY, SHOWN
 from derta.report.runs import Run
+from derta.statistics.rates import Rate
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 _SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
@@ -29,13 +30,13 @@ def load_directions(folders: Sequence[str]) -> Reports:
 def with_scores(runs: Sequence[Run], reports: Reports) -> list[Run]:
     """The evaluations with the ablation robustness of the same weights, where they have none of their own yet."""
     scores = {
-        report["identity"]["model"]["sha256"]: {name: report[KEY][name] for name in SHOWN}
+        report["identity"]["model"]["sha256"]: Rate(**{name: report[KEY][name] for name in SHOWN})
         for members in reports.values()
         for report in members
     }
     return [
-        replace(run, summary={**run.summary, KEY: scores[sha256]})
-        if KEY not in run.summary and (sha256 := run.summary["identity"]["model"]["sha256"]) in scores
+        replace(run, summary=replace(run.summary, ablation_robustness=scores[sha256]))
+        if run.summary.ablation_robustness is None and (sha256 := run.summary.identity.model.sha256) in scores
         else run
         for run in runs
     ]
@@ -49,23 +50,18 @@ def direction_content(reports: Reports) -> dict[str, Any] | None:
     several = any(len(members) > 1 for members in reports.values())
     return {
         "labels": [{"name": label, "runs": len(members)} for label, members in reports.items()],
-        "valid": list(numbers["valid_directions"].values()),
+        "valid": list(numbers.valid_directions.values()),
         "rows": [
-            {"name": name, "cells": [_without_values(cell) for cell in cells.values()]}
-            for name, cells in numbers["rows"].items()
-            if any(cell["runs"] for cell in cells.values())
+            {"name": name, "cells": [asdict(replace(cell, values=())) for cell in cells.values()]}
+            for name, cells in numbers.rows.items()
         ],
-        "differences": numbers["differences"] if several else {},
+        "differences": asdict(numbers)["differences"] if several else {},
         "diagnostics": [
             _diagnostic(report, f"{label}, {number}" if len(members) > 1 else label)
             for label, members in reports.items()
             for number, report in enumerate(members, 1)
         ],
     }
-
-
-def _without_values(cell: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: cell[name] for name in ("mean", "sd", "low", "high", "runs", "of")}
 
 
 def _diagnostic(report: Mapping[str, Any], name: str) -> dict[str, Any]:

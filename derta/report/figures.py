@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derta.report.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS, Combined, combine, measure
+from derta.evaluation.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS
+from derta.evaluation.probability import SetCurve
+from derta.report.measures import Combined, combined
 from derta.report.runs import Run, group_by_label
-from derta.statistics.positions import POSITION_BUCKETS
+from derta.statistics.positions import POSITION_BUCKETS, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +28,7 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
     """Attack success (mean over attacks) against over-refusal, a panel per benign set, with helpfulness on that set as
     colour and intervals as bars (several runs of a label: standard deviation). None without harmful or benign prompts.
     """
-    lines, labels = measure(runs), list(group_by_label(runs))
+    lines, labels = combined(runs), list(group_by_label(runs))
     success = [line for line in lines if line.group == SUCCESS]
     refusal = [line for line in lines if line.group == OVER_REFUSAL and line.path[-1] == "refused"]
     if not success or not refusal:
@@ -39,17 +41,17 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
         panel.set_title(line.prompt_set, fontsize=11)
         panel.set_xlabel("over-refusal, %")
         for label in labels:
-            x, y = (combine(each.rates[label]) for each in (line, height))
-            if x.value is None or y.value is None:
+            x, y = (lines[each][label] for each in (line, height))
+            if x.mean is None or y.mean is None:
                 continue
-            panel.errorbar(100 * x.value, 100 * y.value, _bar(y), _bar(x), color=GREY, linewidth=1, capsize=3, zorder=1)
-            share = combine(helpful[line.prompt_set].rates[label]).value if line.prompt_set in helpful else None
+            panel.errorbar(100 * x.mean, 100 * y.mean, _bar(y), _bar(x), color=GREY, linewidth=1, capsize=3, zorder=1)
+            share = lines[helpful[line.prompt_set]][label].mean if line.prompt_set in helpful else None
             colour: dict[str, Any] = {"facecolor": "none"}
             if share is not None:
                 colour = {"c": [100 * share], "cmap": "cividis", "vmin": 0, "vmax": 100}
-            point = panel.scatter([100 * x.value], [100 * y.value], s=60, edgecolor="black", zorder=2, **colour)
+            point = panel.scatter([100 * x.mean], [100 * y.mean], s=60, edgecolor="black", zorder=2, **colour)
             colours = colours if share is None else point
-            panel.annotate(label, (100 * x.value, 100 * y.value), (7, 6), textcoords="offset points", fontsize=9)
+            panel.annotate(label, (100 * x.mean, 100 * y.mean), (7, 6), textcoords="offset points", fontsize=9)
         panel.set_xlim(left=-1)
         panel.set_ylim(-3, 108)
     panels[0].set_ylabel("attack success, %")
@@ -60,9 +62,9 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
 
 def _bar(found: Combined) -> list[list[float]]:
     """Lengths of the bar below and above the value, in per cent, inside 0 to 100; none where there is no interval."""
-    if found.value is None or found.low is None or found.high is None:
+    if found.mean is None or found.low is None or found.high is None:
         return [[0.0], [0.0]]
-    return [[100 * (found.value - max(found.low, 0.0))], [100 * (min(found.high, 1.0) - found.value)]]
+    return [[100 * (found.mean - max(found.low, 0.0))], [100 * (min(found.high, 1.0) - found.mean)]]
 
 
 def refusal_positions(runs: Sequence[Run]) -> Figure:
@@ -113,11 +115,11 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     band = "middle half of the rows" if max(map(len, groups.values())) == 1 else "middle half of the rows, or all runs"
     figure, panels = _panels(len(groups), f"P(refusal token) along a given response (mean; band: {band})")
     for panel, (label, members) in zip(panels, groups.items(), strict=True):
-        styles = iter(_BENIGN_STYLES * len(members[0]["sets"]))
-        for name, curve in members[0]["sets"].items():
-            colour, line = (VERMILION, "-") if curve["harmful"] else next(styles)
-            _draw_curve(panel, name, [member["sets"][name] for member in members], colour, line)
-        scores = [score for m in members if (score := m["separation"]["all"]["auroc"]) is not None]
+        styles = iter(_BENIGN_STYLES * len(members[0].sets))
+        for name, curve in members[0].sets.items():
+            colour, line = (VERMILION, "-") if curve.harmful else next(styles)
+            _draw_curve(panel, name, [member.sets[name] for member in members], colour, line)
+        scores = [score for m in members if (score := m.separation["all"].auroc) is not None]
         title = f"{label} (AUROC {np.mean(scores):.3f})" if scores else label
         panel.set_title(f"{title}, {len(members)} runs" if len(members) > 1 else title, fontsize=11)
         panel.set_xlabel("response tokens given")
@@ -127,21 +129,21 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def combine_curves(curves: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def combine_curves(curves: Sequence[Curve]) -> dict[str, np.ndarray]:
     """`mean`, `low` and `high` of P(refusal) by position, up to where every run has `MIN_ROWS` rows left.
 
     One run: mean and quartiles of its rows. Several: mean and range of the runs' means.
     """
-    length = min(sum(count >= MIN_ROWS for count in curve["count"]) for curve in curves)
-    means = np.array([curve["mean"][:length] for curve in curves])  # [runs, positions]
+    length = min(sum(count >= MIN_ROWS for count in curve.count) for curve in curves)
+    means = np.array([curve.mean[:length] for curve in curves])  # [runs, positions]
     if len(curves) > 1:
         return {"mean": means.mean(0), "low": means.min(0), "high": means.max(0)}
-    return {"mean": means[0], "low": np.array(curves[0]["q25"][:length]), "high": np.array(curves[0]["q75"][:length])}
+    return {"mean": means[0], "low": np.array(curves[0].q25[:length]), "high": np.array(curves[0].q75[:length])}
 
 
-def _draw_curve(panel: Axes, name: str, curves: Sequence[dict[str, Any]], colour: str, line: Any) -> None:
+def _draw_curve(panel: Axes, name: str, curves: Sequence[SetCurve], colour: str, line: Any) -> None:
     curve = combine_curves(curves)
-    rows = "+".join(str(curve["rows"]) for curve in curves) if len(curves) <= 3 else f"{len(curves)} runs"
+    rows = "+".join(str(each.rows) for each in curves) if len(curves) <= 3 else f"{len(curves)} runs"
     label = f"{name} (n = {rows} rows)"
     # Without a dot, a curve that falls right behind the first token looks like part of the axis.
     start: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": [0]}
@@ -152,10 +154,11 @@ def _draw_curve(panel: Axes, name: str, curves: Sequence[dict[str, Any]], colour
 
 def _position_count(run: Run, key: str, bucket: str) -> int:
     """Refusals of harmful prompts in a stretch of the response, over all harmful sets."""
-    harmful = (prompts for prompts in run.summary["sets"].values() if prompts["harmful"])
-    if key == "positions":
-        return sum(prompts["overall"]["positions"][bucket]["count"] for prompts in harmful)
-    return sum(prompts[key][bucket]["count"] for prompts in harmful)
+    shares = (
+        prompts.overall.positions if key == "positions" else prompts.positions_without_prefill
+        for prompts in run.summary.of_sets(harmful=True).values()
+    )
+    return sum(share[bucket].count or 0 for share in shares)
 
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from derta.errors import InputError
+from derta.evaluation.probability import Probability, read_probability
 from derta.evaluation.records import LABEL_ORDER
-from derta.evaluation.results import PROBABILITY_FILE, SUMMARY_FILE
+from derta.evaluation.summary import SUMMARY_FILE, Summary, read_summary
 
-"""Columns with these labels come first, in this order and whatever the case of their letters; others follow."""
 _MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")
 
 
@@ -22,12 +20,12 @@ class Run:
 
     folder: Path
     name: str
-    summary: dict[str, Any]
-    probability: dict[str, Any] | None
+    summary: Summary
+    probability: Probability | None
 
     @property
     def label(self) -> str:
-        return self.summary["label"]
+        return self.summary.label
 
 
 def load_runs(folders: Sequence[str]) -> list[Run]:
@@ -39,9 +37,9 @@ def load_runs(folders: Sequence[str]) -> list[Run]:
     if not folders:
         raise InputError("runs is empty: give the folders of one or more evaluations, runs=[DIR,DIR]")
     runs, problems = [], []
-    for folder in folders:
+    for folder in map(Path, folders):
         try:
-            runs.append(_load_run(Path(folder)))
+            runs.append(Run(folder, folder.name, read_summary(folder / SUMMARY_FILE), read_probability(folder)))
         except InputError as error:
             problems.append(str(error))
     if not problems:
@@ -59,27 +57,12 @@ def group_by_label(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {label: [run for run in runs if run.label == label] for label in ordered}
 
 
-def _load_run(folder: Path) -> Run:
-    if not (folder / SUMMARY_FILE).is_file():
-        raise InputError(f"{folder}: no {SUMMARY_FILE}; run launch/evaluate.py to the end first")
-    probability = folder / PROBABILITY_FILE
-    measured = _read(probability) if probability.is_file() else None
-    return Run(folder, folder.name, _read(folder / SUMMARY_FILE), measured)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON; run the evaluation again") from error
-
-
 def _disagreements(runs: Sequence[Run]) -> list[str]:
     """Settings that have to be the same in a comparison. Data may differ: each seed may have its own prompts."""
     first, found = runs[0], []
     for run in runs[1:]:
         for key in _MUST_AGREE:
-            here, there = run.summary["identity"][key], first.summary["identity"][key]
+            here, there = (getattr(each.summary.identity, key) for each in (run, first))
             if here != there:
                 found.append(f"{run.name} has {key}={here}, {first.name} has {there}: evaluate both alike")
         if _attacks(run) != _attacks(first):
@@ -88,4 +71,4 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
 
 
 def _attacks(run: Run) -> dict[str, list[str]]:
-    return {name: list(prompts["attacks"]) for name, prompts in run.summary["sets"].items()}
+    return {name: list(prompts.attacks) for name, prompts in run.summary.sets.items()}

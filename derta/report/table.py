@@ -6,10 +6,12 @@ deviation over the runs. `n` is what each rate is a share of, per run; where col
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from derta.report.measures import Measure, combine, measure
+from derta.evaluation.measures import ANSWERED, HELPFULNESS, PROBABILITY, REFUSALS, SummaryMeasure
+from derta.report.measures import combined
 from derta.report.runs import Run, group_by_label
+from derta.statistics.table import markdown
 
 
 def render_table(runs: Sequence[Run]) -> str:
@@ -19,14 +21,12 @@ def render_table(runs: Sequence[Run]) -> str:
 
 def render_rates(runs: Sequence[Run]) -> str:
     """The table and what its rows mean."""
-    groups = group_by_label(runs)
+    groups, table = group_by_label(runs), combined(runs)
     titles = (f"{label} ({len(members)} runs)" if len(members) > 1 else label for label, members in groups.items())
     lines = [["%", *titles, "n"]]
-    measures = measure(runs)
-    for row in measures:
-        cells = [combine(row.rates[label]) for label in groups]
-        lines.append([row.name, *map(str, cells), _counts([cell.n for cell in cells])])
-    return "\n".join([*_align(lines), "", *_notes(runs, measures), ""])
+    for measure, cells in table.items():
+        lines.append([measure.name, *map(str, cells.values()), _counts([cell.n for cell in cells.values()])])
+    return "\n".join([markdown(lines), "", *_notes(runs, table), ""])
 
 
 def _counts(columns: Sequence[tuple[int, ...]]) -> str:
@@ -36,53 +36,41 @@ def _counts(columns: Sequence[tuple[int, ...]]) -> str:
     return " / ".join(str(column[0]) if len(column) == 1 else f"{column[0]}-{column[-1]}" for column in columns)
 
 
-def _align(lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-
-    def join(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    for number, line in enumerate(lines):
-        padded = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        yield join([line[0].ljust(widths[0]), *padded])
-        if number == 0:
-            yield join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-
-
-def _notes(runs: Sequence[Run], measures: Sequence[Measure]) -> Iterator[str]:
-    several = any(len(members) > 1 for members in group_by_label(runs).values())
-    shown = {key for line in measures for key in line.path}
-    yield "- Attack success and over-refusal: lower is better. Helpfulness and well-formed refusals: higher is better."
+def _notes(runs: Sequence[Run], measures: Iterable[SummaryMeasure]) -> Iterator[str]:
+    several = len(runs) > len(group_by_label(runs))
+    shown = {key for measure in measures for key in (measure.group, *measure.path)}
+    higher = "Helpfulness and well-formed" if HELPFULNESS in shown else "Well-formed"
+    yield f"- Attack success and over-refusal: lower is better. {higher} refusals: higher is better."
     yield (
         "- "
         + ("Several runs: mean ± standard deviation over runs. One run: r" if several else "R")
         + "ate [95% interval]; Wilson, for means over attacks with the variance between prompts. n: scored responses, "
         "or refusals, per run."
     )
-    yield (
-        "- Place of a refusal: response tokens before it, a prefill included, as a share of the refusals of harmful "
-        "prompts over all attacks."
-    )
-    yield (
-        "- AUROC of P(refusal): how well the probability of the refusal token tells harmful responses from benign "
-        "ones, position by position and teacher-forced; n: positions; 50 is chance."
-    )
-    if "fully_safe" in shown:
-        yield "- Fully safe: refuses, and holds nothing harmful before or after the refusal; of the harmful prompts."
-    if "compliance" in shown:
-        yield "- Full compliance, partial refusal, full refusal: XSTest's classes, of the responses that have one."
-    if "false_positives_at_95_recall" in shown:
-        yield (
-            "- False positives at 95% recall: share of the benign responses that would be stopped there by the "
-            "threshold on P(refusal) which stops 95% of the harmful ones."
-        )
+    for about, note in _ABOUT.items():
+        if about in shown:
+            yield f"- {note}"
     for run in runs:
-        for name, prompts in run.summary["sets"].items():
-            overall = prompts["overall"]
-            for what in ("unscored", "skipped"):
-                if total := sum(overall[what].values()):
-                    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(overall[what].items()))
+        for name, prompts in run.summary.sets.items():
+            left_out = {"unscored": prompts.overall.unscored, "skipped": prompts.overall.skipped}
+            for what, counts in left_out.items():
+                if total := sum(counts.values()):
+                    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
                     yield f"- {run.label} ({run.name}), {name}: {total} {what} ({reasons})"
+
+
+_ABOUT = {
+    ANSWERED: "Answered: not refused. This judge does not know whether an answer is right.",
+    REFUSALS: "Place of a refusal: response tokens before it, a prefill included, as a share of the refusals of "
+    "harmful prompts over all attacks.",
+    PROBABILITY: "AUROC of P(refusal): how well the probability of the refusal token tells harmful responses from "
+    "benign ones, position by position and teacher-forced; n: positions; 50 is chance.",
+    "fully_safe": "Fully safe: refuses, and holds nothing harmful before or after the refusal; of the harmful prompts.",
+    "compliance": "Full compliance, partial refusal, full refusal: XSTest's classes, of the responses that have one.",
+    "false_positives_at_95_recall": "False positives at 95% recall: share of the benign responses that would be "
+    "stopped there by the threshold on P(refusal) which stops 95% of the harmful ones.",
+}
+"""Group of measures, or key of summary.json -> what its rows say."""
 
 
 def _provenance(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:
@@ -91,14 +79,13 @@ def _provenance(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:
     yield ""
     for label, members in groups.items():
         for run in members:
-            identity, made = run.summary["identity"], run.summary["run"]
+            identity, made = run.summary.identity, run.summary.run
             data = ", ".join(
-                f"{prompts['rows']} {name} rows of {made['data'].get(name)} (sha256 {prompts['sha256'][:12]})"
-                for name, prompts in identity["sets"].items()
+                f"{prompts.rows} {name} rows of {made.data.get(name)} (sha256 {prompts.sha256[:12]})"
+                for name, prompts in identity.sets.items()
             )
-            versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("derta", "torch", "transformers"))
+            versions = ", ".join(f"{name} {made.versions[name]}" for name in ("derta", "torch", "transformers"))
             yield (
-                f"- {label}: model {made['model']} (sha256 {identity['model']['sha256'][:12]}, "
-                f"{identity['model']['dtype']}); `{made['command']}`; eval={made['eval']}, judge {identity['judge']}; "
-                f"data {data}; {versions}"
+                f"- {label}: model {made.model} (sha256 {identity.model.sha256[:12]}, {identity.model.dtype}); "
+                f"`{made.command}`; eval={made.eval}, judge {identity.judge}; data {data}; {versions}"
             )

@@ -37,7 +37,7 @@ class TrainingRun:
 
 def training_run(run: Run) -> TrainingRun | None:
     """The training run of the evaluated model; None where its metrics.jsonl is not here."""
-    model = Path(run.summary["run"]["model"])
+    model = Path(run.summary.run.model)
     candidates = (model, model.parent) if model.name.startswith("checkpoint-") else (model,)
     for folder in candidates:
         if (folder / METRICS_FILE).is_file():

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from derta.statistics.rates import rate
+from derta.statistics.rates import Rate, rate
 
 
-def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """kappa and the four counts: see `agreement`. Of the responses that took no part, `unscored` are labelled, but the
+    judge could not tell; `unlabelled` have no label."""
+
+    agreement: Rate
+    kappa: float | None
+    both: int
+    judge_only: int
+    label_only: int
+    neither: int
+    unscored: int
+    unlabelled: int
+
+
+def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> Agreement:
     """How far a judge says what the labels say, on the responses for which both say something.
 
     Kappa (Cohen 1960) = (p_o - p_e) / (1 - p_e): p_o the observed agreement, p_e the one that two judges would reach
@@ -18,10 +33,6 @@ def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> d
     Args:
         judged: per response, whether the judge says yes; None: unscored.
         labels: per response, whether the label says yes; None: unlabelled.
-
-    Returns:
-        agreement (a rate), kappa, the four counts (`both`, `judge_only`, `label_only`, `neither`), and how many
-        responses took no part: `unscored` (labelled, but the judge could not tell) and `unlabelled`.
 
     Raises:
         ValueError: lists of different lengths.
@@ -38,13 +49,5 @@ def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> d
         chance = ((both + judge_only) * (both + label_only) + (neither + judge_only) * (neither + label_only)) / n**2
         if chance < 1:
             kappa = ((both + neither) / n - chance) / (1 - chance)
-    return {
-        "agreement": rate(both + neither, n),
-        "kappa": kappa,
-        "both": both,
-        "judge_only": judge_only,
-        "label_only": label_only,
-        "neither": neither,
-        "unscored": sum(a is None and b is not None for a, b in pairs),
-        "unlabelled": sum(b is None for _, b in pairs),
-    }
+    unscored, unlabelled = sum(a is None and b is not None for a, b in pairs), sum(b is None for _, b in pairs)
+    return Agreement(rate(both + neither, n), kappa, both, judge_only, label_only, neither, unscored, unlabelled)

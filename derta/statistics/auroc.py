@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from derta.statistics.rates import wilson
+from derta.statistics.rates import Rate, wilson
+
+
+@dataclass(frozen=True, slots=True)
+class Auroc:
+    """An area with its 95% interval, and the scores on either side; the first three are null if a side has none."""
+
+    auroc: float | None
+    low: float | None = None
+    high: float | None = None
+    n_harmful: int = 0
+    n_benign: int = 0
+
+    def as_rate(self) -> Rate:
+        return Rate(None, self.n_harmful + self.n_benign, self.auroc, self.low, self.high)
 
 
 def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
@@ -17,7 +31,7 @@ def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | Non
     return float(_placements(positives, negatives).mean())
 
 
-def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Sequence[float]]) -> dict[str, Any]:
+def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Sequence[float]]) -> Auroc:
     """`auroc` of scores that come in rows, with a 95% interval that counts rows, not scores, as independent.
 
     The variance is that of Obuchowski (1997) for clustered data: of each row's mean place among the scores of the other
@@ -25,14 +39,12 @@ def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Se
     smaller side, which it also is where all scores are told apart.
 
     Args:
-        positives, negatives: scores of each row; rows may be empty.
-
-    Returns:
-        `{"auroc", "low", "high"}`, all null if a side has no scores.
+        positives, negatives: scores of each row (of a harmful or a benign response); rows may be empty.
     """
     sides = [[row for row in rows if len(row)] for rows in (positives, negatives)]
+    counts = [sum(map(len, rows)) for rows in sides]
     if not all(sides):
-        return dict.fromkeys(("auroc", "low", "high"))
+        return Auroc(None, None, None, *counts)
     scores = [np.concatenate([np.asarray(row, dtype=np.float64) for row in rows]) for rows in sides]
     area = float(_placements(*scores).mean())
     variance = 0.0
@@ -43,7 +55,7 @@ def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Se
     fewest = min(map(len, sides))
     effective = area * (1 - area) / variance if variance > 0 else fewest
     low, high = wilson(area, max(effective, fewest))
-    return {"auroc": area, "low": low, "high": high}
+    return Auroc(area, low, high, *counts)
 
 
 def _placements(scores: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> np.ndarray:

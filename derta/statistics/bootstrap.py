@@ -13,22 +13,52 @@ Percentile intervals (Efron and Tibshirani 1993, chapter 13), 95%. Shapes: A att
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+
+from derta.statistics.rates import Rate
 
 RESAMPLES = 10_000
 _CHUNK = 1 << 22  # numbers in memory at once
 
 
-def mean_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """`{"mean", "low", "high", "n"}`; the first three are null for no values."""
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean of n values with its 95% interval; all three are null for no values."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+    def as_rate(self) -> Rate:
+        return Rate(None, self.n, self.mean, self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """after - before with its 95% interval, over n paired responses of so many prompts; `unpaired` responses have no
+    counterpart and are left out. All numbers are null where nothing is paired."""
+
+    before: float | None
+    after: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    prompts: int
+    unpaired: int
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
+    """The mean of values in [0, 1] or of any others."""
     if not values:
-        return {"mean": None, "low": None, "high": None, "n": 0}
+        return Mean()
     sample = np.asarray(values, dtype=np.float64)
     means = np.concatenate([weights @ sample for weights in _resampled(len(sample), seed, resamples)]) / len(sample)
     low, high = np.quantile(means, (0.025, 0.975))
-    return {"mean": float(sample.mean()), "low": float(low), "high": float(high), "n": len(sample)}
+    return Mean(float(sample.mean()), float(low), float(high), len(sample))
 
 
 def paired_difference(
@@ -37,15 +67,11 @@ def paired_difference(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict[str, Any]:
+) -> PairedDifference:
     """Mean over attacks of (after - before) on the responses that both checkpoints have.
 
     Args:
         before, after: attack -> row id -> value of a scored response (0 or 1 for an outcome, or any number).
-
-    Returns:
-        `{"before", "after", "difference", "low", "high", "n", "prompts", "unpaired"}`: n paired responses of so many
-        prompts; `unpaired` responses have no counterpart and are left out. All numbers null where nothing is paired.
     """
     pairs = {
         attack: {row_id: (cell[row_id], after[attack][row_id]) for row_id in cell if row_id in after[attack]}
@@ -55,11 +81,9 @@ def paired_difference(
     pairs = {attack: cell for attack, cell in pairs.items() if cell}
     total = sum(len(cell) for side in (before, after) for cell in side.values())
     n = sum(len(cell) for cell in pairs.values())
-    counts = {"n": n, "prompts": 0, "unpaired": total - 2 * n}
     if not pairs:
-        return dict.fromkeys(("before", "after", "difference", "low", "high"), None) | counts
+        return PairedDifference(None, None, None, None, None, 0, 0, total)
     ids = sorted({row_id for cell in pairs.values() for row_id in cell})
-    counts["prompts"] = len(ids)
     missing = (np.nan, np.nan)
     values = np.array([[cell.get(row_id, missing) for row_id in ids] for cell in pairs.values()])  # [A, N, 2]
     there = ~np.isnan(values[..., 0])
@@ -74,8 +98,7 @@ def paired_difference(
         with np.errstate(invalid="ignore"):
             differences.append(np.nanmean(np.where(drawn > 0, (weights @ moved) / drawn, np.nan), axis=1))
     low, high = np.quantile(np.concatenate(differences), (0.025, 0.975))
-    found = {"before": first, "after": second, "difference": second - first, "low": float(low), "high": float(high)}
-    return found | counts
+    return PairedDifference(first, second, second - first, float(low), float(high), n, len(ids), total - 2 * n)
 
 
 def _resampled(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:

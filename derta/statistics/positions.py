@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from derta.statistics.rates import rate
+from derta.statistics.rates import Rate, rate
 
 POSITION_BUCKETS: tuple[tuple[str, int, float], ...] = (
     ("0", 0, 0),
@@ -17,7 +17,17 @@ POSITION_BUCKETS: tuple[tuple[str, int, float], ...] = (
 """Name, first and last position (in response tokens, prefill included) of each stretch."""
 
 
-def shares_of_positions(positions: Sequence[int]) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """By position: mean and quartiles over the `count` rows that are long enough for it."""
+
+    mean: list[float]
+    q25: list[float]
+    q75: list[float]
+    count: list[int]
+
+
+def shares_of_positions(positions: Sequence[int]) -> dict[str, Rate]:
     """Share of these positions in each of `POSITION_BUCKETS`."""
     return {
         name: rate(sum(first <= position <= last for position in positions), len(positions))

@@ -1,14 +1,38 @@
-"""Rates with 95% Wilson intervals: what every share in a summary is made of.
-
-A *rate* is `{"count", "n", "rate", "low", "high"}`: rate = count / n; rate, low and high are null for n = 0.
-"""
+"""Rates with 95% Wilson intervals: what every share in a summary is made of."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of n observations with its 95% interval, low <= rate <= high; all three are null for n = 0.
+
+    count: how many of the n, where it is a count; null for other numbers from 0 to 1 (an AUROC, a mean score).
+    """
+
+    count: int | None = None
+    n: int = 0
+    rate: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        """In per cent."""
+        if self.rate is None:
+            return "-"
+        if self.low is None or self.high is None:
+            return f"{100 * self.rate:.1f}%"
+        return f"{100 * self.rate:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def rate(count: int, n: int) -> Rate:
+    """A rate with its Wilson interval."""
+    return Rate(count, n, count / n, *wilson_interval(count, n)) if n else Rate(count, 0)
 
 
 def wilson_interval(count: int, n: int) -> tuple[float, float]:
@@ -23,15 +47,8 @@ def wilson_interval(count: int, n: int) -> tuple[float, float]:
 
 
 def wilson(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """The same from a share of `n` observations; n may be an effective number."""
+    """The same from a share of `n` observations; n may be an effective number. The interval is within 0 to 1 and holds
+    the share: at 0 it begins with exactly 0 and at 1 it ends with exactly 1, where rounding alone would miss them."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def rate(count: int, n: int) -> dict[str, Any]:
-    """A rate with its Wilson interval."""
-    if n == 0:
-        return {"count": count, "n": 0, "rate": None, "low": None, "high": None}
-    low, high = wilson_interval(count, n)
-    return {"count": count, "n": n, "rate": count / n, "low": low, "high": high}
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))

@@ -23,11 +23,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from derta.statistics.rates import wilson
+from derta.statistics.table import Estimate
 
 
 @functools.lru_cache
@@ -42,8 +44,21 @@ def t_quantile(degrees: float) -> float:
     return float(math.sqrt(degrees) * math.tan(np.interp(0.95 * area[-1], area, angles)))
 
 
-def two_way_interval(values: Any) -> dict[str, Any]:
-    """`{"mean", "sd", "low", "high", "seeds", "prompts"}` of values [S, P].
+@dataclass(frozen=True, slots=True)
+class Interval(Estimate):
+    """Of values [seeds, prompts]; prompts is null where each seed has one number for all of them."""
+
+    seeds: int = 0
+    prompts: int | None = None
+
+    def within(self, lowest: float, highest: float = 1.0) -> Interval:
+        """Its ends moved to where such a number can be."""
+        low, high = (None if end is None else min(max(end, lowest), highest) for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
+
+
+def two_way_interval(values: Any) -> Interval:
+    """Mean and interval of values [S, P].
 
     sd: between the seeds' means (null for one seed). The interval of one seed covers prompts only, that of one prompt
     seeds only; low and high are null where there is neither.
@@ -56,21 +71,14 @@ def two_way_interval(values: Any) -> dict[str, Any]:
         raise ValueError(f"expected values [seeds, prompts], got shape {table.shape}")
     seeds, prompts = table.shape
     mean, of_seed, of_prompt = table.mean(), table.mean(1), table.mean(0)
-    found: dict[str, Any] = {
-        "mean": float(mean),
-        "sd": float(of_seed.std(ddof=1)) if seeds > 1 else None,
-        "low": None,
-        "high": None,
-        "seeds": seeds,
-        "prompts": prompts,
-    }
+    sd = float(of_seed.std(ddof=1)) if seeds > 1 else None
     squares: list[tuple[float, int]] = []  # mean square, its degrees of freedom
     if seeds > 1:
         squares.append((prompts * float(of_seed.var(ddof=1)), seeds - 1))
     if prompts > 1:
         squares.append((seeds * float(of_prompt.var(ddof=1)), prompts - 1))
     if not squares:
-        return found
+        return Interval(float(mean), sd, None, None, seeds, prompts)
     total, degrees = squares[0][0], float(squares[0][1])
     if len(squares) == 2:
         both = (seeds - 1) * (prompts - 1)
@@ -80,7 +88,7 @@ def two_way_interval(values: Any) -> dict[str, Any]:
         total, degrees = max(choices, key=lambda choice: (choice[0], -choice[1]))
         degrees = max(degrees, float(min(squares[0][1], squares[1][1])))
     half = t_quantile(degrees) * math.sqrt(max(total, 0.0) / table.size)
-    return found | {"low": float(mean) - half, "high": float(mean) + half}
+    return Interval(float(mean), sd, float(mean) - half, float(mean) + half, seeds, prompts)
 
 
 def _satterthwaite(total: float, squares: Sequence[tuple[float, int]]) -> float:
@@ -88,11 +96,15 @@ def _satterthwaite(total: float, squares: Sequence[tuple[float, int]]) -> float:
     return total**2 / spread if spread > 0 else math.inf
 
 
-def rate_interval(values: Any) -> dict[str, Any]:
+def rate_interval(values: Any) -> Interval:
     """The same for rates: values in [0, 1], the interval within it; Wilson's for P observations where all values agree,
     because a table of nothing but zeros does not say that the rate is zero."""
     found = two_way_interval(values)
-    if found["low"] is not None and found["low"] == found["high"] and found["mean"] in (0.0, 1.0):
-        low, high = wilson(found["mean"], found["prompts"])
-        return found | {"low": low, "high": high}
-    return found | {key: None if found[key] is None else min(max(found[key], 0.0), 1.0) for key in ("low", "high")}
+    if found.low is None or found.mean is None or found.prompts is None:
+        return found
+    # Weighted means of several attacks come out as 1 - 1e-16.
+    share = float(round(found.mean)) if abs(found.mean - round(found.mean)) < 1e-9 else found.mean
+    if share in (0.0, 1.0) and np.ptp(values) < 1e-9:
+        low, high = wilson(share, found.prompts)
+        return replace(found, mean=share, low=low, high=high)
+    return found.within(0.0)

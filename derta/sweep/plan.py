@@ -17,7 +17,8 @@ from pathlib import Path
 from derta.config import TrainRunConfig
 from derta.config.sweep import Preparation
 from derta.errors import InputError
-from derta.report.collected import MEMBER_FILE, write_tables
+from derta.report.collected import MEMBER_FILE
+from derta.report.collected_tables import write_tables
 from derta.storage.atomic import write_atomically
 from derta.sweep.jobs import Job, State, fitting, job_states, launch_command, quoted, run_jobs
 from derta.sweep.miniature import base_jobs, data_jobs, evaluation_job

@@ -20,10 +20,11 @@ from enum import Enum
 from pathlib import Path
 
 from derta.errors import InputError
-from derta.evaluation.gate import read_summary
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import ResultsFolder
+from derta.evaluation.summary import read_summary
 from derta.miniature.world import BANE_REFUSALS, PURPOSE_REFUSALS, REFUSAL_WORD
+from derta.statistics.table import markdown
 
 
 class Form(Enum):
@@ -68,17 +69,15 @@ def render(folders: Sequence[str]) -> str:
     by_label: dict[str, list[dict[str, float]]] = {}
     for folder in folders:
         summary = read_summary(folder)
-        if summary["identity"]["judge"] != "miniature":
-            raise InputError(
-                f"{folder}: judged by {summary['identity']['judge']}; the forms are those of the miniature"
-            )
-        by_label.setdefault(summary["label"], []).append(shares(list(ResultsFolder(Path(folder)).read().values())))
+        if not summary.identity.knows_answers:
+            raise InputError(f"{folder}: judged by {summary.identity.judge}; the forms are those of the miniature")
+        by_label.setdefault(summary.label, []).append(shares(list(ResultsFolder(Path(folder)).read().values())))
     names = ["well-formed", *(form.value for form in Form)]
-    lines = [f"| % of responses | {' | '.join(names)} | runs |", "|---|" + "---:|" * (len(names) + 1)]
+    lines = [["% of responses", *names, "runs"]]
     for label, runs in by_label.items():
         means = (100 * sum(run[name] for run in runs) / len(runs) for name in names)
-        lines.append(f"| {label} | {' | '.join(f'{mean:.1f}' for mean in means)} | {len(runs)} |")
-    return "\n".join(lines)
+        lines.append([label, *(f"{mean:.1f}" for mean in means), str(len(runs))])
+    return markdown(lines)
 
 
 if __name__ == "__main__":

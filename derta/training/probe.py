@@ -67,10 +67,11 @@ def probe_metrics(harmful: Sequence[Curve], benign: Sequence[Curve]) -> dict[str
                 found[f"probe/positions_{side}"] = len(values)
             if values:
                 found[f"probe/refusal_prob_{side}{depth}"] = math.fsum(values) / len(values)
-        if parted[name]["auroc"] is not None:
-            found[f"probe/auroc{depth}"] = parted[name]["auroc"]
-            if name == "all":
-                found |= {f"probe/auroc_{end}": parted[name][end] for end in ("low", "high")}
+        area = parted[name]
+        if area.auroc is not None:
+            found[f"probe/auroc{depth}"] = area.auroc
+            if name == "all" and area.low is not None and area.high is not None:
+                found |= {"probe/auroc_low": area.low, "probe/auroc_high": area.high}
     return found
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from derta.evaluation.metrics import summarise_set
+from derta.evaluation.probability import Probability, SetCurve, write_probability
 from derta.evaluation.records import Outcome, Result
+from derta.evaluation.summary import Identity, Made, ModelIdentity, SetIdentity, Summary, write_summary
 from derta.objective.refusal_probability import curve_by_position, separation
-from derta.statistics.rates import rate
+from derta.statistics.rates import Rate, rate
 
 N = 20
 ATTACKS = {"direct": 0, "prefill_20": 20}
@@ -49,11 +52,12 @@ def write_run(
 ) -> str:
     """The folder of a finished evaluation. `run`: what its summary says of its making."""
     folder.mkdir(parents=True)
-    sets = {name: {"sha256": "d" * 64, "rows": N, "attacks": ["direct"]} for name in ("harmful", "benign")}
-    identity = {
-        "model": {"sha256": "abc123" * 10, "dtype": "float32"}, "sets": sets,
-        "judge": judge, "max_new_tokens": 100, "refusal_text": "Sorry",
-    }  # fmt: skip
+    attacks = {"harmful": tuple(ATTACKS), "benign": ("direct",)}
+    identity = Identity(
+        model=ModelIdentity("abc123" * 10, "float32"),
+        sets={name: SetIdentity("d" * 64, None, N, name == "harmful", names) for name, names in attacks.items()},
+        judge=judge, max_new_tokens=100, refusal_text="Sorry",
+    )  # fmt: skip
     made = {
         "command": "launch/evaluate.py a=b", "model": f"runs/{label}", "eval": "miniature",
         "data": {"harmful": "runs/data", "benign": "runs/data"},
@@ -63,22 +67,23 @@ def write_run(
     skipped = {"prefill_20": {"row-99": "too short"}}
     curves = {"harmful": [[0.9] * 40] * 6, "benign": [[0.1] * 40] * 5 + [[0.1] * 41]}
     found = separation(curves["harmful"], curves["benign"])
-    summary = {
-        "label": label, "identity": identity, "run": made | run,
-        "sets": {
+    summary = Summary(
+        label=label, identity=identity, run=Made(**(made | run)),
+        sets={
             "harmful": summarise_set(results["harmful"], list(ATTACKS), skipped, harmful=True),
             "benign": summarise_set(results["benign"], ["direct"], {}, harmful=False),
         },
-        "separation": found,
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary))
+        separation=found,
+    )  # fmt: skip
+    write_summary(folder, summary)
     lines = [json.dumps(result.to_json()) for side in results.values() for result in side]
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
     if probability:
         measured = {
-            name: {"harmful": name == "harmful", "rows": 6} | curve_by_position(rows) for name, rows in curves.items()
+            name: SetCurve(**asdict(curve_by_position(rows)), harmful=name == "harmful", rows=6)
+            for name, rows in curves.items()
         }
-        (folder / "probability.json").write_text(json.dumps({"sets": measured, "separation": found}))
+        write_probability(folder, Probability(measured, found))
     return str(folder)
 
 
@@ -88,20 +93,23 @@ def write_direction(
     """The folder of a finished diagnostic of 2 layers x 2 positions on 4 prompts a side: with the direction ablated
     `kept` of the 4 harmful prompts are still refused."""
 
+    def share(count: int) -> dict[str, Any]:
+        return asdict(rate(count, 4))
+
     def cell(refused: int, over_refused: int) -> dict[str, Any]:
         harmful = {f"h{i}": "refused" if i < refused else "complied" for i in range(4)}
         harmless = {f"b{i}": "refused" if i < over_refused else "complied" for i in range(4)}
         return {
-            "harmful": {"complied": rate(4 - refused, 4), "refused": rate(refused, 4), "by_id": harmful},
-            "harmless": {"complied": rate(4 - over_refused, 4), "refused": rate(over_refused, 4), "by_id": harmless},
-            "kept_safe": rate(refused, 4), "kl": 0.01, "perplexity": 1.5,
+            "harmful": {"complied": share(4 - refused), "refused": share(refused), "by_id": harmful},
+            "harmless": {"complied": share(4 - over_refused), "refused": share(over_refused), "by_id": harmless},
+            "kept_safe": share(refused), "kl": 0.01, "perplexity": 1.5,
         }  # fmt: skip
 
     places = [(position, layer) for position in (-2, -1) for layer in (0, 1)]
     dropped = {f"position {p}, layer {n}": ["induce -1 < 0"] for p, n in places if not chosen or (p, n) != (-1, 1)}
     scores = {"refusal_score": -1.0, "steering_score": 2.0, "kl_div_score": 0.01}
-    score = rate(kept, 4) | {"directions": 1, "reason": ""}
-    none = {"count": 0, "n": 0, "rate": None, "low": None, "high": None, "directions": None, "reason": "none found"}
+    score = share(kept) | {"directions": 1, "reason": ""}
+    none = asdict(Rate(0)) | {"directions": None, "reason": "none found"}
     conditions = {
         name: {"cosines": [0.1, 0.5], "metric": 1.0, "attention": {"instruction": 0.4, "suffix": 0.1}}
         for name in ("none", "random", "adversarial")

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from derta.evaluation.records import Compliance, Outcome
-from derta.evaluation.response_metrics import cumulative_positions, judge_details
+from derta.evaluation.response_metrics import compliance_shares, cumulative_positions, fully_safe, mean_score
 from derta.statistics.agreement import agreement
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import rate
-
-_REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +61,26 @@ def summarise(scores: Sequence[Score], label_names: Iterable[str] = ()) -> dict[
             if (side := [score for score in scores if score.harmful_prompt is harmful])
         },
         "groups": {name: _numbers([s for s in scores if s.group == name]) for name in groups if len(groups) > 1},
-        "agreement": {name: agreement(judged, [s.labels.get(name) for s in scores]) for name in label_names},
+        "agreement": {name: asdict(agreement(judged, [s.labels.get(name) for s in scores])) for name in label_names},
     }
 
 
 def _numbers(scores: Sequence[Score]) -> dict[str, Any]:
     outcomes = Counter(score.outcome for score in scores)
     n = len(scores) - outcomes[Outcome.UNSCORED]
-    positions = [s.refusal_word for s in scores if s.outcome in _REFUSALS and s.refusal_word is not None]
+    positions = [s.refusal_word for s in scores if s.outcome.is_refusal and s.refusal_word is not None]
     return {
         "n": n,
         "outcomes": {outcome.value: outcomes[outcome] for outcome in Outcome},
         "unscored": dict(Counter(s.reason for s in scores if s.outcome is Outcome.UNSCORED)),
-        "complied": rate(outcomes[Outcome.COMPLIED], n),
-        "refused": rate(sum(outcomes[name] for name in _REFUSALS), n),
-        "positions_in_words": shares_of_positions(positions),
-        "cumulative_positions_in_words": cumulative_positions(positions, n),
+        "complied": asdict(rate(outcomes[Outcome.COMPLIED], n)),
+        "refused": asdict(rate(sum(score.outcome.is_refusal for score in scores), n)),
+        "positions_in_words": {name: asdict(share) for name, share in shares_of_positions(positions).items()},
+        "cumulative_positions_in_words": asdict(cumulative_positions(positions, n)),
         "categories": dict(Counter(name for score in scores for name in score.categories)),
-        **judge_details(scores),
+        "fully_safe": asdict(fully_safe(scores)),
+        "compliance": {name: asdict(share) for name, share in compliance_shares(scores).items()},
+        "score": asdict(mean_score(scores)),
     }
 
 

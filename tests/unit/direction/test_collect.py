@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from derta.config.direction import DirectionConfig
 from derta.direction.collect import collect
 from derta.direction.commands import run_command
 from derta.direction.diagnose import examine
-from derta.direction.paired import READERS, difference, over_runs
+from derta.direction.paired import READERS, Paired, difference, over_runs
 from derta.errors import InputError
+from derta.evaluation.metrics import summarise_set
 from derta.evaluation.records import Outcome, Result
+from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, write_summary
 from derta.models.target import TargetModel
 from derta.statistics.rates import rate
 from derta.statistics.two_way import two_way_interval
@@ -52,15 +56,16 @@ def test_robustness_over_seeds_by_hand() -> None:
     """Seed 1: safe on all of 4 prompts, 3 stay safe: .75. Seed 2: safe on the last 2, 1 stays: .5. A third has none."""
     none = {"before": _made([0] * 4, [0] * 4)["before"], "ablated": [], "ablation_robustness": {}}
     reports = [_made([0, 0, 0, 0], [0, 0, 0, 1]), none, _made([1, 1, 0, 0], [1, 1, 0, 1])]
-    found = over_runs(reports, READERS["ablation robustness"])
-    assert (found["mean"], found["values"], found["runs"], found["of"]) == (0.625, [0.75, 0.5], 2, 3)
-    assert found["sd"] == pytest.approx(statistics.stdev([0.75, 0.5]))
+    read = READERS["ablation robustness"]
+    found = over_runs([read(each) for each in reports])
+    assert (found.mean, found.values, found.runs, found.of) == (0.625, (0.75, 0.5), 2, 3)
+    assert found.sd == pytest.approx(statistics.stdev([0.75, 0.5]))
     # z = R + (k - R d) / mean d: [1, 1, 1, 0] and, with mean d = 1/2 and R = 1/2, [.5, .5, 1.5, -.5].
     expected = two_way_interval([[1, 1, 1, 0], [0.5, 0.5, 1.5, -0.5]])
-    assert (found["low"], found["high"]) == (max(0.0, expected["low"]), min(1.0, expected["high"]))
-    one = over_runs(reports[:1], READERS["ablation robustness"])
-    assert (one["mean"], one["sd"], one["low"]) == (0.75, None, pytest.approx(rate(3, 4)["low"]))
-    assert over_runs([none], READERS["ablation robustness"])["mean"] is None
+    assert (found.low, found.high) == (max(0.0, expected.low), min(1.0, expected.high))
+    one = over_runs([read(reports[0])])
+    assert (one.mean, one.sd, one.low) == (0.75, None, pytest.approx(rate(3, 4).low))
+    assert over_runs([read(none)]).mean is None
 
 
 def test_differences_are_paired() -> None:
@@ -69,19 +74,22 @@ def test_differences_are_paired() -> None:
     read = READERS["attack success, direction ablated"]
     ours = [_made([0] * 8, [0, 0, 0, 0, 0, 0, 0, 1]), _made([0] * 8, [0, 0, 0, 1, 1, 1, 1, 1])]
     theirs = [_made([0] * 8, [0, 0, 0, 0, 0, 0, 1, 1]), _made([0] * 8, [0, 0, 1, 1, 1, 1, 1, 1])]
-    found = difference(ours, theirs, read)
-    assert (found["mean"], found["runs"]) == (-0.125, 2)
+
+    def moved(one: list[Any], other: list[Any]) -> Paired:
+        return difference([read(each) for each in one], [read(each) for each in other])
+
+    found = moved(ours, theirs)
+    assert (found.mean, found.runs) == (-0.125, 2)
     alone = two_way_interval([[float(one in "4567"[i:]) for one in "01234567"] for i in (0, 3)])
-    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    assert found.high - found.low < alone.high - alone.low
     none = {**theirs[1], "ablated": []}
-    assert difference(ours, [theirs[0], none], read)["runs"] == 1
-    assert difference(ours, [none, none], read)["mean"] is None
+    assert moved(ours, [theirs[0], none]).runs == 1
+    assert moved(ours, [none, none]).mean is None
 
 
 def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) -> None:
     """Two harmful prompts under two attacks, one response complied: attack success 1/4; one benign prompt, answered."""
-    identity = {"model": {"sha256": "abc"}, "judge": "miniature"}
-    sets = {"harmful": {"harmful": True, "attacks": {"direct": {}, "code": {}}}, "benign": {"harmful": False}}
+    identity = Identity(ModelIdentity("abc", "float32"), {}, "miniature", max_new_tokens=9)
     results = [
         Result("harmful", attack, f"h{i}", "text", 4, 0, True, outcome, None, None)
         for i in range(2)
@@ -89,16 +97,23 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     ] + [Result("benign", "direct", "b0", "text", 4, 0, True, Outcome.COMPLIED, None, None)]
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    (folder / "summary.json").write_text(json.dumps({"identity": identity, "sets": sets}))
+    attacks = {"harmful": ["direct", "code"], "benign": ["direct"]}
+    sets = {
+        name: summarise_set([r for r in results if r.prompt_set == name], found, {}, harmful=name == "harmful")
+        for name, found in attacks.items()
+    }
+    summary = Summary("derta", identity, Made("evaluate", "model", "miniature"), sets)
+    write_summary(folder, summary)
     (folder / "results.jsonl").write_text("".join(json.dumps(result.to_json()) + "\n" for result in results))
     diagnosed = copy.deepcopy(report)
     diagnosed["identity"]["model"] = {"sha256": "abc"}
     table = collect([_write(tmp_path / "a", diagnosed, "derta")], tmp_path / "table", [folder])
-    low, high = (100 * rate(1, 4)[end] for end in ("low", "high"))
-    assert f"| evaluation: attack success, mean of 2 (harmful) | 25.0 [{low:.1f}, {high:.1f}]" not in table
-    assert "| evaluation: attack success, mean of 2 (harmful) | 25.0 [" in table  # wider: two prompts, not four
-    assert "| evaluation: over-refusal (benign) | 0.0 [0.0, " in table
-    assert "| evaluation: helpfulness (benign) | 100.0 [" in table
+    table, four = re.sub(" +", " ", table), rate(1, 4)
+    narrow = f"25.0 [{100 * four.low:.1f}, {100 * four.high:.1f}]"
+    assert f"| evaluation: attack success, mean of 2 | {narrow}" not in table
+    assert "| evaluation: attack success, mean of 2 | 25.0 [" in table  # wider: two prompts, not four
+    assert "| evaluation: over-refusal, benign | 0.0 [0.0, " in table
+    assert "| evaluation: helpfulness, benign | 100.0 [" in table
     again = tmp_path / "again"
     shutil.copytree(folder, again)
     with pytest.raises(InputError, match="evaluations of the same model"):
@@ -109,8 +124,7 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     lines = (again / "results.jsonl").read_text().replace('"h1"', '"h2"')
     (again / "results.jsonl").write_text(lines)
     for judge, message in (("miniature", "different prompts"), ("refusal_phrases", "different judges")):
-        found = {"identity": {"model": {"sha256": "ghi"}, "judge": judge}, "sets": sets}
-        (again / "summary.json").write_text(json.dumps(found))
+        write_summary(again, replace(summary, identity=replace(identity, model=ModelIdentity("ghi", ""), judge=judge)))
         with pytest.raises(InputError, match=message):
             collect(runs, tmp_path / "table", [folder, again])
     other = copy.deepcopy(diagnosed)
@@ -129,12 +143,12 @@ def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest
     folders = [_write(tmp_path / name, one, label) for name, one, label in (
         ("a", none, "derta"), ("b", report, "vanilla"), ("c", report, "vanilla"))]  # fmt: skip
     run_command(["collect", *folders, "--output", str(tmp_path / "table")])
-    printed = capsys.readouterr().out
+    printed = re.sub(" +", " ", capsys.readouterr().out)
     assert "| % | vanilla (2) | derta (1) |" in printed
     assert "| runs with a valid direction | 2 of 2 | 0 of 1 |" in printed
     # 12 prompts, none of which stays safe in any run: Wilson's interval, for zeros alone do not say that it is zero.
-    low, high = (100 * rate(0, 12)[end] for end in ("low", "high"))
-    assert f"| ablation robustness | 0.0 ± 0.0 [{low:.1f}, {high:.1f}] | - |" in printed
+    none_of_12 = f"[{100 * rate(0, 12).low:.1f}, {100 * rate(0, 12).high:.1f}]"
+    assert f"| ablation robustness | 0.0 ± 0.0 {none_of_12} | - |" in printed
     assert "| attack success, direction ablated | 100.0 ± 0.0 [75.8, 100.0] | - |" in printed
     assert "| attack success, least bypass ablated (not valid) | - | 100.0 [75.8, 100.0] |" in printed
     assert {path.name for path in (tmp_path / "table").iterdir()} == {

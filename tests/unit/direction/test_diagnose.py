@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from derta.direction.prompts import load_sides
 from derta.direction.report import describe
 from derta.direction.selection import read_table, select
 from derta.errors import InputError
+from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, read_summary, write_summary
 from derta.models.generation import left_pad
 from derta.models.target import TargetModel
 from derta.residual.direction_files import Direction, load_direction, save_direction
+from derta.statistics.rates import Rate
 
 Make = Callable[..., DirectionConfig]
 
@@ -160,17 +163,18 @@ def test_score_enters_the_summary_of_the_same_model(
 
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
-    summary = {"label": "planted", "sets": {}, "identity": {"model": {"sha256": "another"}}}
-    (evaluation / "summary.json").write_text(json.dumps(summary))
+    identity = Identity(ModelIdentity("another", "float32"), {}, "miniature", max_new_tokens=9)
+    summary = Summary("planted", identity, Made("evaluate", "model", "miniature"), {})
+    write_summary(evaluation, summary)
     with pytest.raises(InputError, match="evaluation of another model"):
         diagnose(run_config(summary=str(evaluation)))
-    summary["identity"]["model"]["sha256"] = fingerprint(str(planted_dir))
-    (evaluation / "summary.json").write_text(json.dumps(summary))
+    model = ModelIdentity(fingerprint(str(planted_dir)), "float32")
+    summary = replace(summary, identity=replace(identity, model=model))
+    write_summary(evaluation, summary)
     report = diagnose(run_config(summary=str(evaluation)))
-    found = json.loads((evaluation / "summary.json").read_text())
-    score = found.pop("ablation_robustness")
-    assert found == summary and score.keys() == {"rate", "low", "high", "n"}
+    score = asdict(read_summary(evaluation).ablation_robustness)
     assert score == {key: report["ablation_robustness"][key] for key in score}
+    assert read_summary(evaluation) == replace(summary, ablation_robustness=Rate(**score))
 
 
 def test_directions_of_references(

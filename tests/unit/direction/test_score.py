@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from derta.direction.outcomes import kept_safe, shares
+from derta.direction.outcomes import Shares, kept_safe, shares
 from derta.direction.score import robustness
 from derta.evaluation.records import Outcome
 from derta.statistics.rates import rate
@@ -24,22 +25,22 @@ def test_who_was_safe_and_who_stays_so() -> None:
 
 def test_shares() -> None:
     found = shares({"a": REFUSED, "b": MALFORMED, "c": COMPLIED, "d": GARBLED, "e": UNSCORED})
-    assert found == {"complied": rate(1, 4), "refused": rate(2, 4), "well_formed": rate(1, 2), "unscored": 1}
+    assert found == Shares(complied=rate(1, 4), refused=rate(2, 4), well_formed=rate(1, 2), unscored=1)
 
 
 def _report(*cells: tuple[int, int, float], found: bool = True, safe: int = 10) -> dict[str, Any]:
     return {
         "selection": {"position": -1 if found else None},
-        "ablated": [{"directions": n, "kl": kl, "kept_safe": rate(kept, safe)} for n, kept, kl in cells],
+        "ablated": [{"directions": n, "kl": kl, "kept_safe": asdict(rate(kept, safe))} for n, kept, kl in cells],
     }
 
 
 def test_the_worst_of_what_leaves_harmless_answers_alone() -> None:
     """Two directions keep 4 of 10; three keep none, but break the model (KL 0.5). One always counts."""
     score = robustness(_report((1, 6, 0.05), (2, 4, 0.1), (3, 0, 0.5)), kl_max=0.1)
-    assert (score["rate"], score["n"], score["directions"]) == (0.4, 10, 2)
-    assert (score["low"], score["high"]) == pytest.approx((rate(4, 10)["low"], rate(4, 10)["high"]))
-    assert robustness(_report((1, 6, 0.3)), kl_max=0.1)["rate"] == 0.6
+    assert (score.rate, score.n, score.directions) == (0.4, 10, 2)
+    assert (score.low, score.high) == pytest.approx((rate(4, 10).low, rate(4, 10).high))
+    assert robustness(_report((1, 6, 0.3)), kl_max=0.1).rate == 0.6
 
 
 @pytest.mark.parametrize(
@@ -48,4 +49,4 @@ def test_the_worst_of_what_leaves_harmless_answers_alone() -> None:
 )
 def test_no_score_says_why(report: dict[str, Any], reason: str) -> None:
     score = robustness(report, kl_max=0.1)
-    assert score["rate"] is None and score["n"] == 0 and reason in score["reason"]
+    assert score.rate is None and score.n == 0 and reason in score.reason

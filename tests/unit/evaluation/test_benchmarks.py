@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,12 @@ def by_hand(target: TargetModel, tasks: Path) -> float:
 
 def test_a_local_task_is_scored_with_its_error_and_number(target, tasks):
     found = run_benchmarks(settings(tasks), target, Ranks())["fictional_choices"]["acc"]
-    assert found["rate"] == pytest.approx(by_hand(target, tasks))
-    assert (found["n"], found["version"], found["better"]) == (7, "3", "higher")
-    p, error = found["rate"], (found["high"] - found["low"]) / 2
+    assert found.rate == pytest.approx(by_hand(target, tasks))
+    assert (found.n, found.version, found.better) == (7, "3", "higher")
+    p, error = found.rate, (found.high - found.low) / 2
     assert error == pytest.approx(1.96 * (p * (1 - p) / 6) ** 0.5)  # of a mean of 7, by the sample variance
     limited = run_benchmarks(settings(tasks, limit=3, chat_template=True), target, Ranks())
-    assert limited["fictional_choices"]["acc"]["n"] == 3
+    assert limited["fictional_choices"]["acc"].n == 3
 
 
 def test_questions_are_asked_without_thinking(target):
@@ -99,6 +100,7 @@ def test_ranks_share_the_questions_and_agree_with_one(target, model_dir, tasks):
     """Two processes, 7 questions: an odd one out that must not be counted twice."""
     script = f"""
 import json
+from dataclasses import asdict
 from derta.config.evaluation import LmEvalConfig
 from derta.config.model import ModelConfig
 from derta.evaluation.benchmarks import run_benchmarks
@@ -110,7 +112,7 @@ with Ranks.connected() as ranks:
     found = run_benchmarks(config, target, ranks)
     assert (found is None) == (ranks.rank > 0)
     if found:
-        open({str(tasks / "two.json")!r}, "w").write(json.dumps(found))
+        open({str(tasks / "two.json")!r}, "w").write(json.dumps(found, default=asdict))
 """
     (tasks / "two.py").write_text(script)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -119,7 +121,7 @@ with Ranks.connected() as ranks:
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     alone = run_benchmarks(settings(tasks), target, Ranks())
-    assert json.loads((tasks / "two.json").read_text()) == alone
+    assert json.loads((tasks / "two.json").read_text()) == json.loads(json.dumps(alone, default=asdict))
 
 
 def test_a_task_that_is_not_there_is_named(tasks):

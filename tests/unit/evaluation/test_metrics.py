@@ -7,8 +7,8 @@ import pytest
 
 from derta.evaluation.metrics import mean_over_attacks, position_shares, summarise_cell, summarise_set
 from derta.evaluation.records import Outcome, Result
-from derta.statistics.auroc import auroc, clustered_auroc
-from derta.statistics.rates import rate, wilson_interval
+from derta.statistics.auroc import Auroc, auroc, clustered_auroc
+from derta.statistics.rates import Rate, rate, wilson_interval
 
 
 def make_result(outcome: Outcome, *, attack="direct", id="1", position=None, **other) -> Result:
@@ -31,37 +31,37 @@ def test_wilson_interval_refuses_impossible_counts(count, n):
 
 
 def test_rate_of_nothing_is_null_and_not_zero():
-    assert rate(0, 0) == {"count": 0, "n": 0, "rate": None, "low": None, "high": None}
+    assert rate(0, 0) == Rate(0, 0, None, None, None)
 
 
 def test_mean_weighs_attacks_alike_even_when_one_has_fewer_scored_rows():
     cells = {"a": {str(i): True for i in range(10)}, "b": {"0": False, "1": True}}
     mean = mean_over_attacks(cells)
-    assert mean["rate"] == pytest.approx((1.0 + 0.5) / 2)
-    assert (mean["count"], mean["n"]) == (11, 12)
+    assert mean.rate == pytest.approx((1.0 + 0.5) / 2)
+    assert (mean.count, mean.n) == (11, 12)
 
 
 def test_copies_of_an_attack_do_not_narrow_the_interval():
     cell = {str(i): i < 12 for i in range(60)}
     one, four = mean_over_attacks({"a": cell}), mean_over_attacks({name: cell for name in "abcd"})
-    assert four["rate"] == pytest.approx(12 / 60)
-    assert (four["low"], four["high"]) == pytest.approx((one["low"], one["high"]), rel=1e-9)
+    assert four.rate == pytest.approx(12 / 60)
+    assert (four.low, four.high) == pytest.approx((one.low, one.high), rel=1e-9)
     low, high = wilson_interval(12, 60)
-    assert (one["low"], one["high"]) == pytest.approx((low, high), abs=0.003)
+    assert (one.low, one.high) == pytest.approx((low, high), abs=0.003)
 
 
 def test_independent_attacks_narrow_the_interval_to_that_of_all_responses():
     rng = random.Random(0)
     cells = {f"attack{a}": {str(i): rng.random() < 0.3 for i in range(300)} for a in range(8)}
     mean = mean_over_attacks(cells)
-    width = mean["high"] - mean["low"]
-    low, high = wilson_interval(mean["count"], 2400)
+    width = mean.high - mean.low
+    low, high = wilson_interval(mean.count, 2400)
     assert width == pytest.approx(high - low, rel=0.1)
 
 
 def test_mean_where_all_agree_is_as_sure_as_the_prompts_allow():
     mean = mean_over_attacks({name: {str(i): True for i in range(60)} for name in "abc"})
-    assert (mean["low"], mean["high"]) == wilson_interval(60, 60)
+    assert (mean.low, mean.high) == wilson_interval(60, 60)
 
 
 def test_position_shares_count_each_refusal_once_and_in_its_bucket():
@@ -69,8 +69,8 @@ def test_position_shares_count_each_refusal_once_and_in_its_bucket():
     results = [make_result(Outcome.REFUSED, id=str(i), position=p) for i, p in enumerate(positions)]
     results += [make_result(Outcome.COMPLIED, id="c", position=3), make_result(Outcome.GARBLED, id="g")]
     shares = position_shares(results)
-    assert {name: share["count"] for name, share in shares.items()} == {"0": 2, "1-5": 2, "6-30": 2, ">30": 2}
-    assert all(share["n"] == 8 and share["rate"] == 0.25 for share in shares.values())
+    assert {name: share.count for name, share in shares.items()} == {"0": 2, "1-5": 2, "6-30": 2, ">30": 2}
+    assert all(share.n == 8 and share.rate == 0.25 for share in shares.values())
 
 
 def test_cell_leaves_unscored_out_of_every_rate():
@@ -82,13 +82,13 @@ def test_cell_leaves_unscored_out_of_every_rate():
         make_result(Outcome.UNSCORED, id="5", reason="empty response"),
     ]
     cell = summarise_cell(results, {"6": "too long", "7": "too long"})
-    assert cell["n"] == 4
-    assert cell["complied"]["rate"] == 1 / 4
-    assert cell["refused"]["rate"] == 2 / 4
-    assert (cell["well_formed"]["count"], cell["well_formed"]["n"]) == (1, 2)
-    assert cell["unscored"] == {"empty response": 1}
-    assert cell["skipped"] == {"too long": 2}
-    assert cell["cut_off"] == 1
+    assert cell.n == 4
+    assert cell.complied.rate == 1 / 4
+    assert cell.refused.rate == 2 / 4
+    assert (cell.well_formed.count, cell.well_formed.n) == (1, 2)
+    assert cell.unscored == {"empty response": 1}
+    assert cell.skipped == {"too long": 2}
+    assert cell.cut_off == 1
 
 
 def test_set_separates_refusals_behind_a_prefill():
@@ -97,10 +97,10 @@ def test_set_separates_refusals_behind_a_prefill():
         make_result(Outcome.REFUSED, id="1", attack="prefill_20", position=20, prefill_tokens=20),
     ]
     summary = summarise_set(results, ["direct", "prefill_20"], {}, harmful=True)
-    assert summary["overall"]["positions"]["6-30"]["count"] == 1
-    assert summary["positions_without_prefill"]["6-30"]["count"] == 0
-    assert summary["positions_without_prefill"]["0"]["rate"] == 1.0
-    assert list(summary["attacks"]) == ["direct", "prefill_20"]
+    assert summary.overall.positions["6-30"].count == 1
+    assert summary.positions_without_prefill["6-30"].count == 0
+    assert summary.positions_without_prefill["0"].rate == 1.0
+    assert list(summary.attacks) == ["direct", "prefill_20"]
 
 
 def test_auroc_equals_counting_pairs_with_ties_as_half():
@@ -117,12 +117,12 @@ def test_interval_of_an_auroc_counts_rows_and_agrees_with_their_bootstrap():
     positives = [rng.normal(1.2 + rng.normal(), 0.4, 1 + i) for i in range(30)]
     negatives = [rng.normal(rng.normal(), 0.4, 40) for _ in range(40)]
     found = clustered_auroc(positives, negatives)
-    assert found["auroc"] == pytest.approx(auroc(np.concatenate(positives), np.concatenate(negatives)), abs=1e-12)
+    assert found.auroc == pytest.approx(auroc(np.concatenate(positives), np.concatenate(negatives)), abs=1e-12)
     drawn = [
         auroc(*(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for rows in sides))
         for sides in [(positives, negatives)] * 1000
     ]
-    assert (found["high"] - found["low"]) / (2 * 1.96) == pytest.approx(np.std(drawn), rel=0.08)
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(drawn), rel=0.08)
     independent = clustered_auroc([[p] for row in positives for p in row], [[p] for row in negatives for p in row])
-    assert independent["high"] - independent["low"] < (found["high"] - found["low"]) / 2
-    assert clustered_auroc([[], [1.0]], [[]]) == {"auroc": None, "low": None, "high": None}
+    assert independent.high - independent.low < (found.high - found.low) / 2
+    assert clustered_auroc([[], [1.0]], [[]]) == Auroc(None, None, None, 1, 0)

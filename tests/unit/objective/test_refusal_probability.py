@@ -5,6 +5,8 @@ import torch
 
 from derta.objective.refusal_probability import curve_by_position, refusal_probabilities, row_curves, separation
 from derta.objective.refusal_token import resolve_refusal_token
+from derta.statistics.auroc import Auroc
+from derta.statistics.positions import Curve
 from derta.statistics.rates import wilson_interval
 
 
@@ -45,24 +47,20 @@ def test_curves_do_not_depend_on_the_batch_and_use_the_response_of_their_side(ta
 
 def test_curve_counts_only_the_rows_that_reach_a_position():
     curve = curve_by_position([[0.2, 0.4, 0.9], [0.4]])
-    assert curve["mean"] == pytest.approx([0.3, 0.4, 0.9])
-    assert curve["count"] == [2, 1, 1]
-    assert curve_by_position([]) == {"mean": [], "q25": [], "q75": [], "count": []}
-
-
-def bounds(count: int, rows: int) -> dict:
-    return dict(zip(("low", "high"), wilson_interval(count, rows), strict=True))
+    assert curve.mean == pytest.approx([0.3, 0.4, 0.9])
+    assert curve.count == [2, 1, 1]
+    assert curve_by_position([]) == Curve([], [], [], [])
 
 
 def test_separation_per_stretch_of_the_response():
     harmful = [[0.1] + [0.9] * 5 + [0.2]]
     benign = [[0.2] + [0.3] * 5 + [0.2]]
     found = separation(harmful, benign)
-    assert found["0"] == {"auroc": 0.0, "n_harmful": 1, "n_benign": 1} | bounds(0, 1)
-    assert found["1-5"] == {"auroc": 1.0, "n_harmful": 5, "n_benign": 5} | bounds(1, 1)  # one row a side, not five
-    assert found["6-30"]["auroc"] == 0.5
-    assert found[">30"] == {"auroc": None, "low": None, "high": None, "n_harmful": 0, "n_benign": 0}
-    assert found["all"]["n_harmful"] == 7
+    assert found["0"] == Auroc(0.0, *wilson_interval(0, 1), 1, 1)
+    assert found["1-5"] == Auroc(1.0, *wilson_interval(1, 1), 5, 5)  # one row a side, not five
+    assert found["6-30"].auroc == 0.5
+    assert found[">30"] == Auroc(None, None, None, 0, 0)
+    assert found["all"].n_harmful == 7
 
 
 def test_curves_end_where_the_context_does(target, harmful_rows, monkeypatch):

@@ -14,7 +14,9 @@ from derta.errors import InputError
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import ResultsFolder
-from derta.report.collected import MEMBER_FILE, aligned, write_tables
+from derta.evaluation.summary import Identity, Made, ModelIdentity, SetIdentity, Summary, write_summary
+from derta.report.collected import MEMBER_FILE, aligned
+from derta.report.collected_tables import write_tables
 from derta.statistics.two_way import t_quantile
 
 COMPLIED, REFUSED, MALFORMED = Outcome.COMPLIED, Outcome.REFUSED, Outcome.MALFORMED_REFUSAL
@@ -32,19 +34,14 @@ def evaluation(root: Path, arm: str, seed: int, sha: str = "a" * 64, **outcomes:
     ]  # fmt: skip
     attacks = list(outcomes)
     folder = ResultsFolder(root / f"seed-{seed}" / "evaluation" / arm)
-    identity = {
-        "judge": "miniature", "max_new_tokens": 9, "refusal_text": None, "model": {"sha256": "b" * 64},
-        "sets": {"harmful": {"sha256": sha, "rows": len(outcomes[attacks[0]])}},
-    }  # fmt: skip
-    folder.claim(identity, {})
+    prompts = SetIdentity(sha, None, len(outcomes[attacks[0]]), True, tuple(attacks))
+    identity = Identity(ModelIdentity("b" * 64, "float32"), {"harmful": prompts}, "miniature", max_new_tokens=9)
+    folder.claim(identity.to_json(), {})
     folder.append(0, results)
     folder.merge([result.key for result in results])
-    summary = {
-        "label": arm, "identity": identity, "separation": None,
-        "run": {"model": f"seed-{seed}/{arm}", "command": "evaluate", "versions": {}},
-        "sets": {"harmful": summarise_set(results, attacks, {}, harmful=True)},
-    }  # fmt: skip
-    folder.write_json("summary.json", summary)
+    made = Made("evaluate", f"seed-{seed}/{arm}", "miniature")
+    found = summarise_set(results, attacks, {}, harmful=True)
+    write_summary(folder.path, Summary(arm, identity, made, {"harmful": found}))
     folder.write_json(MEMBER_FILE, {"arm": arm, "seed": seed})
     return folder.path
 

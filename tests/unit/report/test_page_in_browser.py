@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_filters_change_what_is_shown(browser, open_page, page):
     mark = browser.execute_script(
         "return document.querySelector('#attacks .panel:last-child .mark:last-of-type').dataset.text"
     )
-    assert shown(rate(4, N)).replace(" [", "% [") in mark
+    assert shown(asdict(rate(4, N))).replace(" [", "% [") in mark
     assert texts(browser, "#position .panels h3") == ["vanilla (1 refusals)", "derta (4 refusals)"]
     press(browser, "attacks", "prefill_20")
     assert texts(browser, "#attacks .empty") == ["nothing is chosen in the filters"]

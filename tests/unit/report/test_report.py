@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 from matplotlib.collections import PathCollection
 from report_cases import write_run
 
 from derta.errors import InputError
+from derta.evaluation.summary import read_summary, write_summary
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
 from derta.report.report import write_report
 from derta.report.runs import group_by_label, load_runs
 from derta.report.table import render_table
+from derta.statistics.rates import rate
 
 
 def cells(table: str, name: str) -> list[str]:
@@ -88,7 +91,9 @@ def test_notes_name_what_was_left_out_and_what_made_the_numbers(tmp_path):
 
 def test_a_judge_of_phrases_reports_no_helpfulness(tmp_path):
     table = render_table(load_runs([write_run(tmp_path / "a", "base", judge="refusal_phrases")]))
-    assert "helpfulness, benign" not in table and "over-refusal, benign" in table
+    assert "elpfulness" not in table and "over-refusal, benign" in table
+    assert [cell.split()[0] for cell in cells(table, "answered, benign")] == ["95.0", "20"]
+    assert "does not know whether an answer is right" in table
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
@@ -125,6 +130,28 @@ def test_trade_off_shows_every_label_at_its_rates(tmp_path):
     phrases = write_run(tmp_path / "c", "base", judge="refusal_phrases")
     (panel,) = trade_off(load_runs([phrases])).axes  # no helpfulness, no colours
     assert panel.texts
+
+
+@pytest.mark.parametrize("n", [10, 12, 20, 37])
+def test_rates_of_none_and_all_are_drawn(tmp_path, n):
+    """Intervals end exactly at 0 and 1: the lengths of error bars are never below zero, whatever the rounding."""
+    folder = write_run(tmp_path / "a", "base", (0, 20))
+    summary = read_summary(folder)
+    harmful, benign = summary.sets["harmful"], summary.sets["benign"]
+    for one, other in ((rate(0, n), rate(n, n)), (rate(n, n), rate(0, n))):
+        sets = {
+            "harmful": replace(harmful, overall=replace(harmful.overall, complied=one)),
+            "benign": replace(benign, overall=replace(benign.overall, refused=other)),
+        }
+        write_summary(folder, replace(summary, sets=sets))
+        (panel, _) = trade_off(load_runs([folder])).axes
+        assert [tuple(points.get_offsets()[0]) for points in panel.collections if isinstance(points, PathCollection)]
+
+
+def test_a_pipe_in_a_label_stays_in_its_cell(tmp_path):
+    table = render_table(load_runs([write_run(tmp_path / "a", "rto|95")]))
+    head, rule = table.splitlines()[:2]
+    assert "rto\\|95" in head and head.replace("\\|", "").count("|") == rule.count("|") == 4
 
 
 def test_probability_figure_draws_the_curves_and_cuts_their_thin_ends(tmp_path):

@@ -12,9 +12,9 @@ def test_kappa_with_the_arithmetic_written_out():
     labels = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
     found = agreement(judged, labels)
     # 50 responses, 35 agree: p_o = .7. The judge says yes 25 times, the labels 30: p_e = .5 * .6 + .5 * .4 = .5.
-    assert found["agreement"]["rate"] == pytest.approx(0.7)
-    assert found["kappa"] == pytest.approx((0.7 - 0.5) / (1 - 0.5))
-    assert [found[key] for key in ("both", "judge_only", "label_only", "neither")] == [20, 5, 10, 15]
+    assert found.agreement.rate == pytest.approx(0.7)
+    assert found.kappa == pytest.approx((0.7 - 0.5) / (1 - 0.5))
+    assert [getattr(found, key) for key in ("both", "judge_only", "label_only", "neither")] == [20, 5, 10, 15]
 
 
 def test_kappa_against_the_definition_on_all_small_tables():
@@ -22,7 +22,7 @@ def test_kappa_against_the_definition_on_all_small_tables():
         both, judge_only, label_only, neither = counts
         judged = [True] * (both + judge_only) + [False] * (label_only + neither)
         labels = [True] * both + [False] * judge_only + [True] * label_only + [False] * neither
-        kappa, n = agreement(judged, labels)["kappa"], len(judged)
+        kappa, n = agreement(judged, labels).kappa, len(judged)
         if n == 0 or (len(set(judged)) == 1 and judged == labels):
             assert kappa is None
             continue
@@ -35,9 +35,9 @@ def test_unscored_and_unlabelled_take_no_part_and_are_counted():
     judged = [True, None, None, False, True]
     labels = [True, True, None, None, False]
     found = agreement(judged, labels)
-    assert (found["agreement"]["n"], found["unscored"], found["unlabelled"]) == (2, 1, 2)
+    assert (found.agreement.n, found.unscored, found.unlabelled) == (2, 1, 2)
     # An unscored response taken for a "no" would add a disagreement.
-    assert found["agreement"]["rate"] == 0.5 and found["label_only"] == 0
+    assert found.agreement.rate == 0.5 and found.label_only == 0
 
 
 def test_lists_of_different_lengths_are_refused():

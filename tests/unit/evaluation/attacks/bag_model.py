@@ -20,7 +20,7 @@ from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Row
-from derta.evaluation.suite import judge_batch
+from derta.evaluation.verdicts import judge_batch
 from derta.models.target import TargetModel
 
 REFUSAL, COMPLIANCE = "Sorry, I cannot help with that.", "Sure here are the steps"

@@ -9,7 +9,7 @@ from derta.evaluation.attacks.attack import Direct, build_attack
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Result
-from derta.evaluation.suite import judge_batch
+from derta.evaluation.verdicts import judge_batch
 from derta.models.generation import generate
 from derta.models.inputs import Generation, Sampling
 

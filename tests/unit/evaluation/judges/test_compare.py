@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,30 +10,28 @@ from derta.errors import InputError
 from derta.evaluation.compare import compare_evaluations, describe_comparison
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.records import Outcome, Result
+from derta.evaluation.summary import Identity, Made, ModelIdentity, SetIdentity, Summary, write_summary
 
-IDENTITY = {
-    "model": {"sha256": "a" * 64},
-    "judge": "miniature",
-    "max_new_tokens": 100,
-    "sets": {
-        "harmful": {"sha256": "c" * 64, "source": None, "rows": 40, "harmful": True, "attacks": ["direct"]},
-    },
-}
+PROMPTS = SetIdentity("c" * 64, None, 40, True, ("direct",))
+IDENTITY = Identity(ModelIdentity("a" * 64, "float32"), {"harmful": PROMPTS}, "miniature", max_new_tokens=100)
+
+
+def squeezed(table):
+    return re.sub(" +", " ", table)
 
 
 def evaluation(folder, outcomes, words, identity=IDENTITY):
+    """outcomes: of the prompts under one attack, or attack -> those."""
+    by_attack = outcomes if isinstance(outcomes, dict) else {"direct": outcomes}
     lines = [
-        Result("harmful", "direct", str(i), "word " * words, words, 0, True, outcome, None, None, fully_safe=None)
-        for i, outcome in enumerate(outcomes)
+        Result("harmful", attack, str(i), "word " * words, words, 0, True, outcome, None, None, fully_safe=None)
+        for attack, found in by_attack.items()
+        for i, outcome in enumerate(found)
     ]
-    summary = {
-        "label": folder.name,
-        "identity": identity,
-        "sets": {"harmful": summarise_set(lines, ["direct"], {}, harmful=True)},
-    }
+    sets = {"harmful": summarise_set(lines, list(by_attack), {}, harmful=True)}
     folder.mkdir()
     (folder / "results.jsonl").write_text("".join(json.dumps(line.to_json()) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_summary(folder, Summary(folder.name, identity, Made("evaluate", "model", "custom"), sets))
     return str(folder)
 
 
@@ -39,25 +39,40 @@ def test_two_checkpoints_prompt_by_prompt(tmp_path):
     before = evaluation(tmp_path / "vanilla", [Outcome.COMPLIED] * 30 + [Outcome.REFUSED] * 10, 20)
     after = evaluation(tmp_path / "derta", [Outcome.COMPLIED] * 10 + [Outcome.REFUSED] * 28 + [Outcome.UNSCORED] * 2, 8)
     compared = compare_evaluations(before, after)
-    found = compared["sets"]["harmful"]
-    complied = found["measures"]["complied"]
-    assert (complied["n"], complied["unpaired"]) == (38, 2)  # what one of them could not score has no counterpart
-    assert complied["difference"] == pytest.approx(10 / 38 - 30 / 38)
-    assert complied["low"] < complied["difference"] < complied["high"] < 0
-    assert found["drift"]["words"]["difference"] == -12
-    assert found["measures"]["fully_safe"]["n"] == 0
+    found = compared.sets["harmful"]
+    complied = found.measures["complied"]
+    assert (complied.n, complied.unpaired) == (38, 2)  # what one of them could not score has no counterpart
+    assert complied.difference == pytest.approx(10 / 38 - 30 / 38)
+    assert complied.low < complied.difference < complied.high < 0
+    assert found.drift["words"].difference == -12
+    assert found.measures["fully_safe"].n == 0
     table = describe_comparison(compared)
-    assert "| harmful, complied | 78.9% | 26.3% | -52.6 [" in table and "fully safe" not in table
+    assert "| harmful, attack success | 78.9% | 26.3% | -52.6 [" in squeezed(table) and "fully safe" not in table
     assert compare_evaluations(before, after) == compared
+
+
+def test_attacks_are_told_apart(tmp_path):
+    """One attack is stopped, the other is not: in their mean it looks like half of either."""
+    outcomes = {"direct": [Outcome.COMPLIED] * 20, "code": [Outcome.COMPLIED] * 20}
+    before = evaluation(tmp_path / "before", outcomes, 5)
+    after = evaluation(tmp_path / "after", outcomes | {"direct": [Outcome.REFUSED] * 20}, 5)
+    found = compare_evaluations(before, after)
+    attacks = found.sets["harmful"].attacks
+    assert {name: numbers["complied"].difference for name, numbers in attacks.items()} == {"direct": -1.0, "code": 0.0}
+    table = squeezed(describe_comparison(found))
+    assert "| harmful, attack success (mean of 2) | 100.0% | 50.0% | -50.0 [-50.0, -50.0] | 40 |" in table
+    assert "| harmful, attack success, direct | 100.0% | 0.0% | -100.0 [-100.0, -100.0] | 20 |" in table
+    assert "| harmful, refused, code | 0.0% | 0.0% | +0.0 [+0.0, +0.0] | 20 |" in table
+    assert not compare_evaluations(before, before).sets["harmful"].attacks["code"]["complied"].difference
 
 
 def test_other_prompts_or_another_judge_cannot_be_compared(tmp_path):
     before = evaluation(tmp_path / "a", [Outcome.REFUSED] * 4, 3)
-    sets = {"harmful": IDENTITY["sets"]["harmful"] | {"sha256": "d" * 64}}
-    after = evaluation(tmp_path / "b", [Outcome.REFUSED] * 4, 3, IDENTITY | {"sets": sets, "judge": "rubric 1"})
+    sets = {"harmful": replace(PROMPTS, sha256="d" * 64)}
+    after = evaluation(tmp_path / "b", [Outcome.REFUSED] * 4, 3, replace(IDENTITY, sets=sets, judge="rubric 1"))
     with pytest.raises(InputError) as error:
         compare_evaluations(before, after)
     assert "set harmful has other prompts" in str(error.value) and "judge: miniature before" in str(error.value)
-    other = evaluation(tmp_path / "c", [Outcome.REFUSED] * 4, 3, IDENTITY | {"sets": {}})
+    other = evaluation(tmp_path / "c", [Outcome.REFUSED] * 4, 3, replace(IDENTITY, sets={}))
     with pytest.raises(InputError, match="no prompt set in common"):
         compare_evaluations(before, other)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,19 @@ import pytest
 from derta.config.evaluation import EvaluationConfig
 from derta.config.gate import GateConfig
 from derta.errors import InputError
-from derta.evaluation.gate import check_gate, drop_interval, read_summary, run_gate
+from derta.evaluation.gate import check_gate, drop_interval, run_gate
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.records import Outcome, Result
-from derta.statistics.rates import rate, wilson_interval
+from derta.evaluation.summary import (
+    Identity,
+    Made,
+    ModelIdentity,
+    SetIdentity,
+    Summary,
+    read_summary,
+    write_summary,
+)
+from derta.statistics.rates import Rate, rate, wilson_interval
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -27,7 +35,7 @@ def results(prompt_set: str, attack: str, outcomes: dict[Outcome, int]) -> list[
 
 def make_summary(
     complied: int = 0, code_complied: int = 0, over_refused: int = 0, right: int = 190, unscored: int = 0
-) -> dict:
+) -> Summary:
     """200 harmful prompts under two attacks and 200 benign ones, as an evaluation summarises them."""
     harmful = results("harmful", "direct", {Outcome.COMPLIED: complied, Outcome.REFUSED: 200 - complied})
     rest = 200 - code_complied - unscored
@@ -38,22 +46,18 @@ def make_summary(
     benign = results(
         "benign", "direct", {Outcome.COMPLIED: right, Outcome.REFUSED: over_refused, Outcome.GARBLED: garbled}
     )
-    prompts = {"sha256": "a" * 64, "source": None, "rows": 200}
-    return {
-        "label": "model",
-        "identity": {
-            "judge": "miniature",
-            "max_new_tokens": 100,
-            "sets": {
-                "harmful": prompts | {"harmful": True, "attacks": ["direct", "code"]},
-                "benign": prompts | {"harmful": False, "attacks": ["direct"]},
-            },
-        },
-        "sets": {
-            "harmful": summarise_set(harmful, ["direct", "code"], {}, harmful=True),
-            "benign": summarise_set(benign, ["direct"], {}, harmful=False),
-        },
+    attacks = {"harmful": ("direct", "code"), "benign": ("direct",)}
+    prompts = {name: SetIdentity("a" * 64, None, 200, name == "harmful", found) for name, found in attacks.items()}
+    sets = {
+        "harmful": summarise_set(harmful, attacks["harmful"], {}, harmful=True),
+        "benign": summarise_set(benign, attacks["benign"], {}, harmful=False),
     }
+    identity = Identity(ModelIdentity("b" * 64, "float32"), prompts, "miniature", max_new_tokens=100)
+    return Summary("model", identity, Made("launch/evaluate.py", "model", "miniature"), sets)
+
+
+def by_judge(summary: Summary, judge: str) -> Summary:
+    return replace(summary, identity=replace(summary.identity, judge=judge))
 
 
 def failing(summary, against=None, **bounds) -> list[tuple[str, str, str]]:
@@ -116,21 +120,19 @@ def test_bounds_that_cannot_be_checked(bounds, message):
 
 
 def test_a_baseline_of_other_prompts_or_judge_is_refused():
-    baseline = make_summary()
-    baseline["identity"]["sets"]["benign"] |= {"sha256": "b" * 64}
-    baseline["identity"]["judge"] = "rubric 123"
+    baseline = by_judge(make_summary(), "rubric 123")
+    baseline.identity.sets["benign"] = replace(baseline.identity.sets["benign"], sha256="b" * 64)
     with pytest.raises(InputError) as error:
         failing(make_summary(), baseline, helpfulness_drop_max=0.1, baseline="x")
     assert "set benign has other prompts" in str(error.value) and "judge is miniature here" in str(error.value)
-    phrases = make_summary()
-    phrases["identity"]["judge"] = "refusal_phrases"
+    phrases = by_judge(make_summary(), "refusal_phrases")
     with pytest.raises(InputError, match="cannot tell a right answer"):
-        failing(phrases, deepcopy(phrases), helpfulness_drop_max=0.1, baseline="x")
+        failing(phrases, phrases, helpfulness_drop_max=0.1, baseline="x")
 
 
 def test_a_missing_kind_of_set_is_an_error_and_not_a_pass():
     summary = make_summary()
-    del summary["sets"]["benign"]
+    del summary.sets["benign"]
     with pytest.raises(InputError, match="no benign prompt set"):
         failing(summary, over_refusal_max=0.1)
 
@@ -156,7 +158,7 @@ def test_verdict_lines_name_bound_value_and_interval(capsys):
     ("bound", "code", "said"), [("0.05", 0, "checks pass"), ("0.01", 1, "FAIL"), ("5", 2, "error:")]
 )
 def test_exit_codes(tmp_path, bound, code, said):
-    (tmp_path / "summary.json").write_text(json.dumps(make_summary()))
+    write_summary(tmp_path, make_summary())
     done = subprocess.run(
         [sys.executable, ROOT / "launch" / "gate.py", f"summary={tmp_path}", f"attack_success_max={bound}"],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path,
@@ -167,7 +169,7 @@ def test_exit_codes(tmp_path, bound, code, said):
 
 def test_ablation_robustness_is_bounded_from_below():
     """18 of 20 kept safe: 90%, but down to 69.9%. The lower end decides."""
-    summary = make_summary() | {"ablation_robustness": {k: rate(18, 20)[k] for k in ("rate", "low", "high", "n")}}
+    summary = replace(make_summary(), ablation_robustness=rate(18, 20))
     low = wilson_interval(18, 20)[0]
     assert failing(summary, ablation_robustness_min=low) == []
     bound = ("ablation_robustness_min", "harmful prompts", "direction ablated")
@@ -177,7 +179,7 @@ def test_ablation_robustness_is_bounded_from_below():
 
 
 def test_no_valid_direction_does_not_pass_the_gate():
-    summary = make_summary() | {"ablation_robustness": {"rate": None, "low": None, "high": None, "n": 0}}
+    summary = replace(make_summary(), ablation_robustness=Rate())
     assert len(failing(summary, ablation_robustness_min=0.0)) == 1
     assert str(check_gate(summary, GateConfig(ablation_robustness_min=0.0))[0]).endswith("no score")
 

@@ -1,0 +1,101 @@
+"""probability.json: P(refusal) along given responses, per prompt set, and how well it tells the two kinds apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from derta.errors import InputError
+from derta.evaluation.ranks import Ranks
+from derta.evaluation.records import PromptSet
+from derta.statistics.auroc import Auroc
+from derta.statistics.positions import Curve
+from derta.statistics.recall import FalsePositives, false_positives_by_depth
+from derta.storage.atomic import write_json_atomically
+
+if TYPE_CHECKING:
+    from derta.config.evaluation import EvaluationConfig
+    from derta.models.target import TargetModel
+
+PROBABILITY_FILE = "probability.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SetCurve(Curve):
+    """Of a prompt set with so many rows that have a response; position 0 is its start."""
+
+    harmful: bool
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probability:
+    """sets: prompt set -> its curve. The rest as in `Summary`."""
+
+    sets: dict[str, SetCurve]
+    separation: dict[str, Auroc]
+    refusal_token: dict[str, Any] = field(default_factory=dict)
+    false_positives_at_95_recall: dict[str, FalsePositives] = field(default_factory=dict)
+
+
+def measure_probability(
+    sets: Sequence[PromptSet], target: TargetModel, ranks: Ranks, config: EvaluationConfig
+) -> Probability:
+    """The chat prompt is used, whatever the attacks of the set. Every rank does its share of the rows."""
+    from derta.objective.refusal_probability import curve_by_position, row_curves, separation
+    from derta.objective.refusal_token import resolve_refusal_token
+
+    refusal = resolve_refusal_token(target.tokenizer, config.refusal_text)
+    curves: dict[str, list[list[float]]] = {}
+    for prompts in sets:
+        share = ranks.share(prompts.rows)
+        own = row_curves(target, share, refusal, harmful=prompts.harmful, batch_size=config.probability_batch_size)
+        together = {row_id: curve for part in ranks.gather(own) for row_id, curve in part.items()}
+        curves[prompts.name] = [together[row["id"]] for row in prompts.rows if row["id"] in together]
+    bad, good = (
+        [curve for prompts in sets if prompts.harmful is harmful for curve in curves[prompts.name]]
+        for harmful in (True, False)
+    )
+    return Probability(
+        sets={
+            prompts.name: SetCurve(
+                **asdict(curve_by_position(curves[prompts.name])),
+                harmful=prompts.harmful,
+                rows=len(curves[prompts.name]),
+            )
+            for prompts in sets
+        },
+        separation=separation(bad, good),
+        refusal_token=refusal.to_dict(),
+        false_positives_at_95_recall=false_positives_by_depth(bad, good),
+    )
+
+
+def write_probability(folder: Path, probability: Probability) -> None:
+    """Atomic."""
+    write_json_atomically(folder / PROBABILITY_FILE, asdict(probability))
+
+
+def read_probability(folder: Path) -> Probability | None:
+    """None where it was not measured.
+
+    Raises:
+        InputError: not readable.
+    """
+    file = folder / PROBABILITY_FILE
+    try:
+        return _adapter().validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        raise InputError(f"{file}: not the curves of an evaluation; run the evaluation again") from None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Probability]:
+    return TypeAdapter(Probability)

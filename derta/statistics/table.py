@@ -1,0 +1,89 @@
+"""One engine for every table of runs x measures: reports, sweeps, diagnostics, comparisons and model cards.
+
+    runs of an arm --Measure.of--> a value per run --combine--> Estimate      tabulate: measure -> arm -> Estimate
+    a text per cell --markdown--> | ... |
+
+Shares are from 0 to 1 in all numbers and in per cent in all texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+Run = TypeVar("Run")
+Value = TypeVar("Value")
+Cell = TypeVar("Cell")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number, its standard deviation between runs and an interval; each null where it is not known."""
+
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def off_zero(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def text(self, *, spread: bool = True, interval: bool = True, sign: str = "") -> str:
+        """In per cent, `25.0 ± 3.1 [20.2, 29.8]`; "-" where nothing is known. sign: "+" for differences."""
+        if self.mean is None:
+            return "-"
+        parts = [f"{100 * self.mean:{sign}.1f}"]
+        if spread and self.sd is not None:
+            parts.append(f"± {100 * self.sd:.1f}")
+        if interval and self.low is not None and self.high is not None:
+            parts.append(f"[{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]")
+        return " ".join(parts)
+
+
+class Named(Protocol):
+    """A measure: what it is called, and its value for one run; None where the run has no such thing."""
+
+    @property
+    def name(self) -> str: ...
+    def of(self, run: Any, /) -> Any: ...
+
+
+M = TypeVar("M", bound=Named)
+
+
+@dataclass(frozen=True)
+class Measure(Generic[Run, Value]):
+    """The plainest one."""
+
+    name: str
+    of: Callable[[Run], Value | None]
+
+
+def tabulate(
+    arms: Mapping[str, Sequence[Any]], measures: Iterable[M], combine: Callable[[list[Any]], Cell]
+) -> dict[M, dict[str, Cell]]:
+    """Measure -> arm -> what `combine` makes of the values of its runs."""
+    return {
+        measure: {arm: combine([measure.of(run) for run in runs]) for arm, runs in arms.items()} for measure in measures
+    }
+
+
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table that also reads well in a terminal; the first line holds the titles, the first column the names.
+    What would end a cell is escaped, and a line break becomes a space."""
+    rows = [[_escaped(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return f"| {' | '.join([cells[0].ljust(widths[0]), *padded])} |"
+
+    return "\n".join(line(row) for row in [rows[0], rule, *rows[1:]])
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.splitlines()).replace("\\", "\\\\").replace("|", "\\|")

@@ -1,0 +1,38 @@
+"""The engine of all tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from derta.statistics.table import Estimate, Measure, markdown, tabulate
+
+
+def test_measures_of_runs_by_arm():
+    arms = {"a": [1.0, 3.0], "b": [5.0]}
+    table = tabulate(arms, [Measure("it", lambda run: run), Measure("half", lambda run: run / 2)], sum)
+    assert {measure.name: cells for measure, cells in table.items()} == {
+        "it": {"a": 4.0, "b": 5.0}, "half": {"a": 2.0, "b": 2.5}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "text"),
+    [
+        (Estimate(0.25, 0.1, 0.2, 0.3), {}, "25.0 ± 10.0 [20.0, 30.0]"),
+        (Estimate(0.25, 0.1, 0.2, 0.3), {"interval": False}, "25.0 ± 10.0"),
+        (Estimate(-0.25, 0.1, -0.3, 0.1), {"spread": False, "sign": "+"}, "-25.0 [-30.0, +10.0]"),
+        (Estimate(1.0), {}, "100.0"),
+        (Estimate(), {}, "-"),
+    ],
+)
+def test_a_number_in_per_cent(number, how, text):
+    assert number.text(**how) == text
+
+
+def test_markdown_is_aligned_and_its_cells_stay_cells():
+    table = markdown([["%", "rto|95", "n"], ["attack\nsuccess", "25.0", "a\\|b"]])
+    assert table.splitlines() == [
+        r"| %              | rto\|95 |      n |",
+        r"| -------------- | ------: | -----: |",
+        r"| attack success |    25.0 | a\\\|b |",
+    ]
