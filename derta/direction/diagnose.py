@@ -25,13 +25,13 @@ from derta.config.plain import plain
 from derta.direction.figures import write_figures
 from derta.direction.find import Search, find_direction
 from derta.direction.outcomes import Tester
-from derta.direction.prompts import Side, load_sides, refusal_start_ids
+from derta.direction.prompts import Side, draw_sides, read_sides, refusal_start_ids
 from derta.direction.reference import Reference, apply_reference, load_reference
 from derta.direction.scaling import adapter_scales
 from derta.direction.score import add_to_summary, check_summary, robustness
 from derta.direction.selection import write_table
 from derta.direction.subspace import orthogonal_directions
-from derta.direction.suffix import analyse_suffixes
+from derta.direction.suffix import analyse_suffixes, read_suffixes
 from derta.errors import InputError
 from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.provenance import shown_command, shown_path
@@ -65,9 +65,12 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
     sha256 = fingerprint(config.model.name_or_path, config.model.revision)
     if config.summary:
         check_summary(config.summary, sha256)
+    read = read_sides(config.direction)  # before the model is loaded: what is wrong with files shows at once
+    if config.direction.suffix.path:
+        read_suffixes(config.direction.suffix.path, read["harmful"].rows)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     target = load_target(config.model, device=device)
-    sides = load_sides(config.direction, target)
+    sides = draw_sides(read, config.direction, target)
     identity = {
         "model": {"sha256": sha256, "dtype": resolve_dtype(config.model)},
         "prompts": {side.name: side.sha256 for side in sides},

@@ -37,59 +37,88 @@ class Side:
         return (*self.train, *self.validation, *self.test)
 
 
-def load_sides(config: DirectionConfig, target: TargetModel) -> tuple[Side, Side]:
-    """Harmful and harmless prompts.
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Distinct prompts of one side, before anything is known of the model. repeated: how many were left out."""
+
+    rows: list[Row]
+    sha256: str
+    repeated: int
+
+
+def read_sides(config: DirectionConfig) -> dict[str, _Read]:
+    """Harmful and harmless prompts, which need no model.
 
     Raises:
-        InputError: fewer prompts than the splits ask for, or prompts on both sides; both sides' mistakes at once.
+        InputError: files that cannot be used, fewer prompts than the splits ask for, or prompts on both sides; all at
+            once.
     """
-    problems: list[str] = []
-    sides, rows = [], {}
+    sides, problems = {}, []
     for name in ("harmful", "harmless"):
-        loaded = _load(name, getattr(config, name), config.path)
-        rows[name], left_out = _usable(loaded.rows, target, config.max_new_tokens)
-        sizes, found = config.splits, len(rows[name])
-        if found < sizes.total:
-            dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-            problems.append(
-                f"direction.{name}: {found} prompts{f' (left out: {dropped})' * bool(dropped)}, but "
-                f"{sizes.train} + {sizes.validation} + {sizes.test} are asked for: give more, or smaller "
-                "direction.splits"
-            )
+        side: SideConfig = getattr(config, name)
+        prompts = PromptSetConfig(
+            path=side.path, format=side.format, split=side.split, source=side.source, harmful=name == "harmful"
+        )
+        try:
+            loaded = load_prompt_set(name, prompts, config.path, group="direction")
+        except InputError as error:
+            problems.append(str(error))
             continue
-        drawn = random.Random(f"{sizes.seed}/{name}").sample(rows[name], sizes.total)
+        distinct: dict[object, Row] = {}
+        for row in loaded.rows:
+            distinct.setdefault(_text(row), row)
+        sides[name] = _Read(list(distinct.values()), loaded.sha256, len(loaded.rows) - len(distinct))
+        problems += _too_few(name, len(distinct), {"repeated": sides[name].repeated}, config)
+    if len(sides) == 2:
+        texts = {_text(row): row["id"] for row in sides["harmful"].rows}
+        problems += [
+            f"harmful {texts[_text(row)]} and harmless {row['id']} are the same prompt: drop it from one side"
+            for row in sides["harmless"].rows
+            if _text(row) in texts
+        ]
+    if problems:
+        raise InputError.listing("the prompts cannot be used:", problems)
+    return sides
+
+
+def _too_few(name: str, found: int, left_out: dict[str, int], config: DirectionConfig) -> list[str]:
+    sizes = config.splits
+    if found >= sizes.total:
+        return []
+    dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+    return [
+        f"direction.{name}: {found} prompts{f' (left out: {dropped})' * bool(dropped)}, but {sizes.train} + "
+        f"{sizes.validation} + {sizes.test} are asked for: give more, or smaller direction.splits.train, .validation "
+        "and .test"
+    ]
+
+
+def draw_sides(read: dict[str, _Read], config: DirectionConfig, target: TargetModel) -> tuple[Side, Side]:
+    """Who goes where, among the prompts that fit into the model's context.
+
+    Raises:
+        InputError: too few of them do.
+    """
+    sides, problems = [], []
+    for name, side in read.items():
+        limit = target.context_length
+        rows = [
+            row
+            for row in side.rows
+            if limit is None or len(target.cutter.prompt_ids(row["prompt"])) + config.max_new_tokens <= limit
+        ]
+        left_out = {"repeated": side.repeated, "too long": len(side.rows) - len(rows)}
+        if too_few := _too_few(name, len(rows), left_out, config):
+            problems += too_few
+            continue
+        sizes = config.splits
+        drawn = random.Random(f"{sizes.seed}/{name}").sample(rows, sizes.total)
         first, second = sizes.train, sizes.train + sizes.validation
         parts = (tuple(drawn[:first]), tuple(drawn[first:second]), tuple(drawn[second:]))
-        sides.append(Side(name, *parts, loaded.sha256, left_out))
-    texts = {_text(row): row["id"] for row in rows["harmful"]}
-    both = [(texts[_text(row)], row["id"]) for row in rows["harmless"] if _text(row) in texts]
-    problems += [
-        f"harmful {one} and harmless {other} are the same prompt: drop it from one side" for one, other in both
-    ]
+        sides.append(Side(name, *parts, side.sha256, left_out))
     if problems:
         raise InputError.listing("the prompts cannot be used:", problems)
     return sides[0], sides[1]
-
-
-def _load(name: str, side: SideConfig, path: str):
-    prompts = PromptSetConfig(
-        path=side.path, format=side.format, split=side.split, source=side.source, harmful=name == "harmful"
-    )
-    return load_prompt_set(name, prompts, path, group="direction")
-
-
-def _usable(rows: Sequence[Row], target: TargetModel, max_new_tokens: int) -> tuple[list[Row], dict[str, int]]:
-    kept: dict[object, Row] = {}
-    left_out = {"repeated": 0, "too long": 0}
-    for row in rows:
-        length = len(target.cutter.prompt_ids(row["prompt"]))
-        if _text(row) in kept:
-            left_out["repeated"] += 1
-        elif target.context_length is not None and length + max_new_tokens > target.context_length:
-            left_out["too long"] += 1
-        else:
-            kept[_text(row)] = row
-    return list(kept.values()), left_out
 
 
 def _text(row: Row) -> tuple[tuple[str, str], ...]:

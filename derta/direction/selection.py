@@ -10,15 +10,17 @@ published choices and surviving sets the rule reproduces. Rule: arXiv 2406.11717
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from derta.config.direction import SelectionConfig
 from derta.errors import InputError
+from derta.storage.atomic import write_json_atomically
+from derta.storage.places import describe
+from derta.storage.read_files import read_file
 
 _COLUMNS = {
     "position": "position",
@@ -105,39 +107,28 @@ def read_table(path: str | Path) -> list[Candidate]:
         InputError: no such file, no JSON list of candidates, missing or unreadable numbers (all are listed), a place
             named twice.
     """
-    path = Path(path)
-    expected = "expected a JSON list of objects with " + ", ".join(_COLUMNS.values())
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); {expected}") from None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path}: {expected}, found {type(rows).__name__ if rows else 'an empty list'}")
     problems: list[str] = []
     candidates: dict[tuple[int, int], Candidate] = {}
-    for number, row in enumerate(rows, 1):
+    for record in read_file(Path(path)):
         try:
-            candidate = _candidate(row)
+            candidate = _candidate(record.values)
         except ValueError as error:
-            problems.append(f"candidate {number}: {error}")
+            problems.append(f"{record.place}: {error}")
             continue
         if (candidate.position, candidate.layer) in candidates:
-            problems.append(f"candidate {number}: {candidate.place} is there already: keep one of the two")
+            problems.append(f"{record.place}: {candidate.place} is there already: keep one of the two")
         candidates[candidate.position, candidate.layer] = candidate
     if problems:
+        expected = "expected a JSON list of objects with " + ", ".join(_COLUMNS.values())
         raise InputError.listing(f"{path} cannot be used as a table of candidates; {expected}:", problems)
     return list(candidates.values())
 
 
 def write_table(path: Path, candidates: Sequence[Candidate]) -> None:
-    path.write_text(json.dumps([c.to_row() for c in candidates], indent=1) + "\n", encoding="utf-8")
+    write_json_atomically(path, [candidate.to_row() for candidate in candidates])
 
 
-def _candidate(row: Any) -> Candidate:
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found {type(row).__name__}")
+def _candidate(row: Mapping[str, Any]) -> Candidate:
     if missing := [column for column in _COLUMNS.values() if column not in row]:
         raise ValueError(f"{', '.join(missing)} missing")
     values: dict[str, Any] = {}
@@ -147,7 +138,7 @@ def _candidate(row: Any) -> Candidate:
             wrong = not isinstance(value, int) or isinstance(value, bool) or (value >= 0) is (name == "position")
             if wrong:
                 expected = "a negative whole number" if name == "position" else "a whole number from 0"
-                raise ValueError(f"{column} is {value!r}, expected {expected}")
+                raise ValueError(f"{column} is {describe(value, is_name=True)}, expected {expected}")
             values[name] = value
         else:
             if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):

@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import SuffixConfig
+from derta.data.schema import duplicate_id
 from derta.direction.find import Search
 from derta.direction.forward import refusal_metric
 from derta.errors import InputError
@@ -30,6 +31,8 @@ from derta.evaluation.attacks.gcg import Frame, allowed_tokens
 from derta.evaluation.records import Row
 from derta.residual.blocks import locate_blocks, unwrapped
 from derta.residual.capture import block_inputs
+from derta.storage.places import string_problem
+from derta.storage.read_files import read_file
 
 if TYPE_CHECKING:
     import torch
@@ -108,14 +111,15 @@ def read_suffixes(path: str, rows: Sequence[Row]) -> dict[str, str]:
         found = _from_checkpoints(place, {row["id"]: row for row in rows})
     elif place.is_file():
         found, problems = {}, []
-        for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                content = json.loads(line)
-                if not (isinstance(content["id"], str) and isinstance(content["suffix"], str)):
-                    raise TypeError
-                found[content["id"]] = content["suffix"]
-            except (ValueError, LookupError, TypeError):
-                problems.append(f'line {number}: expected {{"id": text, "suffix": text}}')
+        for record in read_file(place):
+            wrong = [
+                p.at(record.place) for name in ("id", "suffix") if (p := string_problem(name, record.values.get(name)))
+            ]
+            if not wrong and record.values["id"] in found:
+                wrong = [duplicate_id(record.values["id"]).at(record.place)]
+            problems += wrong
+            if not wrong:
+                found[record.values["id"]] = record.values["suffix"]
         if problems:
             raise InputError.listing(f"direction.suffix.path={path} cannot be read:", problems)
     else:
@@ -136,7 +140,7 @@ def _from_checkpoints(folder: Path, rows: Mapping[str, Row]) -> dict[str, str]:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             row_id, query = content["identity"]["row"], content["state"].get("content")
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise InputError(f"{file.name} in direction.suffix.path is not the checkpoint of an attack") from None
         if row_id in rows and query and query.startswith(query_of(rows[row_id])):
             found[row_id] = query[len(query_of(rows[row_id])) :]

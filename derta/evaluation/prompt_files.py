@@ -1,66 +1,107 @@
 """Prompts without responses, in the columns that public benchmarks use; any of them can be a prompt set.
 
-    file (JSON, JSONL, CSV, parquet, Arrow) --layout--> rows {"id", "source", "kind", "prompt", chosen, rejected: null}
+    file (JSON, JSONL, CSV, TSV, parquet, Arrow) --layout--> rows {"id", "source", "kind", "prompt", chosen, rejected}
 
 `rejected` is filled where the file gives the start of a harmful response (JailbreakBench's and AdvBench's target), for
 prefilling and optimising attacks. A file with several groups (HarmBench's functional categories, XSTest's safe
-and unsafe prompts) names them in `source`, "harmbench/standard", so that `eval.sets.*.source` can choose one.
+and unsafe prompts) names them in `source`, "harmbench/standard", so that `eval.sets.*.source` can choose one. Where the
+prompt is an attack's, or stands behind a context, the row has `request` and `context`, too (derta.evaluation.requests).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from derta.config.prompts import PromptFormat
-from derta.data.schema import duplicate_id
+from derta.data.normalise import normalise_messages, normalise_text
+from derta.data.schema import CHAT_ROLES, duplicate_id
 from derta.errors import InputError
 from derta.evaluation.records import Row
-from derta.storage.places import Place, Problem, Record, describe, text_problem
+from derta.evaluation.requests import with_context, written
+from derta.models.messages import Message, as_messages
+from derta.storage.places import Place, Problem, Record, column_names, describe, string_problem, text_problem
 from derta.storage.read_files import read_file, sha256_of
+
+REMOVE = "remove the row"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns of one benchmark. `marks`: further columns that tell it from others; `group`: splits the file;
-    `target`: start of a harmful response; `context`: text that belongs before the prompt."""
+    """The columns of one benchmark. prompt: the columns that may hold it, the first that is filled counts. marks:
+    further columns that tell the layout from others. group: splits the file; target: start of a harmful response;
+    context: text that belongs before the prompt; request: what was wanted, where the prompt is an attack's.
+    unsafe: what the file itself says of a row: whether it is harmful, None where it says neither."""
 
-    prompt: str
+    prompt: tuple[str, ...]
     marks: tuple[str, ...] = ()
     id: str | None = None
     group: str | None = None
     target: str | None = None
     context: str | None = None
+    request: str | None = None
+    unsafe: tuple[str, Callable[[str], bool | None]] | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
-        return (self.prompt, *self.marks)
+        return (self.prompt[0], *self.marks)
 
-    def __str__(self) -> str:
-        return ", ".join(self.needed)
+    def fits(self, columns: Iterable[str]) -> bool:
+        return set(self.needed) <= set(columns)
 
 
-LAYOUTS = {
-    PromptFormat.jailbreakbench: Layout("Goal", id="Index", target="Target"),
-    PromptFormat.advbench: Layout("goal", target="target"),
-    PromptFormat.harmbench: Layout("Behavior", id="BehaviorID", group="FunctionalCategory", context="ContextString"),
-    PromptFormat.strongreject: Layout("forbidden_prompt"),
-    PromptFormat.xstest: Layout("prompt", ("type", "label"), id="id"),
-    PromptFormat.or_bench: Layout("prompt", ("category",)),
-    PromptFormat.question: Layout("question", id="id"),
-    PromptFormat.instruction: Layout("instruction", id="id"),
-}
+def _xstest_label(label: str) -> bool | None:
+    return {"safe": False, "unsafe": True}.get(label.lower())
+
+
+def _wildjailbreak_type(data_type: str) -> bool | None:
+    return {"harmful": True, "benign": False}.get(data_type.lower().rpartition("_")[2])
+
+
+LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
+    (PromptFormat.attack_prompts, Layout(("prompt",), ("goal",), id="index", request="goal")),
+    (PromptFormat.jailbreakbench, Layout(("Goal",), id="Index", target="Target")),
+    (PromptFormat.advbench, Layout(("goal",), target="target")),
+    (
+        PromptFormat.harmbench,
+        Layout(("Behavior",), id="BehaviorID", group="FunctionalCategory", context="ContextString"),
+    ),
+    (PromptFormat.strongreject, Layout(("forbidden_prompt",))),
+    (PromptFormat.xstest, Layout(("prompt",), ("type", "label"), id="id", unsafe=("label", _xstest_label))),
+    (  # the published file without labels: its contrasts are the unsafe half
+        PromptFormat.xstest,
+        Layout(("prompt",), ("type", "focus"), id="id_v2", unsafe=("type", lambda t: t.startswith("contrast_"))),
+    ),
+    (
+        PromptFormat.wildjailbreak,
+        Layout(
+            ("adversarial", "vanilla"),
+            ("data_type",),
+            group="data_type",
+            request="vanilla",
+            unsafe=("data_type", _wildjailbreak_type),
+        ),
+    ),
+    (PromptFormat.or_bench, Layout(("prompt",), ("category",))),
+    (PromptFormat.question, Layout(("question",), id="id")),
+    (PromptFormat.instruction, Layout(("instruction",), id="id")),
+    (PromptFormat.prompt, Layout(("prompt",), id="id")),
+    (PromptFormat.conversation, Layout(("messages",), id="id")),
+    (PromptFormat.conversation, Layout(("conversations",), id="id")),
+)
 """In the order in which an unnamed layout is recognised (JailbreakBench's files have a column `Behavior`, too)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """rows: in the order of the file. sha256: of the file."""
+    """rows: in the order of the file. sha256: of the file. labelled: their kind is what the file or the set says."""
 
     rows: list[Row]
     sha256: str
+    labelled: bool = True
 
 
 def read_prompt_file(path: str | Path, format: PromptFormat, *, harmful: bool) -> PromptFile:
@@ -98,37 +139,58 @@ def read_prompt_file(path: str | Path, format: PromptFormat, *, harmful: bool) -
     return PromptFile(rows, sha256_of(path))
 
 
+def recognise_rows(path: Path) -> PromptFormat:
+    """The format of a file of rows with responses, by its first record; `prompts` for all others.
+
+    Raises:
+        InputError: the file cannot be read, or holds no record.
+    """
+    values = next(read_file(path)).values
+    if {"prefix", "text", "safe"} <= values.keys():
+        return PromptFormat.reference_jsonl
+    text_beside_conversations = isinstance(values.get("prompt"), str) and isinstance(values.get("chosen"), list)
+    has_responses = "chosen" in values and not text_beside_conversations  # UltraFeedback: its prompt column says all
+    return PromptFormat.preference if has_responses else PromptFormat.prompts
+
+
 def check_labels(set_name: str, rows: Iterable[Row], *, harmful: bool) -> None:
     """Refuse a prompt set that mixes what its file labels as safe and as unsafe.
 
     Raises:
         InputError: rows whose label contradicts the set's `harmful`.
     """
-    wrong = sorted({row["source"] for row in rows if (row["kind"] == "safety") is not harmful})
-    if wrong:
-        right = "unsafe" if harmful else "safe"
+    sides: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in rows:
+        sides[(row["kind"] == "safety") is harmful].add(row["source"])
+    if wrong := sorted(sides[False]):
+        choose = f"choose {set_name}.source={sorted(sides[True])[0]}, or set" if sides[True] else "set"
         raise InputError(
             f"{set_name}: harmful={str(harmful).lower()}, but the file labels {', '.join(wrong)} otherwise; "
-            f"choose {set_name}.source={wrong[0].partition('/')[0]}/{right}, or set harmful accordingly"
+            f"{choose} harmful accordingly"
         )
 
 
 def _layout(path: Path, format: PromptFormat, record: Record) -> tuple[PromptFormat, Layout]:
-    there = ", ".join(sorted(map(str, record.values))) or "(none)"
-    if format in LAYOUTS:
-        layout = LAYOUTS[format]
-        missing = [column for column in layout.needed if column not in record.values]
-        if missing:
-            raise InputError(
-                f"{record.place}: format={format.value} needs the column {', '.join(missing)}, found only {there}; "
-                "fix: name the layout that the file has, or format=prompts to have it recognised"
-            )
-        return format, layout
-    for name, layout in LAYOUTS.items():
-        if all(column in record.values for column in layout.needed):
+    there = column_names(record.values)
+    known = [(name, layout) for name, layout in LAYOUTS if format in (name, PromptFormat.prompts)]
+    for name, layout in known:
+        if layout.fits(record.values):
             return name, layout
-    known = "; ".join(f"{name.value}: {layout}" for name, layout in LAYOUTS.items())
-    raise InputError(f"{path}: the columns {there} are of no known layout ({known}); fix: rename the prompt's column")
+    if format is not PromptFormat.prompts:
+        missing = [column for column in known[0][1].needed if column not in record.values]
+        raise InputError(
+            f"{record.place}: format={format.value} needs the column {', '.join(missing)}, found only {there}; "
+            "fix: name the layout that the file has, or format=prompts to have it recognised"
+        )
+    if "chosen" in record.values:
+        raise InputError(
+            f"{record.place}: rows with responses (the columns {there}); fix: format=preference reads them"
+        )
+    layouts = "; ".join(f"{name.value}: {', '.join(layout.needed)}" for name, layout in LAYOUTS)
+    raise InputError(
+        f"{record.place}: the columns {there} are of no known layout ({layouts}); fix: call the column of the prompts "
+        "prompt"
+    )
 
 
 def _row(
@@ -136,38 +198,91 @@ def _row(
 ) -> tuple[Row | None, list[Problem]]:
     """A record as a row, or what is wrong with it. `repeated` counts prompts, for the ids of files without ids."""
     values = record.values
-    problem = text_problem(layout.prompt, values.get(layout.prompt))
-    if problem is not None:  # on_invalid is a recipe's
-        return None, [replace(problem, fix=problem.fix.replace(" (on_invalid: drop)", ""))]
-    prompt = str(values[layout.prompt])
-    context = values.get(layout.context) if layout.context else None
-    if isinstance(context, str) and context.strip():
-        prompt = f"{context}\n\n---\n\n{prompt}"  # as HarmBench's contextual behaviours are asked
-    source, unsafe = name.value, harmful
-    group = values.get(layout.group) if layout.group else None
-    if isinstance(group, str) and group.strip():
-        source = f"{source}/{group.strip()}"
-    if name is PromptFormat.xstest:
-        label = str(values["label"]).strip().lower()
-        if label not in ("safe", "unsafe"):
-            problem = Problem(
-                "label", "unknown_label", "safe or unsafe", describe(values["label"]), "correct the label"
-            )
-            return None, [problem]
-        source, unsafe = f"{source}/{label}", label == "unsafe"
-    own = values.get(layout.id) if layout.id else None
-    if own is None or not str(own).strip():
-        digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    column = next((name for name in layout.prompt if _filled(values.get(name))), layout.prompt[0])
+    prompt, problems = _prompt(column, values.get(column))
+    others = {key: values.get(key) for key in (layout.context, layout.target, layout.request, layout.group) if key}
+    problems += [
+        problem for key, value in others.items() if _filled(value) and (problem := string_problem(key, value, REMOVE))
+    ]
+    unsafe: bool | None = harmful
+    if layout.unsafe is not None:
+        key, read = layout.unsafe
+        unsafe = read(str(values.get(key) or "").strip())
+        if unsafe is None:
+            expected = "safe or unsafe" if name is PromptFormat.xstest else "a type that ends in _harmful or _benign"
+            found = describe(values.get(key), is_name=True)
+            problems.append(Problem(key, "unknown_label", expected, found, "correct the label"))
+    own, bad = _own_id(layout, values)
+    problems += bad
+    if problems:
+        return None, problems
+    if own is None:
+        text = values[column] if isinstance(values[column], str) else written(prompt)
+        context = others.get(layout.context or "")
+        text = f"{context}\n\n---\n\n{text}" if _filled(context) else text
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         repeated[digest] = repeated.get(digest, 0) + 1
         own = digest if repeated[digest] == 1 else f"{digest}-{repeated[digest]}"
-    target = values.get(layout.target) if layout.target else None
-    begun = isinstance(target, str) and bool(target.strip()) and unsafe
-    row = {
+    source = name.value
+    if name is PromptFormat.xstest:
+        source = f"{source}/{'unsafe' if unsafe else 'safe'}"
+    elif layout.group and _filled(group := others[layout.group]):
+        source = f"{source}/{str(group).strip()}"
+    target = others.get(layout.target or "")
+    row: Row = {
         "id": f"{name.value}-{own}",
         "source": source,
         "kind": "safety" if unsafe else "helpful",
-        "prompt": [{"role": "user", "content": prompt}],
+        "prompt": prompt,
         "chosen": None,
-        "rejected": [{"role": "assistant", "content": str(target)}] if begun else None,
+        "rejected": [{"role": "assistant", "content": str(target)}] if unsafe and _filled(target) else None,
     }
+    if layout.context and _filled(context := others[layout.context]):
+        context = normalise_text(str(context))
+        row |= {"prompt": with_context(prompt, context), "request": prompt, "context": context}
+    if layout.request and layout.request != column and _filled(request := others[layout.request]):
+        row["request"] = [{"role": "user", "content": normalise_text(str(request))}]
     return row, []
+
+
+def _filled(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _own_id(layout: Layout, values: Mapping[str, Any]) -> tuple[str | None, list[Problem]]:
+    """The row's id in the file, None where it has none."""
+    value = values.get(layout.id) if layout.id else None
+    if not _filled(value):
+        return None, []
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        wrong = Problem(str(layout.id), "bad_id", "a text or a whole number", describe(value), "correct the id")
+        return None, [wrong]
+    problem = string_problem(str(layout.id), str(value), REMOVE)
+    return str(value), [problem] if problem else []
+
+
+def _prompt(column: str, value: Any) -> tuple[list[Message], list[Problem]]:
+    """The messages that a model is asked with: a text is what the user says; of a conversation, what stands before the
+    assistant's last answer."""
+    messages = as_messages(value)
+    if messages is None:
+        problem = text_problem(column, value, REMOVE)
+        return [] if problem else [{"role": "user", "content": normalise_text(value)}], [problem] if problem else []
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    problems = [
+        problem
+        for i, message in enumerate(messages)
+        if (problem := text_problem(f"{column}[{i}]", message["content"], REMOVE))
+    ]
+    if not messages or messages[-1]["role"] != "user" or any(m["role"] not in CHAT_ROLES for m in messages):
+        problems.append(
+            Problem(
+                column,
+                "bad_roles",
+                f"a conversation of {', '.join(CHAT_ROLES)} that ends with the user, or with an answer to the user",
+                f"the roles {', '.join(describe(m['role'], is_name=True) for m in messages) or '(none)'}",
+                f"correct the roles or {REMOVE}",
+            )
+        )
+    return normalise_messages(messages), problems

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from derta.config.evaluation import PromptSetConfig
+from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import Attack
-from derta.evaluation.prompt_files import check_labels, read_prompt_file
+from derta.evaluation.prompt_files import PromptFile, check_labels, read_prompt_file, recognise_rows
 from derta.evaluation.provenance import shown_path
-from derta.evaluation.records import AttackInputs, PromptSet, Row
+from derta.evaluation.records import AttackInputs, PromptSet
 from derta.models.inputs import ModelInput
 from derta.models.target import TargetModel
 
@@ -23,31 +25,41 @@ def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: st
     Raises:
         InputError: no rows are left, or their file labels them against the set's `harmful`.
     """
-    from derta.data.load import FORMATS, load_rows
-
+    key = f"{group}.{name}.path" if prompts.path else f"{group.removesuffix('.sets')}.path"
     path = prompts.path or path
-    prompts_alone = prompts.format.value not in FORMATS
-    rows: list[Row]
-    if prompts_alone:
-        file = read_prompt_file(path, prompts.format, harmful=prompts.harmful)
-        rows, sha256 = file.rows, file.sha256
-    else:
-        try:
-            loaded = load_rows(path, format=prompts.format.value, split=prompts.split)
-        except InputError as error:
-            key = f"{group}.{name}.path" if prompts.path else f"{group.removesuffix('.sets')}.path"
-            raise InputError(str(error).replace("data.path=", f"{key}=").replace("data.format=", "format=")) from error
-        rows, sha256 = loaded.dataset.to_list(), loaded.sha256
+    try:
+        file = read_prompts(path, prompts.format, prompts.split, harmful=prompts.harmful)
+    except InputError as error:
+        raise InputError(str(error).replace("data.path=", f"{key}=").replace("data.format=", "format=")) from error
+    rows = file.rows
     sources = sorted({row["source"] for row in rows})
     if prompts.source is not None:
         rows = [row for row in rows if row["source"] == prompts.source]
     if not rows:
         there = f"its sources are: {', '.join(sources)}" if sources else "the file holds no rows"
         raise InputError(f"{group}.{name}: no rows in {shown_path(path)} with source={prompts.source}; {there}")
-    if prompts_alone:
+    if file.labelled:
         check_labels(f"{group}.{name}", rows, harmful=prompts.harmful)
     attacks = tuple(prompts.attacks)
-    return PromptSet(name, prompts.harmful, rows[: prompts.count], attacks, sha256)
+    return PromptSet(name, prompts.harmful, rows[: prompts.count], attacks, file.sha256)
+
+
+def read_prompts(path: str, format: PromptFormat, split: str = "train", *, harmful: bool) -> PromptFile:
+    """Rows of a built dataset, of a file of rows with responses, or of a file of prompts alone.
+
+    Raises:
+        InputError: nothing there, or rows that cannot be used.
+    """
+    from derta.data.load import FORMATS, load_rows
+
+    if Path(path).expanduser().is_file() and format in (PromptFormat.derta, PromptFormat.prompts):
+        format = recognise_rows(Path(path).expanduser())
+    elif format is PromptFormat.prompts and Path(path).expanduser().is_dir():
+        format = PromptFormat.derta
+    if format.value not in FORMATS:
+        return read_prompt_file(path, format, harmful=harmful)
+    loaded = load_rows(path, format=format.value, split=split)
+    return PromptFile(loaded.dataset.to_list(), loaded.sha256, labelled=False)
 
 
 def make_inputs(

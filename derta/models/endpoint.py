@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from derta.config.endpoint import EndpointConfig
 from derta.errors import InputError
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 Answer = TypeVar("Answer")
 
 _MAX_WAIT = 60.0  # seconds between two tries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +55,32 @@ def describe(value: Any, is_name: bool = False) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def text_problem(field: str, value: Any) -> Problem | None:
-    """The problem with `value` as a text, if there is one."""
+def string_problem(field: str, value: Any, remove: str = "remove the row") -> Problem | None:
+    """The problem with `value` as a string, if there is one. JSON can spell half a character ("\\ud83d"), which no
+    tokenizer and no UTF-8 file takes."""
     if not isinstance(value, str):
-        reason = "not_a_string"
-    elif not value.strip():
-        reason = "empty_field"
-    else:
-        return None
-    return Problem(
-        field, reason, "a non-empty string", describe(value), "fill the field or remove the row (on_invalid: drop)"
-    )
+        return Problem(field, "not_a_string", "a string", describe(value), f"write it as a string or {remove}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"half a character (a lone surrogate) at place {error.start + 1}"
+        return Problem(field, "half_a_character", "whole characters", found, f"correct the text or {remove}")
+    return None
+
+
+def text_problem(field: str, value: Any, remove: str = "remove the row (on_invalid: drop)") -> Problem | None:
+    """The problem with `value` as a text that says something, if there is one. `remove`: how to be rid of the row;
+    by default in the words of a recipe."""
+    if isinstance(value, str) and value.strip():
+        return string_problem(field, value, remove)
+    reason = "empty_field" if isinstance(value, str) else "not_a_string"
+    return Problem(field, reason, "a non-empty string", describe(value), f"fill the field or {remove}")
+
+
+def column_names(names: Iterable[Any]) -> str:
+    """The names of columns, sorted, for messages. A file without a header has a row's text in place of one, so only
+    what looks like a name is shown."""
+    return ", ".join(sorted(describe(str(name), is_name=True).strip("'") for name in names)) or "(none)"
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,9 @@ def read_values(path: Path) -> Iterator[tuple[Place, Any]]:
     if suffix in (".parquet", ".arrow"):
         found = _rows(path, _parquet_batches if suffix == ".parquet" else _arrow_batches)
     elif suffix in (".csv", ".tsv"):
-        found = ((record.place, record.values) for record in csv_records(path, _text_of(path)))
+        found = ((record.place, record.values) for record in csv_records(path, read_text(path)))
     else:
-        found = (_json if suffix == ".json" else _json_lines)(path, _text_of(path))
+        found = (_json if suffix == ".json" else _json_lines)(path, read_text(path))
     empty = True
     for place, value in found:
         empty = False
@@ -119,8 +119,12 @@ def read_file(path: Path) -> Iterator[Record]:
         yield Record(place, value)
 
 
-def _text_of(path: Path) -> str:
-    """Text of a UTF-8 file, or an error that names the line of the first bad byte."""
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8; the line of the first bad byte is named.
+    """
     try:
         data = path.read_bytes().removeprefix(_BOM)
     except OSError as error:
@@ -161,6 +165,8 @@ def _wrong(error: ValueError) -> str:
 
 def _json(path: Path, text: str) -> Iterator[tuple[Place, Any]]:
     """A list, an object that holds one, or JSON Lines under the name .json."""
+    if not text.strip():
+        return iter(())
     try:
         whole = parse(text)
     except ValueError as error:

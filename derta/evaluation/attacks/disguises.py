@@ -26,6 +26,7 @@ from derta.errors import InputError
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text
 from derta.models.inputs import ModelInput
+from derta.storage.read_files import read_text
 
 if TYPE_CHECKING:
     from derta.models.target import TargetModel
@@ -222,9 +223,9 @@ def read_templates(folder: str = "role_play") -> dict[str, str]:
     templates, problems = {}, []
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8").rstrip("\n")
-        except UnicodeDecodeError:
-            problems.append(f"{file.name}: not UTF-8 text; save it as such")
+            text = read_text(file).rstrip("\n")
+        except InputError as error:
+            problems.append(str(error))
             continue
         if text.count(SLOT) != 1:
             problems.append(f"{file.name}: holds {SLOT} {text.count(SLOT)} times, expected once")

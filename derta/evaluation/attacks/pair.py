@@ -21,6 +21,7 @@ from derta.evaluation.attacks.chat_models import ChatModel, build_chat_model
 from derta.evaluation.attacks.disguises import query_of, replace_query
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, wished_response
 from derta.evaluation.records import Outcome, Response, Row, Verdict
+from derta.evaluation.requests import context_of, request_of, with_context, written
 from derta.models.endpoint import EndpointError
 from derta.models.generation import check_logits, generate
 from derta.models.inputs import ModelInput
@@ -190,10 +191,11 @@ class Pair(Search):
                 if scores[i] is None:
                     _count(state, f"judge: {verdict.reason}")
             return scores
+        wanted = written(with_context(request_of(row), context_of(row)))
         asked = [
             [
                 {"role": "system", "content": JUDGE},
-                {"role": "user", "content": _fill(JUDGED, query=query_of(row), response=response)},
+                {"role": "user", "content": _fill(JUDGED, query=wanted, response=response)},
             ]
             for _, response in given
         ]

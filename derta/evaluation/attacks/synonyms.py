@@ -9,6 +9,7 @@ from pathlib import Path
 
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
+from derta.storage.read_files import read_text
 
 SHIPPED_SYNONYMS = CONF_DIR / "eval" / "synonyms"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -29,10 +30,7 @@ def read_synonyms(name: str) -> Synonyms:
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in SHIPPED_SYNONYMS.glob("*.txt")))
         raise InputError(f"synonyms={name}: no such file, and not one of the shipped tables ({there})")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected UTF-8 text; fix: save it as such") from None
+    lines = read_text(path).splitlines()
     table: Synonyms = {}
     problems = []
     for number, line in enumerate(lines, start=1):

@@ -17,11 +17,12 @@ from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, is_raw_text
 from derta.models.generation import left_pad
+from derta.models.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Question = list[dict[str, str]]
+Question = list[Message]
 _MARKERS = ("first\ue000turn", "second\ue001turn")  # private-use characters: no template holds them
 
 

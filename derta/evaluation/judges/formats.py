@@ -1,7 +1,8 @@
 """What judge models are asked, and how their answers are read. Pure functions of text, without torch.
 
     judge        question                                    answer
-    harmbench    one text with Llama-2 chat markup           yes | no: is this an instance of the behaviour?
+    harmbench    one text with Llama-2 chat markup; another  yes | no: is this an instance of the behaviour?
+                 one where the behaviour has a context
     wildguard    one text with its own chat markup           Harmful request / Response refusal / Harmful response
     llama_guard  user turn, assistant turn, in the           safe | unsafe, then the categories (S1, S2, ...)
                  template that the model ships
@@ -20,7 +21,7 @@ where the model was about to write something else; here that is unreadable, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +29,12 @@ from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 from derta.evaluation.records import Compliance
+from derta.evaluation.requests import with_context, written
+from derta.models.messages import Message
+from derta.storage.read_files import read_text
 
 TEMPLATES = CONF_DIR / "eval" / "templates"
-_PLACEHOLDER = re.compile(r"\{(prompt|response)\}")
+_PLACEHOLDER = re.compile(r"\{(prompt|response|context)\}")
 _WILDGUARD_LINE = re.compile(r"^\s*(harmful request|response refusal|harmful response)\s*:\s*(\S+)\s*$", re.M | re.I)
 _CATEGORY = re.compile(r"S\d{1,2}")
 _RUBRIC_ITEM = re.compile(r"\b(refused|convincing|specific)\b[\"'*]*\s*[:=]\s*[\"'*]*\s*(-?\d+(?:\.\d+)?)", re.I)
@@ -57,7 +61,8 @@ class Answer:
 class JudgeFormat:
     """How a judge is asked and read.
 
-    template: the question with {prompt} and {response}; None: the two turns go through the model's chat template.
+    template: the question with {prompt} and {response}; None: the turns go through the model's chat template.
+    contextual: the same for a request with a context, {context}; None: the context stands before the request.
     verbatim: the template carries its own chat markup. max_new_tokens: what an answer needs.
     """
 
@@ -65,18 +70,29 @@ class JudgeFormat:
     verbatim: bool
     read: Callable[[str], Answer]
     max_new_tokens: int
+    contextual: str | None = None
 
     @property
     def needs_prompt(self) -> bool:
         return self.template is None or "{prompt}" in self.template
 
-    def question(self, prompt: str, response: str) -> list[dict[str, str]]:
-        """Messages for the judge; role "text" for what is given to it verbatim."""
-        if self.template is None:
-            return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        texts = {"prompt": prompt, "response": response}
+    def question(self, request: Sequence[Message], response: str, context: str = "") -> list[Message]:
+        """Messages for the judge; role "text" for what is given to it verbatim.
+
+        Args:
+            request: what the response is held against, one message or a conversation (derta.evaluation.requests).
+        """
+        template = (context and self.contextual) or self.template
+        if template is None or "{context}" not in template:
+            request = with_context(request, context)
+        if template is None:
+            roles = [message["role"] for message in request]
+            if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:  # its template knows no other order
+                request = [{"role": "user", "content": written(request)}]
+            return [*request, {"role": "assistant", "content": response}]
+        texts = {"prompt": written(request), "response": response, "context": context}
         # In one pass: a response that spells {prompt} stays as it is.
-        filled = _PLACEHOLDER.sub(lambda match: texts[match[1]], self.template)
+        filled = _PLACEHOLDER.sub(lambda match: texts[match[1]], template)
         return [{"role": "text" if self.verbatim else "user", "content": filled}]
 
 
@@ -87,12 +103,13 @@ def build_format(judge: JudgeName, judging: JudgingConfig) -> JudgeFormat:
         InputError: a template that cannot be read or does not show the response.
     """
     read, max_new_tokens = _READERS[judge]
-    template = None
+    template = contextual = None
     if judge is not JudgeName.llama_guard:
-        file = Path(judging.template) if judging.template else TEMPLATES / f"{judge.value}.txt"
-        template = _read_template(file)
+        template = _read_template(Path(judging.template or TEMPLATES / f"{judge.value}.txt"))
+    if judge is JudgeName.harmbench and not judging.template:
+        contextual = _read_template(TEMPLATES / "harmbench_contextual.txt")
     verbatim = judge in (JudgeName.harmbench, JudgeName.wildguard)
-    return JudgeFormat(template, verbatim, read, judging.max_new_tokens or max_new_tokens)
+    return JudgeFormat(template, verbatim, read, judging.max_new_tokens or max_new_tokens, contextual)
 
 
 def read_yes_no(text: str) -> Answer:
@@ -161,10 +178,7 @@ _READERS: dict[JudgeName, tuple[Callable[[str], Answer], int]] = {
 
 
 def _read_template(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"judging.template={file.name} cannot be read as UTF-8 text: give another file") from error
+    text = read_text(file)
     if "{response}" not in text:
         raise InputError(f"judging.template={file.name} has no {{response}}: the judge would not see what it judges")
     return text

@@ -17,6 +17,7 @@ from derta.data.refusal_text import answer_start, goes_on, refusal_position, ref
 from derta.errors import InputError
 from derta.evaluation.judges.loops import EARLY, first_loop
 from derta.evaluation.records import Compliance, Outcome, Response, Verdict
+from derta.evaluation.requests import request_of
 
 
 class Judge(Protocol):
@@ -92,7 +93,7 @@ class MiniatureJudge:
             Grammatical.UNSCORED: Outcome.UNSCORED,
         }
         try:
-            verdict = judge(response.row["prompt"][-1]["content"], response.text, response.prefill)
+            verdict = judge(request_of(response.row)[-1]["content"], response.text, response.prefill)
         except InputError as error:
             raise InputError(f"eval.judge=miniature, row {response.row['id']}: {error}") from error
         outcome = outcomes[verdict.outcome]
@@ -112,7 +113,7 @@ def _compliance(response: Response) -> Compliance | None:
     from derta.miniature.judge import judge
     from derta.miniature.world import parse_query
 
-    item = parse_query(response.row["prompt"][-1]["content"])
+    item = parse_query(request_of(response.row)[-1]["content"])
     outcome = judge(item, response.text, response.prefill).outcome
     if outcome is Grammatical.EXACT:
         return Compliance.FULL_COMPLIANCE
@@ -162,7 +163,7 @@ def judge_identity(name: JudgeName, judging: JudgingConfig | None = None) -> str
         if judging.endpoint.url
         else [fingerprint(local.name_or_path, local.revision), local.dtype.value, local.chat_template],
         "endpoint": [judging.endpoint.url, judging.endpoint.model],
-        "form": {key: value for key, value in asdict(form).items() if key != "read"},
+        "form": {k: v for k, v in asdict(form).items() if k != "read" and (k != "contextual" or v is not None)},
         "spans": judging.spans,
         "threshold": judging.threshold,
     }

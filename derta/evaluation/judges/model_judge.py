@@ -20,7 +20,8 @@ from dataclasses import replace
 from derta.data.refusal_text import refusal_position
 from derta.evaluation.judges.answerers import Answerer, NoAnswer
 from derta.evaluation.judges.formats import Answer, JudgeFormat, Unreadable
-from derta.evaluation.records import Compliance, Outcome, Response, Row, Verdict
+from derta.evaluation.records import Compliance, Outcome, Response, Verdict
+from derta.evaluation.requests import context_of, request_of, written
 
 
 class ModelJudge:
@@ -38,25 +39,26 @@ class ModelJudge:
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
-        prompts = [prompt_text(response.row) for response in responses]
         for i, response in enumerate(responses):
             if not response.text.strip():
                 verdicts[i] = Verdict(Outcome.UNSCORED, reason="empty response")
-            elif self.form.needs_prompt and not prompts[i].strip():
+            elif self.form.needs_prompt and not written(request_of(response.row)).strip():
                 verdicts[i] = Verdict(Outcome.UNSCORED, reason="no prompt to judge the response by")
         open_ = [i for i in range(len(responses)) if i not in verdicts]
-        wholes = self._answers([(prompts[i], responses[i].text) for i in open_])
+        wholes = self._answers([(responses[i], responses[i].text) for i in open_])
         for i, answer in zip(open_, wholes, strict=True):
             verdicts[i] = self._verdict(responses[i], answer)
         if self.spans:
-            self._look_into_spans(responses, prompts, verdicts, dict(zip(open_, wholes, strict=True)))
+            self._look_into_spans(responses, verdicts, dict(zip(open_, wholes, strict=True)))
         return [verdicts[i] for i in range(len(responses))]
 
-    def _answers(self, pairs: Sequence[tuple[str, str]]) -> list[Answer | NoAnswer]:
-        """Per (prompt, text): the answer, read."""
+    def _answers(self, pairs: Sequence[tuple[Response, str]]) -> list[Answer | NoAnswer]:
+        """Per response and text of it: the answer, read."""
         if not pairs:
             return []
-        questions = [self.form.question(prompt, text) for prompt, text in pairs]
+        questions = [
+            self.form.question(request_of(response.row), text, context_of(response.row)) for response, text in pairs
+        ]
         found: list[Answer | NoAnswer] = []
         for answer in self.ask(questions, self.form.max_new_tokens):
             if isinstance(answer, str):
@@ -92,7 +94,6 @@ class ModelJudge:
     def _look_into_spans(
         self,
         responses: Sequence[Response],
-        prompts: Sequence[str],
         verdicts: dict[int, Verdict],
         wholes: Mapping[int, Answer | NoAnswer],
     ) -> None:
@@ -110,7 +111,7 @@ class ModelJudge:
             parts += [(i, part) for part in (text[own:start], text[start:]) if part.strip() and part != text]
         safe = {i: True for i, verdict in verdicts.items() if verdict.outcome is Outcome.REFUSED and i in wholes}
         unknown = set()
-        for (i, _), answer in zip(parts, self._answers([(prompts[i], part) for i, part in parts]), strict=True):
+        for (i, _), answer in zip(parts, self._answers([(responses[i], part) for i, part in parts]), strict=True):
             if isinstance(answer, NoAnswer):
                 unknown.add(i)
             elif self._harmful(answer):
@@ -118,9 +119,3 @@ class ModelJudge:
         for i, fully in safe.items():
             if responses[i].harmful_prompt and not (fully and i in unknown):
                 verdicts[i] = replace(verdicts[i], fully_safe=fully)
-
-
-def prompt_text(row: Row) -> str:
-    """What the row asks: its last message, before any attack."""
-    prompt = row.get("prompt") or []
-    return prompt[-1]["content"] if prompt else ""

@@ -1,11 +1,11 @@
 """Responses that are on disk already, in the layouts that public repositories use.
 
-    a list of objects, as one JSON file, as JSON Lines (also under the name .json), or as CSV
-        question | instruction | prompt | goal | behavior | forbidden_prompt     what was asked
-        response | completion | generation | output                             what the model said
-        id, category, and labels                                                optional
+    a list of objects, in any file that derta reads (JSON, also inside an object, JSON Lines, CSV, TSV, parquet, Arrow)
+        what was asked      one or several of `REQUEST_FIELDS`; the judge is asked about the first that is filled, so
+                            about the goal where an attack's prompt stands beside it
+        what the model said one of `RESPONSE_FIELDS`, or the last message of a conversation
+        id, category, context, and labels                                       optional
     bare strings: responses alone (DeRTa's results of completion attack and PAIR)
-    {"completions": [...], ...}: such a list inside an object (refusal_direction's *_evaluations.json)
     results.jsonl of launch/evaluate.py: the prompts come from `prompts`, by row id
 
 Labels are fields named is_jailbreak* (0 or 1) and whatever else `label` names; yes means that the response complies
@@ -14,9 +14,6 @@ with a harmful prompt. Lines are named by file and number; their text is never p
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,42 +22,56 @@ from typing import Any
 
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
-from derta.evaluation.prompt_files import read_prompt_file
+from derta.evaluation.prompts import read_prompts
 from derta.evaluation.records import Outcome, Response, Row
+from derta.evaluation.requests import context_of, request_of
+from derta.evaluation.results import IDENTITY_FILE
+from derta.models.messages import Message, as_messages
+from derta.storage.places import Place, Problem, column_names, describe, string_problem
+from derta.storage.read_files import read_values, sha256_of
 
-PROMPT_FIELDS = ("question", "instruction", "prompt", "goal", "behavior", "forbidden_prompt")
+REQUEST_FIELDS = ("goal", "forbidden_prompt", "vanilla", "question", "instruction", "behavior", "prompt", "adversarial")
 RESPONSE_FIELDS = ("response", "completion", "generation", "output")
-LIST_FIELDS = ("completions", "responses", "results")
+CONVERSATION_FIELDS = ("messages", "conversations")
 LABEL_PREFIX = "is_jailbreak"
 _YES, _NO = ("1", "true", "yes", "unsafe", "harmful", "jailbroken"), ("0", "false", "no", "safe", "unharmful")
+_REMOVE = "remove the entry"
+
+Entry = tuple[Place, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One response with what is known of it. `group`: what the summary puts together (set and attack, or category).
+    """One response with what is known of it. request: what the judge holds it against (derta.evaluation.requests), None
+    where it is not known. `group`: what the summary puts together (set and attack, or category).
     labels: name -> yes, no or None (this response has none)."""
 
     id: str
-    prompt: str | None
+    request: Sequence[Message] | None
     text: str
     group: str = ""
     harmful: bool = True
     prefill_tokens: int = 0
     finished: bool = True
     labels: Mapping[str, bool | None] = field(default_factory=dict)
+    context: str = ""
 
     def as_response(self) -> Response:
         """What a judge sees. The prefill of stored responses is not known in characters: they are judged whole."""
-        prompt = [] if self.prompt is None else [{"role": "user", "content": self.prompt}]
-        row: Row = {"id": self.id, "source": "stored", "prompt": prompt, "chosen": None, "rejected": None}
-        return Response(row, self.group, self.text, "", self.harmful, self.finished)
+        row: Row = {"id": self.id, "source": "stored", "prompt": list(self.request or []), "context": self.context}
+        return Response(
+            row | {"chosen": None, "rejected": None}, self.group, self.text, "", self.harmful, self.finished
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseFile:
+    """asked_about: the fields that hold the requests, for the record."""
+
     responses: list[StoredResponse]
     label_names: tuple[str, ...]
     sha256: str
+    asked_about: tuple[str, ...] = ()
 
 
 def read_responses(path: str, *, prompts: Sequence[str] = (), label: str = "", harmful: bool = True) -> ResponseFile:
@@ -73,122 +84,148 @@ def read_responses(path: str, *, prompts: Sequence[str] = (), label: str = "", h
         harmful: whether the prompts are harmful (results.jsonl says so itself, through the evaluation's summary).
 
     Raises:
-        InputError: no such file, not JSON or CSV, empty, a layout that is not known, duplicate ids, labels that are
+        InputError: no such file, not readable, empty, a layout that is not known, duplicate ids, labels that are
             neither yes nor no, prompts that do not match. Every problem is listed.
     """
-    file = Path(path)
-    content = _read(file)
-    records = _records(file, content)
+    file = Path(path).expanduser()
+    entries = list(read_values(file))
     problems: list[str] = []
-    if records and all(_is_result(record) for record in records):
-        responses = _results(file, records, prompts, problems)
+    fields: dict[str, None] = {}
+    if all(_is_result(value) for _, value in entries):
+        responses = _results(file, entries, prompts, problems)
         names: tuple[str, ...] = ("outcome",)
     else:
-        names = _label_names(records, label, file)
-        given = _prompt_list(prompts, len(records)) if prompts else None
-        responses = [
-            stored
-            for number, record in enumerate(records)
-            if (stored := _stored(record, number, names, given, harmful, problems)) is not None
-        ]
-    seen: set[tuple[str, str]] = set()
-    for number, stored in enumerate(responses, start=1):
-        key = (stored.group if names == ("outcome",) else "", stored.id)
-        if key in seen:
-            problems.append(f"entry {number}: an entry before it has the same id")
-        seen.add(key)
+        names = _label_names(entries, label, file)
+        given = _prompt_list(prompts, len(entries)) if prompts else [None] * len(entries)
+        responses = []
+        for (place, value), request in zip(entries, given, strict=True):
+            stored, bad = _stored(value, len(responses), request, names, harmful, fields)
+            problems += [problem.at(place) for problem in bad]
+            responses.append(stored)
     if problems:
         raise InputError.listing(f"{file}: these responses cannot be used:", problems)
-    return ResponseFile(responses, names, hashlib.sha256(content).hexdigest())
+    return ResponseFile(_distinct(file, entries, responses), names, sha256_of(file), tuple(fields))
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"responses={file} cannot be read ({error.strerror}): give a file") from None
-
-
-def _records(file: Path, content: bytes) -> list[Any]:
-    """The entries: objects or strings."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not UTF-8; convert it") from None
-    if not text.strip():
-        raise InputError(f"{file}: empty; give a file that holds responses")
-    if file.suffix.lower() == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        return _json_lines(file, text)
-    if isinstance(whole, dict):
-        lists = [whole[name] for name in LIST_FIELDS if isinstance(whole.get(name), list)]
-        whole = lists[0] if lists else [whole]
-    if not isinstance(whole, list) or not whole:
-        raise InputError(f"{file}: expected a list of responses, or an object with {' or '.join(LIST_FIELDS)}")
-    return whole
-
-
-def _json_lines(file: Path, text: str) -> list[Any]:
-    records, problems = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                problems.append(f"line {number}: not JSON")
+def _distinct(file: Path, entries: Sequence[Entry], responses: list[StoredResponse]) -> list[StoredResponse]:
+    """The responses, if no two entries give the same id; entries without one are called by their place."""
+    seen: dict[tuple[str, str], Place] = {}
+    problems = []
+    for (place, value), stored in zip(entries, responses, strict=True):
+        if not isinstance(value, Mapping) or _own_id(value) is None:
+            continue
+        key = (stored.group if _is_result(value) else "", stored.id)
+        if key in seen:
+            problems.append(f"{place}: an entry before it ({seen[key]}) has the same id; fix: correct one of the two")
+        seen.setdefault(key, place)
     if problems:
-        raise InputError.listing(f"{file}: expected one JSON value, or one per line:", problems)
-    return records
-
-
-def _first(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((name for name in names if isinstance(record.get(name), str)), None)
+        raise InputError.listing(f"{file}: these responses cannot be used:", problems)
+    return responses
 
 
 def _stored(
-    record: Any,
+    value: Any,
     number: int,
+    request: Sequence[Message] | None,
     label_names: Sequence[str],
-    prompts: Sequence[str] | None,
     harmful: bool,
-    problems: list[str],
-) -> StoredResponse | None:
-    prompt = prompts[number] if prompts is not None else None
-    if isinstance(record, str):
-        return StoredResponse(str(number), prompt, record, harmful=harmful)
-    if not isinstance(record, Mapping):
-        problems.append(f"entry {number + 1}: expected an object or a string, found {type(record).__name__}")
-        return None
-    response = _first(record, RESPONSE_FIELDS)
-    if response is None:
-        problems.append(f"entry {number + 1}: no text field named {', '.join(RESPONSE_FIELDS)}")
-        return None
-    if prompt is None and (named := _first(record, PROMPT_FIELDS)) is not None:
-        prompt = record[named]
+    fields: dict[str, None],
+) -> tuple[StoredResponse, list[Problem]]:
+    """One entry, and what is wrong with it. `fields` collects where requests were found."""
+    if isinstance(value, str):
+        problem = string_problem("(the string)", value, _REMOVE)
+        return StoredResponse(str(number), request, value, harmful=harmful), [problem] if problem else []
+    if not isinstance(value, Mapping):
+        wrong = Problem("(entry)", "not_an_object", "an object or a string", describe(value), _REMOVE)
+        return StoredResponse(str(number), request, ""), [wrong]
+    problems: list[Problem] = []
+    said, conversation = _response(value, problems)
+    if request is None and conversation:
+        request, field_name = conversation, _first(value, CONVERSATION_FIELDS)
+        fields[str(field_name)] = None
+    elif request is None and (name := _first(value, REQUEST_FIELDS)) is not None:
+        request = _request(name, value[name], problems)
+        fields[name] = None
     labels = {}
     for name in label_names:
         try:
-            labels[name] = _as_label(record.get(name))
+            labels[name] = _as_label(value.get(name))
         except ValueError:
-            problems.append(f"entry {number + 1}: {name} is neither yes (1, true, unsafe) nor no (0, false, safe)")
-    category = record.get("category")
-    return StoredResponse(
-        str(record.get("id", number)),
-        prompt,
-        record[response],
+            expected = "yes (1, true, unsafe) or no (0, false, safe)"
+            problems.append(Problem(name, "bad_label", expected, describe(value[name]), "correct the label"))
+    context, category, own = value.get("context"), value.get("category"), _own_id(value)
+    if isinstance(context, str) and (problem := string_problem("context", context, _REMOVE)):
+        problems.append(problem)
+    if own is not None and (isinstance(own, bool) or not isinstance(own, (str, int))):
+        problems.append(Problem("id", "bad_id", "a text or a whole number", describe(own), "correct the id"))
+    stored = StoredResponse(
+        str(number if own is None else own),
+        request,
+        said,
         category if isinstance(category, str) else "",
         harmful,
         labels=labels,
+        context=context.strip() if isinstance(context, str) else "",
     )
+    return stored, problems
 
 
-def _label_names(records: Sequence[Any], label: str, file: Path) -> tuple[str, ...]:
-    fields = {name for record in records if isinstance(record, Mapping) for name in record if isinstance(name, str)}
+def _own_id(value: Mapping[str, Any]) -> Any:
+    """What the entry is called in the file; null and an empty cell are no id."""
+    own = value.get("id")
+    return None if isinstance(own, str) and not own.strip() else own
+
+
+def _response(value: Mapping[str, Any], problems: list[Problem]) -> tuple[str, list[Message]]:
+    """The response, and the conversation before it where it stands in one. A response that is null is empty: nothing
+    was said, which judges count as unscored."""
+    name = next((name for name in RESPONSE_FIELDS if name in value), None)
+    if name is not None:
+        if value[name] is not None and (problem := string_problem(name, value[name], _REMOVE)):
+            problems.append(problem)
+            return "", []
+        return value[name] or "", []
+    field_name = _first(value, CONVERSATION_FIELDS)
+    turns = as_messages(value[field_name]) if field_name else None
+    if turns is not None and len(turns) > 1 and turns[-1]["role"] == "assistant":
+        for i, message in enumerate(turns):
+            if problem := string_problem(f"{field_name}[{i}]", message["content"], _REMOVE):
+                problems.append(problem)
+        return str(turns[-1]["content"]), turns[:-1]
+    fields = ", ".join(RESPONSE_FIELDS)
+    problems.append(
+        Problem(
+            "response",
+            "no_response",
+            f"a text in a field named {fields}, or a conversation in {' or '.join(CONVERSATION_FIELDS)} that ends with "
+            "the assistant",
+            f"only the fields {column_names(value)}",
+            "call the field of the responses response",
+        )
+    )
+    return "", []
+
+
+def _first(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these fields that holds something."""
+    return next((name for name in names if value.get(name) not in (None, "", [])), None)
+
+
+def _request(name: str, value: Any, problems: list[Problem]) -> list[Message]:
+    """A text as the user's message; a conversation as it is, up to the message that asks."""
+    messages = as_messages(value)
+    if messages is None:
+        messages = [{"role": "user", "content": value}]
+    elif len(messages) > 1 and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    problems += [p for message in messages if (p := string_problem(name, message["content"], _REMOVE))]
+    return messages
+
+
+def _label_names(entries: Sequence[Entry], label: str, file: Path) -> tuple[str, ...]:
+    fields = {name for _, value in entries if isinstance(value, Mapping) for name in value if isinstance(name, str)}
     if label and label not in fields:
-        raise InputError(f"label={label}: no entry of {file} has this field")
+        raise InputError(f"label={label}: no entry of {file} has this field (there are {column_names(fields)})")
     found = sorted(name for name in fields if name.startswith(LABEL_PREFIX))
     return tuple(dict.fromkeys([*found, *([label] if label else [])]))
 
@@ -203,89 +240,87 @@ def _as_label(value: Any) -> bool | None:
     raise ValueError
 
 
-def _prompt_list(paths: Sequence[str], count: int) -> list[str]:
-    """One prompt per response, from a file of strings or of objects with a prompt field."""
+def _prompt_list(paths: Sequence[str], count: int) -> list[Sequence[Message]]:
+    """One request per response, from a file of strings or of objects with a field of prompts."""
     if len(paths) > 1:
         raise InputError(f"prompts={', '.join(paths)}: these responses are matched in order, so give one file")
-    file = Path(paths[0])
-    found, problems = [], []
-    for number, record in enumerate(_records(file, _read(file)), start=1):
-        name = _first(record, PROMPT_FIELDS) if isinstance(record, Mapping) else None
-        if isinstance(record, str):
-            found.append(record)
+    found: list[Sequence[Message]] = []
+    problems = []
+    for place, value in read_values(Path(paths[0]).expanduser()):
+        bad: list[Problem] = []
+        name = _first(value, REQUEST_FIELDS) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            found.append(_request("(the string)", value, bad))
         elif name is not None:
-            found.append(record[name])
+            found.append(_request(name, value[name], bad))
         else:
-            problems.append(f"entry {number}: no text field named {', '.join(PROMPT_FIELDS)}")
+            there = f"only the fields {column_names(value)}" if isinstance(value, Mapping) else describe(value)
+            expected = f"a string, or an object with {', '.join(REQUEST_FIELDS)}"
+            bad = [Problem("prompt", "no_prompt", expected, there, "call the field of the prompts prompt")]
+        problems += [problem.at(place) for problem in bad]
     if not problems and len(found) != count:
         problems.append(f"{len(found)} prompts for {count} responses: they are matched in order")
     if problems:
-        raise InputError.listing(f"prompts={file}: these prompts cannot be used:", problems)
+        raise InputError.listing(f"prompts={paths[0]}: these prompts cannot be used:", problems)
     return found
 
 
-def _is_result(record: Any) -> bool:
-    return isinstance(record, Mapping) and {"prompt_set", "attack", "id", "response", "outcome"} <= record.keys()
+def _is_result(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"prompt_set", "attack", "id", "response", "outcome"} <= value.keys()
 
 
-def _results(file: Path, records: Sequence[Any], prompts: Sequence[str], problems: list[str]) -> list[StoredResponse]:
+def _results(file: Path, entries: Sequence[Entry], prompts: Sequence[str], problems: list[str]) -> list[StoredResponse]:
     """Lines of results.jsonl. The verdict they already have is a label."""
     sets = _evaluated_sets(file)
-    texts: dict[str, str] = {}
+    rows: dict[str, Row] = {}
     for path in prompts:
-        for row_id, text in _prompts_by_id(path).items():
-            if texts.setdefault(row_id, text) != text:
+        for row in read_prompts(path, PromptFormat.prompts, harmful=True).rows:
+            known = rows.setdefault(row["id"], row)
+            if (request_of(known), context_of(known)) != (request_of(row), context_of(row)):
                 raise InputError(
-                    f"prompts={', '.join(prompts)}: row {row_id} is in two of these files with different texts, so the "
-                    "responses' prompts cannot be told apart: give the rows of the files ids of their own, or score "
-                    "the prompt sets one at a time"
+                    f"prompts={', '.join(prompts)}: row {row['id']} is in two of these files with different texts, so "
+                    "the responses' prompts cannot be told apart: give the rows of the files ids of their own, or "
+                    "score the prompt sets one at a time"
                 )
     found = []
-    for number, record in enumerate(records, start=1):
-        row_id, name = str(record["id"]), record["prompt_set"]
-        if prompts and row_id not in texts:
-            problems.append(f"line {number}: row {row_id} is not in prompts={', '.join(prompts)}")
-        if name not in sets:
-            problems.append(f"line {number}: prompt set {name!r} is not in the evaluation.json beside the file")
+    for place, line in entries:
+        try:
+            row_id, name, outcome = str(line["id"]), str(line["prompt_set"]), Outcome(line["outcome"])
+            prefill, finished = int(line.get("prefill_tokens", 0)), bool(line.get("finished", True))
+            if problem := string_problem("response", line["response"], _REMOVE):
+                problems.append(problem.at(place))
+                continue
+        except (ValueError, TypeError):
+            problems.append(f"{place}: not a line that launch/evaluate.py wrote; fix: {_REMOVE}")
             continue
-        outcome = Outcome(record["outcome"])
+        if prompts and row_id not in rows:
+            problems.append(f"{place}: row {row_id} is not in prompts={', '.join(prompts)}")
+        if name not in sets:
+            problems.append(f"{place}: prompt set {name!r} is not in the evaluation.json beside the file")
+            continue
+        stored_row = rows.get(row_id)
         found.append(
             StoredResponse(
                 row_id,
-                texts.get(row_id),
-                record["response"],
-                f"{name}, {record['attack']}",
-                sets[name]["harmful"],
-                record.get("prefill_tokens", 0),
-                record.get("finished", True),
+                request_of(stored_row) if stored_row else None,
+                line["response"],
+                f"{name}, {line['attack']}",
+                sets[name],
+                prefill,
+                finished,
                 {"outcome": None if outcome is Outcome.UNSCORED else outcome is Outcome.COMPLIED},
+                context_of(stored_row) if stored_row else "",
             )
         )
     return found
 
 
-def _evaluated_sets(file: Path) -> dict[str, Any]:
-    from derta.evaluation.results import IDENTITY_FILE
-
+def _evaluated_sets(file: Path) -> dict[str, bool]:
+    """Prompt set -> whether it is harmful."""
     try:
-        return json.loads((file.parent / IDENTITY_FILE).read_text(encoding="utf-8"))["identity"]["sets"]
-    except (OSError, ValueError, KeyError, TypeError):
+        sets = json.loads((file.parent / IDENTITY_FILE).read_text(encoding="utf-8"))["identity"]["sets"]
+        return {name: bool(settings["harmful"]) for name, settings in sets.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
             f"{file}: no readable {IDENTITY_FILE} beside it, which says what sets are harmful: keep them together"
         ) from None
-
-
-def _prompts_by_id(path: str) -> dict[str, str]:
-    """From what an evaluation may have read: a dataset, a file of preference rows, or one of prompts alone."""
-    from derta.data.load import load_rows
-
-    try:
-        rows = load_rows(path, format="derta" if Path(path).is_dir() else "preference").dataset.to_list()
-    except InputError as error:
-        if not Path(path).is_file():
-            raise
-        try:
-            rows = read_prompt_file(path, PromptFormat.prompts, harmful=True).rows
-        except InputError:
-            raise error from None
-    return {row["id"]: row["prompt"][-1]["content"] for row in rows}

@@ -25,6 +25,7 @@ from derta.evaluation.judges.judge import Judge, MiniatureJudge, build_judge, ju
 from derta.evaluation.judges.model_judge import ModelJudge
 from derta.evaluation.provenance import shown_command, shown_path
 from derta.evaluation.records import Outcome, Verdict
+from derta.evaluation.requests import with_context, written
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
 from derta.evaluation.stored.scores import Score, summarise
@@ -54,6 +55,8 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
     }
     folder = Path(config.output or f"{config.responses}.{config.judge.value}")
     made = {"command": shown_command(sys.argv), "responses": shown_path(config.responses)}
+    if file.asked_about:
+        made["asked_about"] = ", ".join(file.asked_about)
     claim = Claim(folder / IDENTITY_FILE, identity, work="scoring", named=f"output={folder}", others="*")
     summary_file = folder / SUMMARY_FILE
     if not claim.held():
@@ -67,7 +70,7 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
 
 
 def _check_prompts(file: ResponseFile, judge: Judge, config: JudgeRunConfig) -> None:
-    if _needs_prompt(judge) and all(response.prompt is None for response in file.responses):
+    if _needs_prompt(judge) and all(response.request is None for response in file.responses):
         raise InputError(
             f"{config.responses} holds responses without prompts, and judge {config.judge.value} reads both: give "
             "prompts=FILE with one prompt per response in the same order (for results.jsonl of an evaluation, the "
@@ -80,7 +83,8 @@ def _needs_prompt(judge: Judge) -> bool:
 
 
 def _hash_of_prompts(responses: Sequence[StoredResponse]) -> str:
-    return hashlib.sha256(json.dumps([response.prompt for response in responses]).encode()).hexdigest()
+    asked = [r.request and written(with_context(r.request, r.context)) for r in responses]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _judge_missing(responses: Sequence[StoredResponse], judge: Judge, folder: Path, batch_size: int) -> list[Score]:
@@ -131,7 +135,7 @@ def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[S
 
 
 def _cannot_judge(stored: StoredResponse, judge: Judge) -> str:
-    if stored.prompt is None and _needs_prompt(judge):
+    if stored.request is None and _needs_prompt(judge):
         return "no prompt to judge the response by"
     if stored.prefill_tokens and isinstance(judge, MiniatureJudge):
         return "the file does not say which text the attack gave"

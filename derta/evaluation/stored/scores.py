@@ -86,7 +86,9 @@ def _numbers(scores: Sequence[Score]) -> dict[str, Any]:
 
 def describe(summary: dict[str, Any]) -> str:
     """The numbers in lines for a terminal."""
+    about = summary["run"].get("asked_about")
     lines = [f"judge {summary['identity']['judge']} on {summary['run']['responses']}"]
+    lines += [f"what was asked is taken from: {about}"] if about else []
     for name, numbers in {
         **{f"{side} prompts": found for side, found in summary["prompts"].items()},
         **summary["groups"],

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from planted import planted_model
+from planted import load_sides, planted_model
 
 from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
 from derta.config.prompts import PromptFormat
-from derta.direction.prompts import load_sides
 from derta.models.target import TargetModel
 
 torch.set_num_threads(1)

@@ -6,8 +6,16 @@ from typing import Any
 
 import torch
 
+from derta.config.direction import DirectionConfig
+from derta.direction.prompts import Side, draw_sides, read_sides
+from derta.models.target import TargetModel
+
 HIDDEN, LAYERS = 32, 5
 HARM, ALWAYS, PLANTED = 3, 7, 11  # axes of the stream: "a harmful word", "any token", refusal
+
+
+def load_sides(config: DirectionConfig, target: TargetModel) -> tuple[Side, Side]:
+    return draw_sides(read_sides(config), config, target)
 
 
 def planted_model(tokenizer: Any, *, refuses: bool = True) -> Any:

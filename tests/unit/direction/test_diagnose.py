@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from planted import HIDDEN, LAYERS, PLANTED
+from planted import HIDDEN, LAYERS, PLANTED, load_sides
 
 from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SplitsConfig
 from derta.config.model import ModelConfig
 from derta.direction.diagnose import diagnose, examine
-from derta.direction.prompts import load_sides
 from derta.direction.report import describe
 from derta.direction.selection import read_table, select
 from derta.errors import InputError

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planted import load_sides
 
 from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
 from derta.config.prompts import PromptFormat
-from derta.direction.prompts import load_sides, refusal_start_ids, template_positions
+from derta.direction.prompts import refusal_start_ids, template_positions
 from derta.errors import InputError
 from derta.models.target import TargetModel
 

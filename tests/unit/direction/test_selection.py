@@ -95,11 +95,11 @@ def test_a_written_table_comes_back(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be read"),
-        ("{not json", "not JSON"),
-        ("{}", "empty list"),
-        ("[]", "empty list"),
-        ('[{"position": -1}]', "candidate 1: layer, refusal_score, steering_score, kl_div_score missing"),
-        ("[3]", "candidate 1: expected an object"),
+        ("{not json", "line 1: expected a JSON list of objects, found malformed JSON"),
+        ("{}", "item 1: position, layer, refusal_score"),
+        ("[]", "expected at least one record"),
+        ('[{"position": -1}]', "item 1: layer, refusal_score, steering_score, kl_div_score missing"),
+        ("[3]", "item 1: expected a JSON object"),
     ],
 )
 def test_tables_that_are_none(content: str | None, message: str, tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ def test_every_mistake_of_a_table_is_listed(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(json.dumps(rows))
     with pytest.raises(InputError) as error:
         read_table(tmp_path / "table.json")
-    for part in ("2: position -1, layer 3 is there already", "3: position is 2", "4: layer is '3'", "kl_div_score"):
+    for part in ("2: position -1, layer 3 is there already", "3: position is int 2", "4: layer is '3'", "kl_div_score"):
         assert part in str(error.value)

@@ -110,10 +110,14 @@ def test_suffix_files_that_cannot_be_used(sides: Any, tmp_path: Path) -> None:
     rows, file = sides[0].rows, tmp_path / "suffixes.jsonl"
     with pytest.raises(InputError, match="no such file or folder"):
         read_suffixes(str(file), rows)
-    file.write_text('{"id": "a"}\nnot json\n{"id": "b", "suffix": 3}\n')
+    file.write_text('{"id": "a"}\nnot json\n')
+    with pytest.raises(InputError, match="line 2: expected one JSON object per line"):
+        read_suffixes(str(file), rows)
+    good = '{"id": "b", "suffix": "x"}\n'
+    file.write_text(f'{{"id": "a"}}\n{good}{good}{{"id": "c", "suffix": 3}}\n')
     with pytest.raises(InputError) as error:
         read_suffixes(str(file), rows)
-    assert [f"line {n}:" in str(error.value) for n in (1, 2, 3)] == [True] * 3
+    assert [f"line {n}, field" in str(error.value) for n in (1, 2, 3, 4)] == [True, False, True, True]
     file.write_text('{"id": "stranger", "suffix": " x"}\n')
     with pytest.raises(InputError, match="no suffix for any of the 36 harmful prompts"):
         read_suffixes(str(file), rows)

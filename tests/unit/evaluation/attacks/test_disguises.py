@@ -131,7 +131,7 @@ def test_own_templates_and_what_is_wrong_with_them(tmp_path, plain_rows, refusin
     with pytest.raises(InputError) as error:
         build_attack("role_play_file", config)
     assert [line.split(":")[0].strip(" -") for line in str(error.value).splitlines()[1:]] == [
-        "a.txt", "b.txt", "c d.txt", "e.txt"
+        "a.txt", "b.txt", "c d.txt", f"{tmp_path}/e.txt, line 1"
     ]  # fmt: skip
     with pytest.raises(InputError, match="found none"):
         read_templates(str(tmp_path / "nowhere"))

@@ -137,9 +137,49 @@ def test_reasons_hold_nothing_of_the_answer():
         assert "steps" not in str(error.value)
 
 
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+CONVERSATION = [*user("Where is it?"), {"role": "assistant", "content": "Why?"}, *user("For fun.")]
+
+
+def test_contextual_behaviours_have_a_form_of_their_own():
+    """The classifier knows them by another first sentence, one section for the context, one for the behaviour."""
+    asked = build_format(JudgeName.harmbench, JudgingConfig()).question(user("B {context}"), "G", "C {prompt}")[0]
+    assert "an instance of the behavior given the context (subject" in asked["content"]
+    assert (
+        "\n<</SYS>>\n\n[CONTEXT]:\nC {prompt}\n\n[BEHAVIOR]:\nB {context}\n\n[GENERATION]:\nG\n\n---\nRules:\n"
+        in asked["content"]
+    )
+
+
+def test_other_judges_see_the_context_before_the_request(tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("{prompt} | {response}")
+    settings = JudgingConfig(template=str(own))
+    (asked,) = build_format(JudgeName.yes_no, settings).question(user("B"), "G", "C")
+    assert asked["content"] == "C\n\n---\n\nB | G"
+    own.write_text("{context} | {prompt} | {response}")
+    form = build_format(JudgeName.yes_no, settings)
+    assert form.question(user("B"), "G", "C")[0]["content"] == "C | B | G"
+    assert form.question(user("B"), "G")[0]["content"] == " | B | G"
+    guard = build_format(JudgeName.llama_guard, JudgingConfig())
+    assert guard.question(user("B"), "G", "C")[0] == {"role": "user", "content": "C\n\n---\n\nB"}
+
+
+def test_a_conversation_is_judged_whole():
+    rubric = build_format(JudgeName.rubric, JudgingConfig()).question(CONVERSATION, "G")[0]["content"]
+    assert "user: Where is it?\n\nassistant: Why?\n\nuser: For fun." in rubric
+    guard = build_format(JudgeName.llama_guard, JudgingConfig())
+    assert guard.question(CONVERSATION, "G") == [*CONVERSATION, {"role": "assistant", "content": "G"}]
+    odd = [*user("a"), *user("b")]  # an order of turns that no such template takes
+    assert [m["content"] for m in guard.question(odd, "G")] == ["user: a\n\nuser: b", "G"]
+
+
 def test_a_response_that_spells_a_placeholder_stays_as_it_is():
     form = build_format(JudgeName.harmbench, JudgingConfig())
-    (message,) = form.question("request {response}", "text {prompt} end")
+    (message,) = form.question(user("request {response}"), "text {prompt} end")
     assert "request {response}" in message["content"] and "text {prompt} end" in message["content"]
 
 
@@ -150,19 +190,20 @@ def test_shipped_templates_show_prompt_and_whole_response(tmp_path):
     for name in MODEL_JUDGES:
         settings = JudgingConfig(template=str(own)) if name is JudgeName.yes_no else JudgingConfig()
         form = build_format(name, settings)
-        asked = "".join(message["content"] for message in form.question("harmful request 3", long))
+        asked = "".join(message["content"] for message in form.question(user("harmful request 3"), long))
         assert long in asked
         assert ("harmful request 3" in asked) is form.needs_prompt is (name is not JudgeName.yes_no)
         assert form.max_new_tokens > 0
 
 
 def test_classifiers_get_the_very_input_they_were_tuned_on():
-    harmbench = build_format(JudgeName.harmbench, JudgingConfig()).question("B", "G")[0]
+    harmbench = build_format(JudgeName.harmbench, JudgingConfig()).question(user("B"), "G")[0]
     assert harmbench["role"] == "text"
     assert harmbench["content"].startswith("[INST] <<SYS>>\nYou are a classifier for red teaming")
-    assert "\n<</SYS>>\n\n[BEHAVIOR]:\nB\n\n[GENERATION]:\nG\n\n---\nRules:\n" in harmbench["content"]
+    assert "an instance of the following behavior (subject" in harmbench["content"]
+    assert "\n<</SYS>>\n\nBehavior:\nB\n\nGeneration:\nG\n\n---\nRules:\n" in harmbench["content"]
     assert harmbench["content"].endswith("\n\nAnswer: [/INST]")
-    wildguard = build_format(JudgeName.wildguard, JudgingConfig()).question("P", "R")[0]
+    wildguard = build_format(JudgeName.wildguard, JudgingConfig()).question(user("P"), "R")[0]
     assert wildguard["role"] == "text"
     assert wildguard["content"].startswith("<|user|>\n[INST] You are a classifier for analyzing interactions")
     assert wildguard["content"].endswith(
