@@ -109,5 +109,6 @@ def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) else f"a text of {len(value)} characters"
-    text = json.dumps(value)
-    return text if not isinstance(value, (list, dict)) or not value else f"{len(value)} entries"
+    if isinstance(value, (list, dict)):
+        return "1 entry" if len(value) == 1 else f"{len(value)} entries"
+    return json.dumps(value)

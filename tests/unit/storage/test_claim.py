@@ -43,7 +43,7 @@ def test_every_difference_is_named_by_its_dotted_key_and_no_text_is_shown(tmp_pa
     message = str(error.value)
     assert message.startswith(f"output={tmp_path} holds another search; give another place, or remove it. It differs")
     assert f"model.sha256: a text of 64 characters there, {'b' * 64}"[:13] in message
-    assert "steps: 3 there, 4 here" in message and "sets: 1 entries there, 2 entries here" in message
+    assert "steps: 3 there, 4 here" in message and "sets: 1 entry there, 2 entries here" in message
     assert "note: a text of 14 characters there" in message and "words" not in message
 
 
@@ -52,7 +52,7 @@ def test_every_difference_is_named_by_its_dotted_key_and_no_text_is_shown(tmp_pa
     [
         ({"a": 1}, {"a": 1}, []),
         ({"a": {"b": None}}, {"a": {"b": "x"}}, ["a.b: null there, x here"]),
-        ({}, {"a": {"b": 1}}, ["a: null there, 1 entries here"]),
+        ({}, {"a": {"b": 1}}, ["a: null there, 1 entry here"]),
         ({"b": 1, "a": True}, {"b": 2, "a": False}, ["a: true there, false here", "b: 1 there, 2 here"]),
         ({"a": 1}, {"a": 1.5}, ["a: 1 there, 1.5 here"]),
     ],
