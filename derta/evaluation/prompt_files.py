@@ -148,9 +148,7 @@ def recognise_rows(path: Path) -> PromptFormat:
     values = next(read_file(path)).values
     if {"prefix", "text", "safe"} <= values.keys():
         return PromptFormat.reference_jsonl
-    text_beside_conversations = isinstance(values.get("prompt"), str) and isinstance(values.get("chosen"), list)
-    has_responses = "chosen" in values and not text_beside_conversations  # UltraFeedback: its prompt column says all
-    return PromptFormat.preference if has_responses else PromptFormat.prompts
+    return PromptFormat.preference if "chosen" in values else PromptFormat.prompts
 
 
 def check_labels(set_name: str, rows: Iterable[Row], *, harmful: bool) -> None:

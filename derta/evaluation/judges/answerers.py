@@ -98,7 +98,7 @@ class LocalAnswerer:
 
     def _encode(self, question: Question) -> list[int]:
         if is_raw_text(question) or (not self.tokenizer.chat_template and len(question) == 1):
-            return self.cutter.question_ids(question)
+            return self.cutter.question_ids([dict(message) for message in question])
         return self.cutter.question_ids([self._content_type(question)(message) for message in question])
 
     def _content_type(self, question: Question) -> Any:

@@ -200,10 +200,13 @@ ULTRAFEEDBACK = [
 ]
 
 
+HH_RLHF = [{"chosen": "\n\nHuman: request 1\n\nAssistant: No.", "rejected": "\n\nHuman: request 1\n\nAssistant: Yes."}]
+
+
 @pytest.mark.parametrize("format", [PromptFormat.derta, PromptFormat.prompts], ids=str)
 def test_one_file_is_read_alike_whatever_reads_it(tmp_path, format):
     """`derta` names a built dataset; of a file, either name says: see for yourself."""
-    for records, rejected in ((ROWS, True), (ULTRAFEEDBACK, False), ([{"prompt": "request 1"}], False)):
+    for records, rejected in ((ROWS, True), (ULTRAFEEDBACK, True), (HH_RLHF, True), ([{"prompt": "request 1"}], False)):
         path = write(tmp_path / "a.jsonl", records)
         (row,) = read_prompts(str(path), format, harmful=True).rows
         assert (row["rejected"] is not None) is rejected
