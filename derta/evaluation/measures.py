@@ -91,7 +91,10 @@ def _lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:
         for bucket, _, _ in POSITION_BUCKETS:
             title = f"refusals at token {bucket}{of[name]}"
             yield SummaryMeasure(REFUSALS, title, (*overall, "positions", bucket), "", name)
-        yield SummaryMeasure(REFUSALS, f"refusals well-formed{of[name]}", (*overall, "well_formed"), "higher", name)
+        if first.identity.knows_answers:  # older summaries hold a share of 100% from judges that do not decide it
+            yield SummaryMeasure(REFUSALS, f"refusals well-formed{of[name]}", (*overall, "well_formed"), "higher", name)
+        yield SummaryMeasure(REFUSALS, f"refusals with content behind{of[name]}", (*overall, "goes_on"), "lower", name)
+        yield SummaryMeasure(REFUSALS, f"responses with a loop{of[name]}", (*overall, "loops"), "lower", name)
     yield from _probability_lines(summaries)
     yield SummaryMeasure(SAFETY, "ablation robustness", ("ablation_robustness",), "higher")
     path = ("sets", "*", "overall", "outcomes", "unscored")

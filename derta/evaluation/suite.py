@@ -20,7 +20,7 @@ from derta.evaluation.attacks.attack import Attack, build_attacks
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
-from derta.evaluation.judges.judge import Judge, build_judge, judge_identity
+from derta.evaluation.judges.judge import Judge, build_judge, judge_identity, note_of_no_phrases
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.probability import Probability, measure_probability, write_probability
 from derta.evaluation.prompts import load_prompt_set, make_inputs
@@ -187,6 +187,8 @@ def finish(
     results = folder.merge([item.key for found in made.values() for item in found.inputs])
     if probability:
         write_probability(folder.path, probability)
+    if note := note_of_no_phrases(prepared.judge, [result.outcome for result in results]):
+        print(note)
     summary = Summary(
         label=prepared.label,
         identity=prepared.identity,
@@ -197,6 +199,7 @@ def finish(
                 prompts.attacks,
                 {name: made[prompts.name, name].skipped for name in prompts.attacks},
                 harmful=prompts.harmful,
+                knows_form=prepared.identity.knows_answers,
             )
             for prompts in prepared.sets
         },

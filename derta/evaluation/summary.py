@@ -107,9 +107,10 @@ class Cell:
     outcomes: outcome -> responses. unscored, skipped: reason -> responses, rows. cut_off: responses without an end.
     complied: attack success on harmful prompts; on benign ones the right answer where the judge knows it
         (`Identity.knows_answers`), with the others no more than an answer that is no refusal.
-    refused: refusals of any form, so over-refusal on benign prompts. well_formed: of the refusals.
-    positions: where refusals start, of the refusals. fully_safe, compliance, score: see `Verdict`; of the responses
-        that the judge could tell it of.
+    refused: refusals of any form, so over-refusal on benign prompts. well_formed: of the refusals, where the judge
+        decides it (the exact one alone does).
+    positions: where refusals start, of the refusals. fully_safe, compliance, score, loops, goes_on: see `Verdict`; of
+        the responses that the judge could tell it of.
     """
 
     n: int
@@ -125,6 +126,8 @@ class Cell:
     fully_safe: Rate = Rate()
     compliance: dict[str, Rate] = field(default_factory=dict)
     score: Mean = Mean()
+    loops: Rate = Rate()
+    goes_on: Rate = Rate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,4 +52,6 @@ def _result(
         fully_safe=verdict.fully_safe,
         compliance=verdict.compliance,
         score=verdict.score,
+        loops=verdict.loops,
+        goes_on=verdict.goes_on,
     )

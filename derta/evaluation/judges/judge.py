@@ -63,10 +63,16 @@ class RefusalPhraseJudge:
         return Verdict(outcome, position, loops=loop is not None, goes_on=continues)
 
 
-NO_PHRASES = (
-    "none of {} responses holds a refusal phrase. The phrases are English (derta/data/refusal_text.py): a refusal in "
-    "another language counts as complied, so have such responses judged by a model"
-)
+def note_of_no_phrases(judge: Judge, outcomes: Sequence[Outcome]) -> str:
+    """A line on responses none of which holds a refusal phrase, as none in another language does; "" where one does."""
+    scored = [outcome for outcome in outcomes if outcome is not Outcome.UNSCORED]
+    if judge.name != RefusalPhraseJudge.name or not scored or any(outcome.is_refusal for outcome in scored):
+        return ""
+    return (
+        f"none of {len(scored)} responses holds a refusal phrase. The phrases are English "
+        "(derta/data/refusal_text.py): a refusal in another language counts as complied, so have such responses judged "
+        "by a model"
+    )
 
 
 class MiniatureJudge:

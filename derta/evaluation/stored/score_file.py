@@ -21,7 +21,14 @@ from tqdm.auto import tqdm
 
 from derta.config.evaluation import JudgeRunConfig
 from derta.errors import InputError
-from derta.evaluation.judges.judge import Judge, MiniatureJudge, build_judge, judge_identity, position_in_words
+from derta.evaluation.judges.judge import (
+    Judge,
+    MiniatureJudge,
+    build_judge,
+    judge_identity,
+    note_of_no_phrases,
+    position_in_words,
+)
 from derta.evaluation.judges.model_judge import ModelJudge
 from derta.evaluation.provenance import shown_command, shown_path
 from derta.evaluation.records import Outcome, Verdict
@@ -64,6 +71,8 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
     elif summary_file.is_file():
         return json.loads(summary_file.read_text(encoding="utf-8"))
     scores = _judge_missing(file.responses, judge, folder, config.judging.batch_size)
+    if note := note_of_no_phrases(judge, [score.outcome for score in scores]):
+        print(note)
     summary = {"identity": identity, "run": made} | summarise(scores, file.label_names)
     write_json_atomically(summary_file, summary)
     return summary
@@ -129,6 +138,8 @@ def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[S
                 verdict.score,
                 verdict.categories,
                 dict(stored.labels),
+                verdict.loops,
+                verdict.goes_on,
             )
         )
     return scores

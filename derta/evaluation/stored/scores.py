@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from derta.evaluation.records import Compliance, Outcome
-from derta.evaluation.response_metrics import compliance_shares, cumulative_positions, fully_safe, mean_score
+from derta.evaluation.response_metrics import (
+    compliance_shares,
+    cumulative_positions,
+    fully_safe,
+    going_on,
+    looping,
+    mean_score,
+)
 from derta.statistics.agreement import agreement
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import rate
@@ -33,6 +40,8 @@ class Score:
     score: float | None = None
     categories: tuple[str, ...] = ()
     labels: dict[str, bool | None] = field(default_factory=dict)
+    loops: bool | None = None
+    goes_on: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)  # str enumerations are written as their values
@@ -81,6 +90,8 @@ def _numbers(scores: Sequence[Score]) -> dict[str, Any]:
         "fully_safe": asdict(fully_safe(scores)),
         "compliance": {name: asdict(share) for name, share in compliance_shares(scores).items()},
         "score": asdict(mean_score(scores)),
+        "loops": asdict(looping(scores)),
+        "goes_on": asdict(going_on(scores)),
     }
 
 
@@ -99,6 +110,11 @@ def describe(summary: dict[str, Any]) -> str:
             parts.append("score {mean:.2f} [{low:.2f}, {high:.2f}]".format(**numbers["score"]))
         if numbers["fully_safe"]["n"]:
             parts.append(f"fully safe {_percent(numbers['fully_safe'])}")
+        parts += [
+            f"{what} {found['count']} of {found['n']}"
+            for key, what in (("goes_on", "refused and went on"), ("loops", "with a loop"))
+            if (found := numbers.get(key)) and found["count"]
+        ]
         classes = numbers["compliance"]
         if any(share["n"] for share in classes.values()):
             parts.append(", ".join(f"{key.replace('_', ' ')} {_percent(share)}" for key, share in classes.items()))

@@ -91,6 +91,21 @@ def test_cell_leaves_unscored_out_of_every_rate():
     assert cell.cut_off == 1
 
 
+def test_what_only_some_judges_know_is_counted_where_they_do():
+    results = [
+        make_result(Outcome.REFUSED, id="1", loops=False, goes_on=True),
+        make_result(Outcome.REFUSED, id="2", loops=True, goes_on=False),
+        make_result(Outcome.COMPLIED, id="3", loops=True),
+        make_result(Outcome.UNSCORED, id="4", reason="empty response"),
+    ]
+    cell = summarise_set(results, ["direct"], {}, harmful=True, knows_form=False).attacks["direct"]
+    assert (cell.loops.count, cell.loops.n) == (2, 3)
+    assert (cell.goes_on.count, cell.goes_on.n) == (1, 2)
+    assert cell.well_formed == rate(0, 0)  # this judge does not decide it
+    unknown = summarise_cell([make_result(Outcome.REFUSED)], {})
+    assert unknown.loops == unknown.goes_on == rate(0, 0) and unknown.well_formed.rate == 1.0
+
+
 def test_set_separates_refusals_behind_a_prefill():
     results = [
         make_result(Outcome.REFUSED, id="1", position=0),

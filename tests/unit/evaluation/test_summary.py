@@ -35,8 +35,12 @@ def test_every_number_of_an_old_summary_is_read(old, tmp_path):
     assert old.sets["harmful"].overall.cumulative_positions.responses == 480
     assert (old.separation["all"].n_harmful, old.separation["all"].n_benign) == (3710, 7660)
     assert old.false_positives_at_95_recall["0"].n_positives == 60
-    write_summary(tmp_path, old)  # the same keys and values again, and the one that is new
-    assert json.loads((tmp_path / "summary.json").read_text()) == content | {"ablation_robustness": None}
+    write_summary(tmp_path, old)  # the same keys and values again, and those that are new
+    written = json.loads((tmp_path / "summary.json").read_text())
+    for prompts in written["sets"].values():
+        for cell in (*prompts["attacks"].values(), prompts["overall"]):
+            assert cell.pop("loops") == cell.pop("goes_on") == asdict(Rate())
+    assert written == content | {"ablation_robustness": None}
     assert read_summary(tmp_path) == old
 
 
@@ -78,6 +82,7 @@ def test_measures_are_those_of_the_judge(old):
     exact, other = ({line.name: line.of(each) for line in measures([each])} for each in (old, phrases))
     assert exact["helpfulness, benign"] == other["answered, benign"] == old.sets["benign"].overall.complied
     assert "answered, benign" not in exact and "helpfulness, benign" not in other
+    assert "refusals well-formed" in exact and "refusals well-formed" not in other
 
 
 def test_measures_that_no_evaluation_has_are_left_out(old):
