@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 from derta.config.choice import Choice
 
@@ -23,6 +24,8 @@ class ModelConfig:
     attn_implementation: as in transformers (sdpa, eager, flash_attention_2, ...); null leaves the model's own choice.
     chat_template: Jinja file or tokenizer directory, for base models that come without one.
     pad_token, eos_token: existing vocabulary entries, for tokenizers that come without them.
+    template_date: the day that templates write which ask for today's (Llama 3.2 and 3.3), YYYY-MM-DD; null is the day
+        that the output directory records, else the one the model was taught with, else today.
     trust_remote_code: runs code that comes with the model; off unless you ask for it.
     """
 
@@ -33,6 +36,7 @@ class ModelConfig:
     chat_template: str | None = None
     pad_token: str | None = None
     eos_token: str | None = None
+    template_date: str | None = None
     trust_remote_code: bool = False
 
     def problems(self) -> list[str]:
@@ -42,4 +46,9 @@ class ModelConfig:
         for key in ("revision", "attn_implementation", "chat_template", "pad_token", "eos_token"):
             if (value := getattr(self, key)) is not None and not value.strip():
                 found.append(f"model.{key} is empty: give a value, or null to leave it to the model")
+        if self.template_date is not None:
+            try:
+                date.fromisoformat(self.template_date)
+            except ValueError:
+                found.append(f"model.template_date={self.template_date}: expected a day as YYYY-MM-DD, or null")
         return found

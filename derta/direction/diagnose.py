@@ -37,6 +37,7 @@ from derta.evaluation.judges.judge import build_judge, judge_identity
 from derta.evaluation.provenance import shown_command, shown_path
 from derta.models.fingerprint import fingerprint
 from derta.models.precision import resolve_dtype
+from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 from derta.residual.blocks import locate_blocks
 from derta.residual.direction_files import Direction, save_direction
@@ -69,6 +70,7 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
     if config.direction.suffix.path:
         read_suffixes(config.direction.suffix.path, read["harmful"].rows)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    dates = settle_dates(config, output / DIRECTION_JSON)
     target = load_target(config.model, device=device)
     sides = draw_sides(read, config.direction, target)
     identity = {
@@ -77,7 +79,7 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
         "references": {shown_path(name): _sha256(name) for name in config.direction.references},
         "judge": judge_identity(config.direction.judge, config.direction.judging),
         "settings": {k: v for k, v in plain(asdict(config.direction)).items() if k not in (*_FREE, "references")},
-    }
+    } | dates
     claim = Claim(output / DIRECTION_JSON, identity, work="diagnostic", named=f"output_dir={output}")
     if claim.held():
         report = claim.content()

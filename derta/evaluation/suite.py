@@ -27,7 +27,7 @@ from derta.evaluation.prompts import load_prompt_set, make_inputs
 from derta.evaluation.provenance import describe_run, shown_path
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import AttackInputs, PromptSet
-from derta.evaluation.results import ResultsFolder
+from derta.evaluation.results import IDENTITY_FILE, ResultsFolder
 from derta.evaluation.summary import (
     Benchmark,
     Identity,
@@ -43,6 +43,7 @@ from derta.models.fingerprint import fingerprint
 from derta.models.generation import Batch, check_logits, plan_batches
 from derta.models.inputs import Key
 from derta.models.precision import resolve_dtype
+from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 
 
@@ -82,6 +83,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     if config.eval.lm_eval.tasks:
         check_tasks(config.eval.lm_eval)  # a task that is not there shows now, not after hours
     sets = [load_prompt_set(name, prompts, config.eval.path) for name, prompts in config.eval.sets.items()]
+    dates = settle_dates(config, Path(config.output_dir) / IDENTITY_FILE)
     judge = build_judge(config.eval.judge, config.eval.judging)
     model = ModelIdentity(fingerprint(config.model.name_or_path, config.model.revision), resolve_dtype(config.model))
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, asdict(model), judge)
@@ -91,7 +93,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
         sets,
         attacks,
         judge,
-        _identity(config.eval, sets, attacks, model),
+        replace(_identity(config.eval, sets, attacks, model), **dates),
         describe_run(config),
         ResultsFolder(config.output_dir),
     )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.errors import InputError
 from derta.models.messages import TEXT_ROLE, is_raw_text
+from derta.models.template_date import fixed_template
 
 __all__ = ["TEXT_ROLE", "ConversationCutter", "Cut", "Messages", "check_tokenizer", "is_raw_text"]
 
@@ -360,7 +361,9 @@ class ConversationCutter:
         from jinja2 import TemplateError, TemplateSyntaxError
 
         try:
-            return self.tokenizer.apply_chat_template(list(messages), tokenize=False, **kwargs)
+            return self.tokenizer.apply_chat_template(
+                list(messages), chat_template=fixed_template(self.tokenizer), tokenize=False, **kwargs
+            )
         except TemplateSyntaxError as error:
             raise InputError(
                 f"the chat template is not valid Jinja (line {error.lineno}: {error.message}): correct it, or use "

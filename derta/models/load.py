@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from derta.config import ModelConfig
 from derta.config.shipped import shipped_file
 from derta.errors import InputError
+from derta.models.template_date import fix_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +90,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         setattr(tokenizer, key, token)
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template)
+    if config.template_date is not None and fix_date(tokenizer, config.template_date) is None:
+        logger.warning("model.template_date=%s: the chat template writes no date", config.template_date)
     return tokenizer
 
 

@@ -21,8 +21,8 @@ from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
+from derta.models.taught import DERTA_CONFIG_FILE
 from derta.storage.atomic import new_folder, write_errors_named
-from derta.training.card import DERTA_CONFIG_FILE
 from derta.training.checkpoints import RECORD, complete_checkpoints
 from derta.training.identity import CONFIG_FILE
 

@@ -12,9 +12,10 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import Trainer
 
+from derta.models.taught import DERTA_CONFIG_FILE
+from derta.models.template_date import fix_date
 from derta.storage.atomic import write_atomically
 
-DERTA_CONFIG_FILE = "derta_config.json"
 _PAPER = "https://arxiv.org/abs/2407.09121"
 
 _LIMITS = """\
@@ -71,7 +72,9 @@ class WithModelCard(Trainer, ABC):
             # A pickle; config.yaml and derta_config.json say the same.
             (Path(str(output_dir or self.args.output_dir)) / "training_args.bin").unlink(missing_ok=True)
             path = Path(str(output_dir or self.args.output_dir)) / DERTA_CONFIG_FILE
-            path.write_text(json.dumps(self.derta_config(), indent=2) + "\n", encoding="utf-8")
+            day = fix_date(self.processing_class)  # type: ignore[arg-type]
+            taught = self.derta_config() | ({} if day is None else {"template_date": day})
+            path.write_text(json.dumps(taught, indent=2) + "\n", encoding="utf-8")
 
     def create_model_card(self, model_name: str | None = None, dataset_name: Any = None, tags: Any = None) -> None:
         if not self.is_world_process_zero():

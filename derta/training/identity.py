@@ -202,6 +202,13 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def recorded_date(output_dir: Path) -> str | None:
+    """The day that the chat template writes in the run of this directory, if it holds one."""
+    if not (output_dir / CONFIG_FILE).is_file():
+        return None
+    return _read_config(output_dir).get("model", {}).get("template_date")
+
+
 def write_config(output_dir: Path, description: dict[str, Any]) -> None:
     write_atomically(output_dir / CONFIG_FILE, yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
 

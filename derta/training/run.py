@@ -34,6 +34,7 @@ from derta.training.identity import (
     checkpoint_differences,
     describe_run,
     new_directory,
+    recorded_date,
     with_history,
     write_config,
 )
@@ -87,12 +88,14 @@ def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_mod
     from derta.models.fingerprint import fingerprint
     from derta.models.load import check_source, load_tokenizer
     from derta.models.precision import resolve_dtype
+    from derta.models.run_date import settle_dates
     from derta.training.arguments import shared_arguments
     from derta.training.hangs import HangWatch
     from derta.training.preemption import StopAtStepBoundary
     from derta.training.probe import add_probe, load_probe_rows
 
     check_source(config.model.name_or_path)
+    settle_dates(config, recorded=recorded_date(output_dir))
     tokenizer = load_tokenizer(config.model)
     has_chats = any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"])
     check_tokenizer(tokenizer, needs_chat_template=has_chats)

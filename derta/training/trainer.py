@@ -20,6 +20,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from derta.config import Arm
 from derta.errors import InputError
 from derta.models.conversation import check_tokenizer
+from derta.models.run_date import taught_date
+from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import RowBuilder, View
@@ -100,6 +102,7 @@ class DeRTaTrainer(WithModelCard, WithAblation, WithGuards, WithThroughput, SFTT
         if processing_class is None:
             raise InputError("DeRTaTrainer needs processing_class=tokenizer: rows are tokenised with its chat template")
         check_tokenizer(processing_class, needs_chat_template=False)
+        fix_date(processing_class, taught_date(args.output_dir))
         if args.n_gpu > 1:
             raise InputError(
                 f"one process sees {args.n_gpu} GPUs, and torch's DataParallel cannot split this loss: start one "

@@ -35,6 +35,7 @@ from derta.evaluation.prompt_files import read_prompt_file
 from derta.evaluation.records import Outcome, Response, Row
 from derta.models.endpoint import EndpointError
 from derta.models.inputs import Sampling
+from derta.models.run_date import settle_dates
 from derta.storage.atomic import write_atomically
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines
@@ -56,12 +57,13 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
         raise InputError.listing("these settings cannot run:", problems)
     prompts = {part: _read(getattr(config, part), part) for part in ("harmful", "helpful", "borderline")}
     templates = _templates(config.safe_templates) if config.safe is SafeResponses.templates else []
-    judge = build_judge(config.judge, config.judging)
     output = Path(config.output)
+    dates = settle_dates(config, output / IDENTITY_FILE)
+    judge = build_judge(config.judge, config.judging)
     writer = build_writer(config)
     claim = Claim(
         output / IDENTITY_FILE,
-        _identity(config, writer, prompts, templates),
+        _identity(config, writer, prompts, templates) | dates,
         work="completion of prompts",
         named=f"output={config.output}",
         others="*.jsonl",

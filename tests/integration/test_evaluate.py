@@ -240,3 +240,38 @@ def test_report_of_two_models_from_the_command_line(place, whole):
     texts = [line["response"] for line in read_results(whole)]
     assert all(json.dumps(text)[1:-1] in page for text in texts if not set("<>&") & set(text))
     assert "holds the texts of the responses" in done.stdout
+
+
+def test_an_evaluation_that_goes_on_on_another_day(place, tmp_path, monkeypatch):
+    """With a template that writes today's date: the first day stands in the identity and is used again."""
+    from datetime import date
+
+    from derta.models import run_date
+
+    dated = tmp_path / "model"
+    shutil.copytree(place / "model", dated)
+    template = dated / "chat_template.jinja"
+    template.write_text("{{ '<|system|>' + strftime_now('%B') }}" + template.read_text())
+
+    def config(output: str, **model) -> EvaluateRunConfig:
+        made = make_config(place, output, sets={"benign": PromptSetConfig(source="eval_benign")})
+        made.model = ModelConfig(name_or_path=str(dated), **model)
+        return made
+
+    first = evaluate(config("first_day"), Ranks())
+    assert first.identity.template_date == date.today().isoformat()
+
+    class NextMonth(date):
+        @classmethod
+        def today(cls) -> date:
+            return date.fromordinal(date.today().toordinal() + 31)
+
+    monkeypatch.setattr(run_date, "date", NextMonth)
+    for name in ("summary.json", "results.jsonl"):
+        (place / "first_day" / name).unlink()
+    again = evaluate(config("first_day"), Ranks())
+    assert (again.identity, again.sets, again.separation) == (first.identity, first.sets, first.separation)
+    other = evaluate(config("next_month"), Ranks())
+    assert other.identity.template_date == NextMonth.today().isoformat()
+    with pytest.raises(InputError, match="template_date"):
+        evaluate(config("first_day", template_date="2020-01-01"), Ranks())

@@ -222,3 +222,35 @@ def test_other_trainings_resume_as_exactly(settings: list[str], train: Callable[
     ours, theirs = load_file(run / name), load_file(whole / name)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert curves(run) == curves(whole)
+
+
+def test_a_run_that_goes_on_on_another_day(
+    train: Callable[..., Path], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a template that writes today's date: prompts and weights stay those of the first day."""
+    from datetime import date
+
+    from derta.models import run_date
+
+    template = (model_dir / "chat_template.jinja").read_text()
+    dated = tmp_path / "dated.jinja"
+    dated.write_text(template.replace("{{ bos_token }}", "{{ bos_token + strftime_now('%d %b %Y') }}"))
+    assert dated.read_text() != template
+    settings = (*STEPS, f"model.chat_template={dated}")
+    whole = train(tmp_path / "whole", *settings)
+    part = interrupted_copy(whole, tmp_path / "part", 2)
+
+    class Tomorrow(date):
+        @classmethod
+        def today(cls) -> date:
+            return date.fromordinal(date.today().toordinal() + 1)
+
+    monkeypatch.setattr(run_date, "date", Tomorrow)
+    train(part, *settings)
+    assert same_weights(whole, part) and curves(whole) == curves(part)
+    stored = json.loads((part / "derta_config.json").read_text())
+    assert stored["template_date"] == date.today().isoformat()
+    with pytest.raises(InputError, match="model.template_date: .* there, 2020-01-01 now"):
+        train(part, *settings, "model.template_date=2020-01-01")
+    other = train(tmp_path / "other", *settings)
+    assert not same_weights(whole, other), "else the date stands in no prompt"

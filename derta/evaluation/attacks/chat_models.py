@@ -64,6 +64,7 @@ class LocalChat:
             "name_or_path": model.name_or_path,
             "revision": model.revision,
             "dtype": model.dtype.value,
+            **({"template_date": model.template_date} if model.template_date else {}),
             **_sampling(config),
         }
 

@@ -167,7 +167,10 @@ def judge_identity(name: JudgeName, judging: JudgingConfig | None = None) -> str
     decides = {
         "model": None
         if judging.endpoint.url
-        else [fingerprint(local.name_or_path, local.revision), local.dtype.value, local.chat_template],
+        else [
+            *(fingerprint(local.name_or_path, local.revision), local.dtype.value, local.chat_template),
+            *([local.template_date] if local.template_date else []),
+        ],
         "endpoint": [judging.endpoint.url, judging.endpoint.model],
         "form": {k: v for k, v in asdict(form).items() if k != "read" and (k != "contextual" or v is not None)},
         "spans": judging.spans,

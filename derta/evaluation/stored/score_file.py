@@ -36,6 +36,7 @@ from derta.evaluation.requests import with_context, written
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
 from derta.evaluation.stored.scores import Score, summarise
+from derta.models.run_date import settle_dates
 from derta.storage.atomic import write_json_atomically
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines
@@ -51,6 +52,8 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
         InputError: responses, prompts, judge or output directory that cannot be used.
     """
     file = read_responses(config.responses, prompts=config.prompt_files, label=config.label, harmful=config.harmful)
+    folder = Path(config.output or f"{config.responses}.{config.judge.value}")
+    dates = settle_dates(config, folder / IDENTITY_FILE)
     judge = build_judge(config.judge, config.judging)
     _check_prompts(file, judge, config)
     identity = {
@@ -59,8 +62,7 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
         "prompts": _hash_of_prompts(file.responses),
         "labels": list(file.label_names),
         "harmful": config.harmful,
-    }
-    folder = Path(config.output or f"{config.responses}.{config.judge.value}")
+    } | dates
     made = {"command": shown_command(sys.argv), "responses": shown_path(config.responses)}
     if file.asked_about:
         made["asked_about"] = ", ".join(file.asked_about)

@@ -51,6 +51,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "model.revision": ["", " "],
     "model.attn_implementation": [""],
     "model.chat_template": [""],
+    "model.template_date": ["", "26 Jul", "2026-13-01"],
     "model.pad_token": [""],
     "model.eos_token": [""],
     "objective.refusal_text": ["", "   "],
