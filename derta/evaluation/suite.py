@@ -93,7 +93,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
         sets,
         attacks,
         judge,
-        replace(_identity(config.eval, sets, attacks, model), **dates),
+        replace(_identity(config.eval, sets, attacks, model), template_date=dates.get("template_date")),
         describe_run(config),
         ResultsFolder(config.output_dir),
     )

@@ -52,8 +52,8 @@ class SetIdentity:
 @dataclass(frozen=True, slots=True)
 class Identity:
     """refusal_text: None where P(refusal) was not measured. attack: settings of the attacks that have some. server,
-    lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that chat templates
-    write which ask for today's."""
+    lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that chat
+    templates write which ask for today's."""
 
     model: ModelIdentity
     sets: dict[str, SetIdentity]
