@@ -11,38 +11,22 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
-
-from derta.config.compose import launch, register_schema, reporting_errors, to_config
+from derta.config.command import Command
 from derta.config.evaluation import CompareRunConfig
 
-register_schema("compare_schema", CompareRunConfig)
 
-
-def problems(cfg: DictConfig) -> list[str]:
-    return to_config(cfg, CompareRunConfig).problems()
-
-
-def compare(cfg: DictConfig) -> None:
-    from derta.errors import InputError
+def run(config: CompareRunConfig) -> None:
     from derta.evaluation.compare import compare_evaluations, describe_comparison
-    from derta.storage.atomic import write_json_atomically
+    from derta.storage.atomic import write_errors_named, write_json_atomically
 
-    config = to_config(cfg, CompareRunConfig)
     compared = compare_evaluations(config.before, config.after, seed=config.seed)
     print(describe_comparison(compared))
     if config.output:
-        try:
+        with write_errors_named(f"output={config.output}"):
             write_json_atomically(Path(config.output), asdict(compared))
-        except OSError as error:
-            raise InputError(f"output={config.output} cannot be written: {error.strerror}") from error
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
-def main(cfg: DictConfig) -> None:
-    reporting_errors(compare, cfg)
-
+main = Command("compare", CompareRunConfig, run, __doc__)
 
 if __name__ == "__main__":
-    launch(main, "compare", problems)
+    main()

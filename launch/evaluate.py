@@ -12,22 +12,11 @@ breaks a bound; see launch/gate.py.
 
 from __future__ import annotations
 
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from derta.config.compose import launch, register_schema, reporting_errors, to_config
+from derta.config.command import Command
 from derta.config.evaluation import EvaluateRunConfig, Placement
 
-register_schema("evaluate_schema", EvaluateRunConfig)
 
-
-def problems(cfg: DictConfig) -> list[str]:
-    return to_config(cfg, EvaluateRunConfig).problems()
-
-
-def evaluate(cfg: DictConfig) -> None:
+def run(config: EvaluateRunConfig) -> int:
     from derta.evaluation.gate import read_summary, run_gate
     from derta.evaluation.ranks import Ranks
     from derta.evaluation.suite import evaluate
@@ -35,24 +24,20 @@ def evaluate(cfg: DictConfig) -> None:
     from derta.report.runs import load_runs
     from derta.report.table import render_table
 
-    config = to_config(cfg, EvaluateRunConfig)
     gate = config.eval.gate
     if gate.active and gate.baseline:
         read_summary(gate.baseline)  # a wrong path shows now, not after hours
     with Ranks.connected(tensors=config.eval.placement is Placement.tensor_parallel) as ranks:
         summary = evaluate(config, ranks)
-    if ranks.rank == 0:
-        runs = load_runs([config.output_dir])
-        print(render_table(runs))
-        print(f"report: {write_page(runs, config.output_dir, command=summary.run.command)}")
-        if gate.active and not run_gate(summary, gate):
-            sys.exit(1)
+    if ranks.rank != 0:
+        return 0
+    runs = load_runs([config.output_dir])
+    print(render_table(runs))
+    print(f"report: {write_page(runs, config.output_dir, command=summary.run.command)}")
+    return int(gate.active and not run_gate(summary, gate))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    reporting_errors(evaluate, cfg)
-
+main = Command("evaluate", EvaluateRunConfig, run, __doc__)
 
 if __name__ == "__main__":
-    launch(main, "evaluate", problems, sweep_hint="python launch/evaluate.py -m")
+    main()

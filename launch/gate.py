@@ -10,33 +10,17 @@ end of the 95% interval of every attack. launch/evaluate.py takes the same bound
 
 from __future__ import annotations
 
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from derta.config.compose import launch, register_schema, reporting_errors, to_config
+from derta.config.command import Command
 from derta.config.gate import GateRunConfig
 
-register_schema("gate_schema", GateRunConfig)
 
-
-def problems(cfg: DictConfig) -> list[str]:
-    return to_config(cfg, GateRunConfig).problems()
-
-
-def gate(cfg: DictConfig) -> None:
+def run(config: GateRunConfig) -> int:
     from derta.evaluation.gate import read_summary, run_gate
 
-    config = to_config(cfg, GateRunConfig)
-    if not run_gate(read_summary(config.summary), config):
-        sys.exit(1)
+    return int(not run_gate(read_summary(config.summary), config))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="gate")
-def main(cfg: DictConfig) -> None:
-    reporting_errors(gate, cfg)
-
+main = Command("gate", GateRunConfig, run, __doc__)
 
 if __name__ == "__main__":
-    launch(main, "gate", problems)
+    main()

@@ -12,30 +12,18 @@ is printed.
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from derta.config.compose import launch, register_schema, reporting_errors, to_config
+from derta.config.command import Command
 from derta.config.evaluation import JudgeRunConfig
 
-register_schema("judge_schema", JudgeRunConfig)
 
-
-def problems(cfg: DictConfig) -> list[str]:
-    return to_config(cfg, JudgeRunConfig).problems()
-
-
-def judge(cfg: DictConfig) -> None:
+def run(config: JudgeRunConfig) -> None:
     from derta.evaluation.stored.score_file import score_file
     from derta.evaluation.stored.scores import describe
 
-    print(describe(score_file(to_config(cfg, JudgeRunConfig))))
+    print(describe(score_file(config)))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="judge")
-def main(cfg: DictConfig) -> None:
-    reporting_errors(judge, cfg)
-
+main = Command("judge", JudgeRunConfig, run, __doc__)
 
 if __name__ == "__main__":
-    launch(main, "judge", problems)
+    main()

@@ -13,21 +13,26 @@ import importlib.util
 import signal
 import subprocess
 import sys
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from typing import Any
 
 from derta.config import TrainRunConfig
-from derta.config.compose import fail, register_schema
-from derta.config.shipped import command_of
+from derta.config.command import Command
+from derta.config.failures import fail
+from derta.config.shipped import CONF_DIR, command_of
 
-register_schema("train_schema", TrainRunConfig)
+
+def submit(jobs: list[tuple[list[str], TrainRunConfig]]) -> None:
+    """All jobs have been checked here; Hydra's launcher submits them."""
+    import hydra
+
+    sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word not in ("-m", "--multirun"))]
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="slurm")(job)()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="slurm")
-def main(cfg: DictConfig) -> None:
+def job(_: Any) -> None:
+    """What runs on each node."""
     import submitit
+    from hydra.core.hydra_config import HydraConfig
 
     job, ranks = submitit.JobEnvironment(), HydraConfig.get().launcher.gpus_per_node or 1
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks)]
@@ -46,9 +51,14 @@ def main(cfg: DictConfig) -> None:
         raise RuntimeError(f"torchrun ended with exit code {code}; its error is above")
 
 
-if __name__ == "__main__":
+def main() -> None:
     if importlib.util.find_spec("submitit") is None:
         fail("launch/slurm.py needs hydra-submitit-launcher: pip install derta[slurm]")
-    if not {"-m", "--multirun"} & set(sys.argv):
-        fail("jobs are submitted by a sweep, also a single one: python launch/slurm.py -m [group=choice] [key=value]")
+    from derta.config.compose import primary
+
+    primary("train", TrainRunConfig)  # conf/slurm.yaml is conf/train.yaml and a launcher
+    Command("slurm", TrainRunConfig, about=__doc__, together=submit)()
+
+
+if __name__ == "__main__":
     main()

@@ -7,52 +7,27 @@
     python launch/sweep.py -m +experiment=miniature_paper objective=vanilla,rto,derta,dpo trainer.seed=1,2
 
 A failed job does not stop the others; the same command again runs what is missing and skips what is finished. Without
-sweep.root each run goes to runs/sweep/ITS-OVERRIDES. Logs: ROOT/logs. Keys: derta/config/sweep.py; Slurm: slurm.py.
+sweep.root each run goes to runs/sweep/ITS-OVERRIDES. Logs: ROOT/logs. For Slurm: launch/slurm.py.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from derta.config import TrainRunConfig
-from derta.config.compose import fail, register_schema, to_config
-from derta.config.paths import home_in_argument
-from derta.errors import InputError
-from derta.sweep.plan import Requested, run_sweep
-
-register_schema("train_schema", TrainRunConfig)
-requested: list[Requested] = []
+from derta.config.command import Command
+from derta.config.failures import fail
 
 
-def run(jobs: list[Requested]) -> None:
-    try:
-        if jobs and not run_sweep(jobs):
-            sys.exit(1)
-    except InputError as error:
-        fail(str(error))
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Called once per combination. All are gathered before the first runs: they share this machine, and a mistake in
-    the last one shows at once. Other launchers of Hydra's (submitit) call this where the job is to run: right here."""
-    job = Requested(list(HydraConfig.get().overrides.task), to_config(cfg, TrainRunConfig))
-    if HydraConfig.get().launcher["_target_"].endswith("BasicLauncher"):
-        requested.append(job)
-    else:
-        run([job])
-
-
-if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        sys.exit(print(__doc__))
+def run(jobs: list[tuple[list[str], TrainRunConfig]]) -> int:
     if "RANK" in os.environ:
         fail("a sweep starts its own torchrun for every job; start it with plain python")
-    sys.argv[1:] = [home_in_argument(argument) for argument in sys.argv[1:]]
+    from derta.sweep.plan import Requested, run_sweep
+
+    return int(not run_sweep([Requested(words, config) for words, config in jobs]))
+
+
+main = Command("sweep", TrainRunConfig, about=__doc__, conf="train", together=run)
+
+if __name__ == "__main__":
     main()
-    run(requested)

@@ -1,30 +1,25 @@
-"""Train: `torchrun --nproc_per_node N launch/train.py [group=choice] [key=value]`, or `python` for one process."""
+"""Train a model.
+
+    torchrun --nproc_per_node N launch/train.py [group=choice] [key=value] ...
+    python launch/train.py +experiment=NAME ...     several groups at once, for example llama3_8b_full
+    python launch/train.py                          the miniature on this machine
+
+The same command again goes on where it was stopped. Tab completion: eval "$(python launch/train.py -sc install=bash)"
+"""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
 from derta.config import TrainRunConfig
-from derta.config.compose import launch, register_schema, reporting_errors, to_config, world_size
-
-register_schema("train_schema", TrainRunConfig)
+from derta.config.command import Command
 
 
-def problems(cfg: DictConfig) -> list[str]:
-    return to_config(cfg, TrainRunConfig).problems(world_size())
-
-
-def train(cfg: DictConfig) -> None:
+def run(config: TrainRunConfig) -> None:
     from derta.release.hub import train_and_push
 
-    train_and_push(to_config(cfg, TrainRunConfig))
+    train_and_push(config)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    reporting_errors(train, cfg)
-
+main = Command("train", TrainRunConfig, run, __doc__)
 
 if __name__ == "__main__":
-    launch(main, "config", problems, sweep_hint="python launch/sweep.py -m")
+    main()

@@ -1,14 +1,24 @@
-"""The suites by letter and name, and how they are run."""
+"""The suites by letter and name, what `launch/benchmark.py` is asked, and how they are run."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import os
+import shlex
+import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
 
-from derta.benchmark.measure import Line
-from derta.benchmark.report import as_table
-from derta.errors import InputError
+from annotated_types import MinLen, Predicate
+
+from derta.benchmark.measure import Line, machine, use_clock
+from derta.benchmark.report import as_markdown, as_table, write
+from derta.config.settings import Count, Settings, Text
 
 SUITES = {  # name: the functions that make its lines, as module.function
     "training": ("training.training",),  # (a)
@@ -19,22 +29,51 @@ SUITES = {  # name: the functions that make its lines, as module.function
     "startup": ("startup.startup",),  # (f)
     "checkpoints": ("throughput.checkpoints",),  # (g)
     "scaling": ("startup.scaling", "throughput.throughput"),  # (h)
-    "prefixes": ("prefixes.prefixes",),
     "direction": ("direction.direction",),  # (i)
 }
-SIZES = ("small", "full")
 
 
-def chosen(names: str) -> list[str]:
-    """Suites of a comma-separated list; `all` is all of them.
+@dataclass(kw_only=True, slots=True)
+class BenchmarkRunConfig(Settings):
+    """What `launch/benchmark.py` runs."""
 
-    Raises:
-        InputError: there is no such suite.
-    """
-    wanted = list(SUITES) if names == "all" else names.split(",")
-    if unknown := [name for name in wanted if name not in SUITES]:
-        raise InputError(f"suite={names}: unknown {', '.join(unknown)}; choose all or some of {', '.join(SUITES)}")
-    return wanted
+    suite: Annotated[
+        list[Annotated[str, Predicate(lambda name: name in ("all", *SUITES))]],
+        MinLen(1),
+        f"[all], or some of [{','.join(SUITES)}]",
+    ] = field(default_factory=lambda: ["all"])
+    """What is measured."""
+    size: Literal["small", "full"] = "small"
+    """small: some minutes on two cores; full: as long as it takes."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """Time on the wall; or cpu: seconds of CPU, for a machine on which other jobs run."""
+    threads: Count = 1
+    """Of torch in this process; launch/train.py on CPU uses as many as OMP_NUM_THREADS says."""
+    output: Annotated[Text, "a directory"] = "runs/benchmark"
+    """Where benchmark.md and benchmark.json go."""
+
+    @property
+    def suites(self) -> list[str]:
+        return list(SUITES) if "all" in self.suite else self.suite
+
+
+def run_benchmark(config: BenchmarkRunConfig) -> str:
+    """Measure, leave table and samples in config.output, and return the table."""
+    os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    import torch
+    import transformers
+    from datasets.utils.logging import disable_progress_bar
+
+    use_clock(config.clock)
+    torch.set_num_threads(config.threads)
+    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
+    described, command = machine(), shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
+    lines = run_suites(config.suites, config.size, say=lambda text: print(text, file=sys.stderr, flush=True))
+    write(lines, described, command, Path(config.output))
+    return as_markdown(lines, described, command)
 
 
 def run_suites(names: Sequence[str], size: str, say: Callable[[str], None]) -> list[Line]:

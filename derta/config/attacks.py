@@ -2,63 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, MinLen
 
 from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
+from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole
+
+TopP = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(kw_only=True, slots=True)
-class DecodingConfig:
-    """`decoding`: the plain prompt, answered greedily and then with every temperature x top-p, `samples` times each;
-    the worst response counts. Settings after Huang et al. 2024 ("Catastrophic jailbreak of open-source LLMs").
-    """
+class DecodingConfig(Settings):
+    """`decoding`: the plain prompt, answered greedily and then with every temperature x top-p; the worst response
+    counts. Settings after Huang et al. 2024 ("Catastrophic jailbreak of open-source LLMs")."""
 
-    temperatures: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0])
-    top_p: list[float] = field(default_factory=lambda: [0.7, 0.9, 1.0])
-    samples: int = 1
+    temperatures: Annotated[list[Annotated[float, Gt(0), Le(10)]], MinLen(1)] = field(
+        default_factory=lambda: [0.5, 0.75, 1.0]
+    )
+    """Temperatures that are tried."""
+    top_p: Annotated[list[TopP], MinLen(1)] = field(default_factory=lambda: [0.7, 0.9, 1.0])
+    """Values of top-p that are tried with each temperature."""
+    samples: Count = 1
+    """Responses of each setting."""
 
-    def problems(self, key: str) -> list[str]:
-        found = []
-        for name, limit in (("temperatures", 10.0), ("top_p", 1.0)):
-            values = getattr(self, name)
-            if not values or any(not 0 < value <= limit for value in values):
-                found.append(f"{key}.{name}={list(values)}: expected numbers above 0, at most {limit:g}")
+    def conflicts(self, key: Name) -> Iterator[str]:
+        for name, values in (("temperatures", self.temperatures), ("top_p", self.top_p)):
             if len(set(values)) < len(values):
-                found.append(f"{key}.{name}={list(values)}: name each value once")
-        return found + at_least_one(self, key, "samples")
+                yield f"{key(name)}={list(values)}: name each value once"
 
 
 @dataclass(kw_only=True, slots=True)
-class GCGConfig:
-    """`gcg`: a suffix found by gradients (Zou et al. 2023); it needs the weights.
+class GCGConfig(Settings):
+    """`gcg`: a suffix found by gradients (Zou et al. 2023); it needs the weights."""
 
-    steps: budget per row; a row that greedy search answers with the whole target ends earlier.
-    initial, suffix_tokens: the suffix starts as this word, so many times. candidates: exchanges tried per step.
-    top_k: tokens considered per place. candidate_batch: prompts per forward, for memory only.
-    target_tokens: how much of the response to aim at. ascii_only: whether the suffix has to be ASCII.
-    save_steps: steps between two checkpoints.
-    """
-
-    steps: int = 250
-    initial: str = "!"
-    suffix_tokens: int = 20
-    candidates: int = 256
-    top_k: int = 128
-    candidate_batch: int = 64
-    target_tokens: int = 32
+    steps: Count = 250
+    """Budget per row; a row that greedy search answers with the whole target ends earlier."""
+    initial: Annotated[Text, "the word that the suffix starts as, for example !"] = "!"
+    """The word that the suffix starts as, `suffix_tokens` times."""
+    suffix_tokens: Count = 20
+    """Length of the suffix."""
+    candidates: Count = 256
+    """Exchanges tried per step."""
+    top_k: Count = 128
+    """Tokens considered per place."""
+    candidate_batch: Count = 64
+    """Prompts per forward, for memory only."""
+    target_tokens: Count = 32
+    """How much of the response to aim at."""
     ascii_only: bool = True
-    save_steps: int = 10
-
-    def problems(self, key: str) -> list[str]:
-        found = at_least_one(
-            self, key, "steps", "suffix_tokens", "candidates", "top_k", "candidate_batch", "target_tokens", "save_steps"
-        )
-        if not self.initial.strip():
-            found.append(f"{key}.initial is empty: give the word that the suffix starts as, for example !")
-        return found
+    """Whether the suffix has to be ASCII."""
+    save_steps: Count = 10
+    """Steps between two checkpoints."""
 
 
 class ChatModelKind(Choice):
@@ -72,133 +71,104 @@ class ChatModelKind(Choice):
 
 
 @dataclass(kw_only=True, slots=True)
-class ChatModelConfig:
-    """A model that helps an attack. endpoint, model: which one, for that kind.
-
-    temperature, top_p, max_tokens: of its answers. batch_size: answers a local one writes together.
-    """
+class ChatModelConfig(Settings):
+    """A model that helps an attack."""
 
     kind: ChatModelKind = ChatModelKind.none
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_tokens: int = 500
-    batch_size: int = 8
+    temperature: NotNegative = 1.0
+    """Of its answers; 0 is greedy."""
+    top_p: TopP = 0.9
+    """Of its answers."""
+    max_tokens: Count = 500
+    """Limit of an answer."""
+    batch_size: Count = 8
+    """Answers that a local model writes together."""
 
-    def problems(self, key: str) -> list[str]:
-        found = []
-        if self.kind is ChatModelKind.endpoint:
-            found += self.endpoint.problems(f"{key}.endpoint")
-            if not self.endpoint.url.strip():
-                found.append(f"{key}.endpoint.url is empty: give the address of the server, http://HOST:PORT/v1")
-        if self.kind is ChatModelKind.local:
-            found += [problem.replace("model.", f"{key}.model.", 1) for problem in self.model.problems()]
-        if self.temperature < 0:
-            found.append(f"{key}.temperature={self.temperature}: expected at least 0 (0 is greedy)")
-        if not 0 < self.top_p <= 1:
-            found.append(f"{key}.top_p={self.top_p}: expected a number above 0, at most 1")
-        return found + at_least_one(self, key, "max_tokens", "batch_size")
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if self.kind is ChatModelKind.endpoint and not self.endpoint.url.strip():
+            yield f"{key('endpoint.url')} is empty: give the address of the server, http://HOST:PORT/v1"
+        if self.kind is ChatModelKind.local and not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
 
 
 @dataclass(kw_only=True, slots=True)
-class PairConfig:
-    """`pair`: an attacker model rewrites the query and learns from the answers (Chao et al. 2023).
+class PairConfig(Settings):
+    """`pair`: an attacker model rewrites the query and learns from the answers (Chao et al. 2023). streams x iterations
+    is the budget of target responses per row, as in the paper's 20 x 3; a row ends with the first response rated 10."""
 
-    streams x iterations: budget of target responses per row, as in the paper's 20 x 3; a row ends with the first
-    response rated 10. attacker: the model that writes. judge: the model that rates (none: the evaluation's judge).
-    response_tokens: length of the responses it learns from. batch_size: of them, together. memory: earlier tries an
-    attacker sees. retries: further tries where it gives no usable prompt.
-    """
-
-    streams: int = 20
-    iterations: int = 3
+    streams: Count = 20
+    """Conversations of the attacker per row."""
+    iterations: Count = 3
+    """Prompts per conversation."""
     attacker: ChatModelConfig = field(default_factory=ChatModelConfig)
+    """The model that writes."""
     judge: ChatModelConfig = field(default_factory=lambda: ChatModelConfig(temperature=0.0, top_p=1.0, max_tokens=20))
-    response_tokens: int = 150
-    batch_size: int = 20
-    memory: int = 3
-    retries: int = 2
+    """The model that rates (none: the evaluation's judge)."""
+    response_tokens: Count = 150
+    """Length of the responses the attacker learns from."""
+    batch_size: Count = 20
+    """Of those responses, together."""
+    memory: Count = 3
+    """Earlier tries an attacker sees."""
+    retries: Whole = 2
+    """Further tries where the attacker gives no usable prompt."""
 
-    def problems(self, key: str) -> list[str]:
-        found = self.attacker.problems(f"{key}.attacker") + self.judge.problems(f"{key}.judge")
+    def conflicts(self, key: Name) -> Iterator[str]:
         if self.judge.kind is ChatModelKind.miniature:
-            found.append(
-                f"{key}.judge.kind=miniature: the scripted attacker rates nothing; none: the evaluation's judge"
-            )
-        if self.retries < 0:
-            found.append(f"{key}.retries={self.retries}: expected at least 0")
-        return found + at_least_one(self, key, "streams", "iterations", "response_tokens", "batch_size", "memory")
+            yield f"{key('judge.kind')}=miniature: the scripted attacker rates nothing; none: the evaluation's judge"
 
 
 @dataclass(kw_only=True, slots=True)
-class AutoDANConfig:
+class AutoDANConfig(Settings):
     """`autodan`: a genetic search over whole prompts for a likely harmful response (Liu et al. 2023); it needs the
-    model's probabilities.
+    model's probabilities."""
 
-    steps: budget per row; a row that greedy search answers with the whole target ends earlier. population: prompts
-    alive. templates: where they start, a folder or the name of a shipped one (as eval.attack.templates).
-    word_steps: steps that exchange words between two that cross whole prompts. elites: share that lives on unchanged.
-    crossover: probability that two parents mix, at up to `points` sentences. mutation: probability that a child is
-    rewritten, by `mutator` or, where that is none, by `synonyms` (a file, or the name of a shipped one).
-    target_tokens: how much of the response to aim at. batch_size: prompts per forward. save_steps: steps between two
-    checkpoints.
-    """
-
-    steps: int = 100
-    population: int = 64
+    steps: Count = 100
+    """Budget per row; a row that greedy search answers with the whole target ends earlier."""
+    population: Annotated[int, Ge(2)] = 64
+    """Prompts alive."""
     templates: str = "role_play"
-    word_steps: int = 4
-    elites: float = 0.1
-    crossover: float = 0.5
-    points: int = 5
-    mutation: float = 0.1
+    """Where the prompts start: a folder or the name of a shipped one (as eval.attack.templates)."""
+    word_steps: Whole = 4
+    """Steps that exchange words between two that cross whole prompts."""
+    elites: Share = 0.1
+    """Share that lives on unchanged."""
+    crossover: Share = 0.5
+    """Probability that two parents mix."""
+    points: Count = 5
+    """Sentences at which two parents mix, at most."""
+    mutation: Share = 0.1
+    """Probability that a child is rewritten, by `mutator` or, where that is none, by `synonyms`."""
     synonyms: str = "general"
+    """A file of synonyms, or the name of a shipped one."""
     mutator: ChatModelConfig = field(default_factory=ChatModelConfig)
-    target_tokens: int = 32
-    batch_size: int = 16
-    save_steps: int = 5
+    """The model that rewrites."""
+    target_tokens: Count = 32
+    """How much of the response to aim at."""
+    batch_size: Count = 16
+    """Prompts per forward."""
+    save_steps: Count = 5
+    """Steps between two checkpoints."""
 
-    def problems(self, key: str) -> list[str]:
-        found = self.mutator.problems(f"{key}.mutator")
-        for name in ("elites", "crossover", "mutation"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                found.append(f"{key}.{name}={value}: expected a share from 0 to 1")
-        if self.population < 2:
-            found.append(f"{key}.population={self.population}: expected at least 2")
-        if self.word_steps < 0:
-            found.append(f"{key}.word_steps={self.word_steps}: expected at least 0")
+    def conflicts(self, key: Name) -> Iterator[str]:
         if self.mutator.kind is ChatModelKind.miniature:
-            found.append(f"{key}.mutator.kind=miniature: take none, with synonyms=miniature")
-        return found + at_least_one(self, key, "steps", "points", "target_tokens", "batch_size", "save_steps")
+            yield f"{key('mutator.kind')}=miniature: take none, with synonyms=miniature"
 
 
 @dataclass(kw_only=True, slots=True)
-class AttackConfig:
-    """seed: of everything that attacks draw.
-    target: start of the response that optimising attacks aim at, where a row has no harmful (or helpful) response.
-    templates: folder of *.txt files with one {query} each, or the name of a shipped one (conf/eval/templates), for the
-        role_play_file attacks.
-    """
+class AttackConfig(Settings):
+    """Settings of the attacks that have any."""
 
-    seed: int = 0
-    target: str = "Sure, here is"
+    seed: Whole = 0
+    """Of everything that attacks draw."""
+    target: Annotated[Text, "the start of a response that complies, for example Sure, here is"] = "Sure, here is"
+    """What optimising attacks aim at where a row has no harmful (or helpful) response."""
     templates: str = "role_play"
+    """Folder of *.txt files with one {query} each, or the name of a shipped one (conf/eval/templates), for the
+    role_play_file attacks."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     gcg: GCGConfig = field(default_factory=GCGConfig)
     pair: PairConfig = field(default_factory=PairConfig)
     autodan: AutoDANConfig = field(default_factory=AutoDANConfig)
-
-    def problems(self, key: str) -> list[str]:
-        found = self.decoding.problems(f"{key}.decoding") + self.gcg.problems(f"{key}.gcg")
-        found += self.pair.problems(f"{key}.pair") + self.autodan.problems(f"{key}.autodan")
-        if not self.target.strip():
-            found.append(
-                f"{key}.target is empty: give the start of a response that complies, for example Sure, here is"
-            )
-        return found
-
-
-def at_least_one(config: Any, key: str, *names: str) -> list[str]:
-    """The problems of those numbers that are below 1."""
-    return [f"{key}.{name}={getattr(config, name)}: expected at least 1" for name in names if getattr(config, name) < 1]

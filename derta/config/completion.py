@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Gt, Le
 
 from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
+from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 
 class SafeResponses(Choice):
-    """templates: one of the refusals in safe_templates, drawn by seed and row id.
+    """Where safe responses come from. templates: one of the refusals in safe_templates, drawn by seed and row id.
     model: the model is told to refuse (safe_system); a prompt is kept where it does."""
 
     templates = "templates"
@@ -19,58 +24,56 @@ class SafeResponses(Choice):
 
 
 @dataclass(kw_only=True, slots=True)
-class CompleteRunConfig:
-    """harmful, helpful, borderline: prompt files, in any layout that an evaluation reads (borderline: benign prompts
-        that look harmful).
-    output: directory of the rows and of everything the model wrote, readable by its owner only.
-    model: who writes, on this machine; or endpoint: a model behind an address, whose answers are not reproducible.
-    tries: responses sampled for a harmful prompt until the judge says that one answers. temperature, top_p: of these.
-    prefill: words that a harmful response is begun with; they belong to the row. system: system prompt for it.
-    safe: where safe responses come from. safe_templates: text file with one refusal a line. safe_system: what the model
-        is told for safe=model.
-    judge, judging: who says that a response answers or refuses, as in eval.judge and eval.judging.
-    max_new_tokens: limit of a response. batch_size: responses that are written together.
-    """
+class CompleteRunConfig(Settings):
+    """What `launch/complete_rows.py` runs. Prompt files are in any layout that an evaluation reads."""
 
-    harmful: list[str] = field(default_factory=list)
-    helpful: list[str] = field(default_factory=list)
-    borderline: list[str] = field(default_factory=list)
-    output: str = ""
+    harmful: list[Text] = field(default_factory=list)
+    """Files of harmful prompts."""
+    helpful: list[Text] = field(default_factory=list)
+    """Files of ordinary prompts."""
+    borderline: list[Text] = field(default_factory=list)
+    """Files of benign prompts that look harmful."""
+    output: Annotated[Text, "a directory, output=DIR"] = ""
+    """Directory of the rows and of everything the model wrote, readable by its owner only."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Who writes, on this machine."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    tries: int = 4
-    temperature: float = 0.8
-    top_p: float = 0.95
+    """Or a model behind an address, whose answers are not reproducible."""
+    tries: Count = 4
+    """Responses sampled for a harmful prompt until the judge says that one answers."""
+    temperature: NotNegative = 0.8
+    """Of these; 0 is greedy."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.95
+    """Of these."""
     prefill: str = ""
+    """Words that a harmful response is begun with; they belong to the row."""
     system: str = ""
+    """System prompt for harmful responses."""
     safe: SafeResponses = SafeResponses.templates
     safe_templates: str = "data_recipes/refusals.txt"
+    """Text file with one refusal a line."""
     safe_system: str = "You refuse every request, in one or two short sentences that begin with Sorry."
+    """What the model is told for safe=model."""
     judge: JudgeName = JudgeName.refusal_phrases
+    """Who says that a response answers or refuses, as in eval.judge."""
     judging: JudgingConfig = field(default_factory=JudgingConfig)
-    max_new_tokens: int = 256
-    batch_size: int = 16
+    max_new_tokens: Count = 256
+    """Limit of a response."""
+    batch_size: Count = 16
+    """Responses that are written together."""
     seed: int = 0
+    """Of what is drawn."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def conflicts(self, key: Name) -> Iterator[str]:
         if not (self.harmful or self.helpful or self.borderline):
-            found.append("harmful, helpful and borderline are empty: name at least one file of prompts")
-        if not self.output.strip():
-            found.append("output is empty: name a directory")
-        if self.endpoint.url.strip():
-            found += self.endpoint.problems("endpoint")
-            if self.prefill:
-                found.append("prefill with endpoint.url: a chat endpoint begins its answers itself; leave one out")
-        else:
-            found += self.model.problems()
-        for key in ("tries", "max_new_tokens", "batch_size"):
-            if (value := getattr(self, key)) < 1:
-                found.append(f"{key}={value}: expected at least 1")
-        if not 0 <= self.temperature:
-            found.append(f"temperature={self.temperature}: expected at least 0 (0 is greedy)")
+            yield "harmful, helpful and borderline are empty: name at least one file of prompts"
+        if self.endpoint.url.strip() and self.prefill:
+            yield (
+                f"{key('prefill')} with {key('endpoint.url')}: a chat endpoint begins its answers itself; leave one out"
+            )
+        if not self.endpoint.url.strip() and not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
         if self.temperature == 0 and self.tries > 1:
-            found.append(f"temperature=0 with tries={self.tries}: greedy answers are all alike; set tries=1")
-        if not 0 < self.top_p <= 1:
-            found.append(f"top_p={self.top_p}: expected a number above 0, at most 1")
-        return found + self.judging.problems(self.judge, "judging")
+            tries = f"{key('tries')}={self.tries}"
+            yield f"{key('temperature')}=0 with {tries}: greedy answers are all alike; set tries=1"
+        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))

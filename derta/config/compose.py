@@ -1,208 +1,188 @@
-"""Hydra at the edge: schema registration, every mistake reported at once, errors without tracebacks.
+"""From words on a command line to settings. Hydra composes; keys, choices and values are looked up here, so that every
+mistake is reported at once and in our words.
 
-Hydra stops at the first bad override. Users who mistype two want to hear of both, so when composing fails each override
-is tried alone and the values of the good ones are checked too.
+    key=value ...  --Hydra-->  nested values  --pydantic-->  dataclass
+
+Hydra is handed values without types: conf/NAME.yaml, where there is one, on top of the defaults of the dataclass.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import os
-import re
-import sys
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from derta.config.failures import end_rank, is_loader_death, tell_launcher
-from derta.config.help_text import help_text
 from derta.config.paths import expand_home, home_in_argument
-from derta.config.shipped import CONF_DIR, as_typed
-from derta.errors import InputError, RunStopped
-
-ConfigT = TypeVar("ConfigT")
-_SECONDS_FOR_RANK_0 = 5
-
-_BLANKS = re.compile(r"\s+")
-_NO_KEY = re.compile(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '")
-_NO_CHOICE = re.compile(r"Available options in '([^']+)': (.*?) Config search path")
-_WRONG_TYPE = re.compile(r"could not be converted to (\w+)|is not a valid (\w+)")
-_WRONG_MEMBER = re.compile(r"Invalid value '[^']*', expected one of \[([^\]]*)\]")
-_NO_ATTRIBUTE = re.compile(r"Config' object has no attribute '(\w+)'")
-_HYDRA_NOISE = re.compile(
-    r"Error merging override \S+ | ?full_key: .*| Config search path: .*| See https://hydra\.cc.*"
+from derta.config.plain import plain
+from derta.config.settings import (
+    Settings,
+    as_tree,
+    bare,
+    checked,
+    field_at,
+    hints,
+    is_mapping,
+    is_settings,
+    key_problem,
 )
-_TYPE_NAMES = {"Float": "a number", "Integer": "a whole number", "bool": "true or false"}
+from derta.config.shipped import CONF_DIR
+from derta.errors import InputError
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
 _QUOTED = "put it in quotes inside quotes, for example 'data.path=\"rows, part 1.jsonl\"'"
-_REMEDIES = {  # what Hydra's or OmegaConf's message holds -> what to say instead
-    "missing EQUAL": "expected key=value or group=choice",
-    "is not a ListConfig": "expected a list: key=[first,second]",
-    "to Dict[": "expected a mapping",
-    "is not Optional": "expected a value; null is not allowed here",
-    "to string": "expected text",
-    "does not support deletion": "a key cannot be deleted; give it a value",
-    "Config group override must be": "expected the name of one of this group's choices",
-    "missing mandatory value": "expected a value",
-    "Unexpected type: None": "this is null here, so there is no key to set; take a choice of the group that has it",
-    "'NoneType' object has no attribute": "null cannot be replaced by a mapping here; take a choice of the group first",
-    "Ambiguous value": f"several values: a sweep is `python launch/sweep.py -m ...`; for a text with commas, {_QUOTED}",
-}
-_UNREADABLE = (
-    "mismatched input",
-    "no viable alternative",
-    "token recognition error",
-    "extraneous input",
-    "NoViableAlt",
-)
-# What composing raises for wrong input; the built-in ones come from group overrides and from keys added with ++.
+_OWN = ("hydra.", "hydra/")  # keys of Hydra's own
+# What composing raises for wrong input; the built-in ones come from keys that are set within what is no mapping.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AttributeError, AssertionError)
 
 
-def register_schema(name: str, schema: type) -> None:
-    """Make a dataclass available to conf/ as the config `name`."""
-    ConfigStore.instance().store(name=name, node=schema)
+def read(name: str, schema: type[ConfigT], overrides: Sequence[str]) -> tuple[ConfigT, list[str]]:
+    """The configuration `name` with these overrides, and everything that is wrong with them, each with the remedy.
 
-
-def world_size() -> int:
-    """Ranks of this job, as torchrun and accelerate announce them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def to_config(cfg: DictConfig, schema: type[ConfigT]) -> ConfigT:
-    """The composed configuration as plain dataclasses; no OmegaConf object goes any further."""
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema)
-    return expand_home(config)
-
-
-def launch(
-    hydra_main: Callable[[], Any], config_name: str, check: Callable[[DictConfig], list[str]], sweep_hint: str = ""
-) -> None:
-    """Run a `@hydra.main` function after checking the command line.
-
-    Args:
-        check: problems of a composed configuration (contradictions, ranges).
-        sweep_hint: the command to suggest for `-m` under torchrun.
+    Where something is wrong, what it would have changed is left as it was.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports usage; read when the hub's client is imported
-    arguments = sys.argv[1:] = [home_in_argument(argument) for argument in sys.argv[1:]]
-    multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
-    if multirun and "RANK" in os.environ:
-        others = " ".join(argument for argument in arguments if argument not in multirun)
-        fail(f"-m under torchrun would run the jobs one by one in the same processes; use: {sweep_hint} {others}")
-    if world_size() > 1 and (clocks := [argument for argument in arguments if "${now:" in argument]):
-        fail(f"{clocks[0]}: every rank would read its own clock and take its own directory; write the time out")
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    wants_help = len(arguments) == len(overrides) + 1 and bool({"-h", "--help"} & set(arguments))
-    if wants_help:
-        with contextlib.suppress(*_COMPOSE_ERRORS):  # what does not compose is explained below
-            return print(as_typed(help_text(CONF_DIR, config_name, overrides)))
-    if wants_help or len(overrides) == len(arguments):
-        problems = command_line_problems(arguments, config_name, check)
-        if problems:
-            fail(str(InputError.listing("this configuration cannot run:", problems)))
-    hydra_main()
-
-
-def reporting_errors(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function`; an InputError becomes one message and exit code 2, a RunStopped one and its own code, and with
-    several ranks the error of the rank that failed first comes before what its end causes in the others."""
+    good, problems = look_up(schema, overrides)
     try:
-        return function(*args)
+        config, found = from_hydra(composed(name, schema, good), schema)
     except InputError as error:
-        tell_launcher(error)
-        fail(str(error))
-    except RunStopped as stop:
-        tell_launcher(stop)
-        if is_main_rank():
-            print(str(stop), file=sys.stderr, flush=True)
-        sys.exit(stop.exit_code)
-    except Exception as error:
-        if world_size() == 1 and not is_loader_death(error):
-            raise
-        end_rank(error)
+        problems.append(str(error))
+        config, found = from_hydra(composed(name, schema, []), schema)
+    return config, problems + found
 
 
-def fail(message: str) -> None:
-    """Say it once, whatever the number of ranks, and stop."""
-    message = as_typed(message)
-    if is_main_rank():
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    else:
-        # Where rank 0 has failed too, the launcher ends this process before it repeats the message.
-        time.sleep(_SECONDS_FOR_RANK_0)
-        print(f"error on rank {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def from_hydra(made: DictConfig, schema: type[ConfigT]) -> tuple[ConfigT, list[str]]:
+    """The settings of a configuration that Hydra has composed, and everything that is wrong with them.
+
+    Raises:
+        InputError: an interpolation that leads nowhere.
+    """
+    with _in_its_own_words():
+        values = cast(dict[str, Any], OmegaConf.to_container(made, resolve=True))
+    config, problems = checked(schema, values)
+    return expand_home(config), problems
 
 
-def command_line_problems(
-    overrides: list[str], config_name: str, check: Callable[[DictConfig], list[str]]
-) -> list[str]:
-    """Everything wrong with these overrides; empty when the run may start."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed, whole = _compose(config_name, overrides)
-        if composed is not None:
-            return check(composed)
-        problems, good = [], []
-        for override in overrides:
-            _, error = _compose(config_name, [override])
-            if error is None:
-                good.append(override)
-            else:
-                problems.append(f"{override}: {_explain(error, config_name)}")
-        if whole is not None and not problems:  # they only fail together
-            return [_explain(whole, config_name)]
-        composed, _ = _compose(config_name, good)
-        return problems + (check(composed) if composed is not None else [])
+def configure(name: str, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """The same, for use in a program.
+
+    Raises:
+        InputError: everything that is wrong, listed.
+    """
+    config, problems = read(name, schema, overrides)
+    if problems:
+        raise InputError.listing("this configuration cannot run:", problems)
+    return config
 
 
-def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None, Exception | None]:
-    """The configuration, or why there is none."""
+def composed(name: str, schema: type[Settings], overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of overrides that `look_up` has passed.
+
+    Raises:
+        InputError: what only composing shows, such as a group that is chosen twice.
+    """
+    name, folder = primary(name, schema)
+    start: Any = partial(initialize_config_dir, folder) if folder else partial(initialize, None)
+    with _in_its_own_words(), start(job_name="derta", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+@contextlib.contextmanager
+def _in_its_own_words() -> Iterator[None]:
+    """What Hydra or OmegaConf say, as an InputError of one line."""
     try:
-        composed = compose(config_name, overrides)
-        OmegaConf.to_object(composed)
+        yield
     except _COMPOSE_ERRORS as error:
-        return None, error
-    return composed, None
+        raise InputError(" ".join(str(error).split())) from error
 
 
-def _explain(error: Exception, config_name: str) -> str:
-    """Hydra's message in one line of our own, with the remedy."""
-    parts = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
-    text = _BLANKS.sub(" ", " ".join(parts)).strip()
-    if match := _NO_KEY.search(text) or _NO_ATTRIBUTE.search(text):
-        key = next(group for group in match.groups() if group)
-        known = _keys(OmegaConf.to_container(compose(config_name, [])))
-        near = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, 3)
-        close = [name for name in known if name.rsplit(".", 1)[-1] in near]
-        hint = f"did you mean {' or '.join(close[:3])}?" if close else "--cfg job lists the keys"
-        return f"no key {key!r}; {hint}"
-    if match := _NO_CHOICE.search(text):
-        return f"no such choice; {match[1]} can be {', '.join(match[2].split())}"
-    if match := _WRONG_TYPE.search(text):
-        return f"expected {_TYPE_NAMES.get(match[1] or match[2], match[1] or match[2])}"
-    if match := _WRONG_MEMBER.search(text):
-        return f"expected one of {match[1].lower() if match[1].isupper() else match[1]}"
-    for found, remedy in _REMEDIES.items():
-        if found in text:
-            return remedy
-    if any(phrase in text for phrase in _UNREADABLE):
-        return f"Hydra cannot read this value; {_QUOTED}"
-    return _HYDRA_NOISE.sub("", text)
+def primary(name: str, schema: type[Settings]) -> tuple[str, str | None]:
+    """Where Hydra finds a configuration: its name, and the folder; without a file in conf/ it is the schema alone,
+    whose defaults are registered here."""
+    ConfigStore.instance().store(f"{name}_schema", plain(as_tree(schema())))
+    return (name, str(CONF_DIR)) if (CONF_DIR / f"{name}.yaml").is_file() else (f"{name}_schema", None)
 
 
-def _keys(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [prefix[:-1]]
-    return [key for name, value in tree.items() for key in _keys(value, f"{prefix}{name}.")]
+def groups(schema: type[Settings]) -> dict[str, list[str]]:
+    """Choices of every group of conf/ that a configuration has."""
+    own = [name for name, annotation in hints(schema).items() if is_settings(bare(annotation))]
+    folders = {folder.name: folder for folder in CONF_DIR.iterdir() if folder.is_dir()}
+    wanted = [*own, "experiment"] if "objective" in own else own
+    return {name: sorted(file.stem for file in folders[name].glob("*.yaml")) for name in wanted if name in folders}
+
+
+def look_up(schema: type[Settings], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that can be used, as Hydra is to get them, and what is wrong with the others."""
+    good, problems = [], []
+    choices = groups(schema) if not any(word.startswith("hydra.searchpath") for word in overrides) else {}
+    for word in map(home_in_argument, overrides):
+        try:
+            good.append(_looked_up(word, schema, choices))
+        except InputError as error:
+            problems.append(f"{word}: {error}")
+    return good, problems
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of a sweep: key=a,b and ranges, each as single values, the last key varying fastest.
+
+    Raises:
+        InputError: words that cannot be read.
+    """
+    options = []
+    for word in map(home_in_argument, overrides):
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            options.append([word])  # explained when it is looked up
+            continue
+        swept = override.sweep_string_iterator() if override.is_sweep_override() else None
+        options.append([f"{override.get_key_element()}={value}" for value in swept] if swept else [word])
+    return [list(combination) for combination in itertools.product(*options)]
+
+
+def _looked_up(word: str, schema: type[Settings], choices: dict[str, list[str]]) -> str:
+    """One override as Hydra is to get it.
+
+    Raises:
+        InputError: what is wrong with it.
+    """
+    if "=" not in word and not word.startswith("~"):
+        raise InputError("expected key=value or group=choice")
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise InputError(f"Hydra cannot read this value; {_QUOTED}") from error
+    key = override.key_or_group
+    if key.startswith(_OWN) or override.package is not None:
+        return word
+    if override.is_sweep_override():
+        raise InputError(
+            f"several values: a sweep is `python launch/sweep.py -m ...`; for a text with commas, {_QUOTED}"
+        )
+    if key in choices:
+        return _choice(override, key, word, choices[key])
+    place = key.split(".")
+    if problem := key_problem(schema, place):
+        raise InputError(problem)
+    if override.is_delete():
+        if not is_mapping(schema, field_at(schema, place[:-1])[0]):
+            raise InputError("a key cannot be deleted; give it a value")
+        return word
+    return f"++{key}={word.partition('=')[2]}"  # the key is one of the schema: Hydra need not know it
+
+
+def _choice(override: Override, group: str, word: str, choices: list[str]) -> str:
+    chosen = override.value() if not override.is_delete() else None
+    if not all(name in choices for name in (chosen if isinstance(chosen, list) else [chosen])):
+        raise InputError(f"no such choice; {group} can be {', '.join(choices)}")
+    return f"{'+' if group == 'experiment' else ''}{group}={word.partition('=')[2]}"

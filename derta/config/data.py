@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
 
 from derta.config.choice import Choice
+from derta.config.settings import Count, Settings, Text
 
 NGRAM = 8  # consecutive words that make an overlap of training and evaluation prompts
 
@@ -27,43 +31,62 @@ class LongPrompts(Choice):
 
 
 class Contamination(Choice):
-    """What happens to training data that overlap evaluation prompts: the run is refused, or warned of and allowed."""
+    """What happens to training data that overlap evaluation prompts (derta/data/guard.py): the run is refused, or
+    warned of and allowed. Without evaluation_prompts, `refuse` asks one thing: a dataset with borderline rows of other
+    people's (not the miniature's) has to record in its manifest what it was decontaminated against."""
 
     refuse = "refuse"
     allow = "allow"
 
 
 @dataclass(kw_only=True, slots=True)
-class DataConfig:
-    """path: dataset directory or file. max_length: tokens per row, prompt included; what is longer is truncated and
-    counted. num_proc: processes that tokenise (null: one).
-
-    The guard against contamination (derta/data/guard.py):
-    evaluation_prompts: files or datasets that the model will be evaluated on; rows that overlap them are refused.
-    contamination_ngram: consecutive words that make an overlap.
-    contamination: refuse or allow. Without evaluation_prompts, `refuse` asks one thing: a dataset with borderline rows
-        of other people's (not the miniature's) has to record in its manifest what it was decontaminated against.
-    """
+class DataConfig(Settings):
+    """The rows a run trains on, and the guard against rows that it will be evaluated on."""
 
     path: str = ""
+    """A dataset directory from launch/build_data.py, or a rows file."""
     format: DataFormat = DataFormat.derta
-    max_length: int = 1024
+    max_length: Annotated[int, Ge(2)] = 1024
+    """Tokens per row, prompt included; what is longer is truncated and counted."""
     long_prompts: LongPrompts = LongPrompts.error
-    num_proc: int | None = None
-    evaluation_prompts: list[str] = field(default_factory=list)
-    contamination_ngram: int = NGRAM
+    num_proc: Count | None = None
+    """Processes that tokenise (null: one)."""
+    evaluation_prompts: Annotated[list[Text], "a list of files [FILE,FILE]"] = field(default_factory=list)
+    """Files or datasets that the model will be evaluated on; rows that overlap them are refused."""
+    contamination_ngram: Count = NGRAM
+    """Consecutive words that make an overlap."""
     contamination: Contamination = Contamination.refuse
 
-    def problems(self) -> list[str]:
-        found = []
-        if not self.path.strip():
-            found.append("data.path is empty: give a directory from launch/build_data.py or a rows file")
-        if self.max_length < 2:
-            found.append(f"data.max_length={self.max_length}: expected at least 2 tokens")
-        if self.num_proc is not None and self.num_proc < 1:
-            found.append(f"data.num_proc={self.num_proc}: expected null or at least 1")
-        if self.contamination_ngram < 1:
-            found.append(f"data.contamination_ngram={self.contamination_ngram}: expected at least 1 word")
-        if not all(str(path).strip() for path in self.evaluation_prompts):
-            found.append("data.evaluation_prompts names an empty path: give files, or [] for none")
-        return found
+
+@dataclass(kw_only=True, slots=True)
+class BuildRunConfig(Settings):
+    """What `launch/build_data.py` runs."""
+
+    recipe: Annotated[Text, "a recipe, recipe=miniature"] = ""
+    """A recipe of data_recipes/ or a path to a YAML file."""
+    output: Annotated[Text, "the directory to make, output=DIR"] = ""
+    """The directory to make; it appears only when it is complete."""
+    workers: Count = 1
+    """Processes for converting rows; the files are the same for any number."""
+    overwrite: bool = False
+    """Replace the dataset that is at output."""
+    limit: Count | None = None
+    """At most this many rows per source, for a quick look."""
+    revision: Text | None = None
+    """Commit hash of the hub source (for recipes with exactly one)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ContaminationRunConfig(Settings):
+    """What `launch/check_contamination.py` runs."""
+
+    data: Annotated[Text, "a data file or directory, data=FILE_OR_DIR"] = ""
+    """What would be trained on: any data file, or a directory of them (a built dataset)."""
+    against: Annotated[list[Text], MinLen(1), "evaluation sets, against=[FILE,FILE]"] = field(default_factory=list)
+    """Evaluation sets: files or directories (XSTest, OR-Bench, HarmBench, ... or a dataset)."""
+    ngram: Count = NGRAM
+    """Consecutive words that make an overlap."""
+    column: Text | None = None
+    """The column of the prompts in `data` where it is not recognised."""
+    output: Text | None = None
+    """A JSON file for the report: counts and the ids or places of overlapping rows, never text."""

@@ -1,55 +1,57 @@
-"""`direction`: the refusal-direction diagnostic; and the whole configuration of launch/diagnose_direction.py."""
+"""`direction`: the refusal-direction diagnostic; and what the commands of launch/diagnose_direction.py are asked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Lt, MinLen, Predicate
 
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
+from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 
 @dataclass(kw_only=True, slots=True)
-class SelectionConfig:
-    """Which candidate directions are valid (Arditi et al., arXiv 2406.11717, appendix C; their code's values).
+class SelectionConfig(Settings):
+    """Which candidate directions are valid (Arditi et al., arXiv 2406.11717, appendix C; their code's values)."""
 
-    kl_max: largest KL(model || ablated) on harmless prompts, in nats. induce_min: smallest refusal metric of harmless
-        prompts with the direction added. top_layers: share of the layers, from the last one down, that holds no
-        candidates: so close to the output a direction is the refusal *word*, not the decision.
-    """
-
-    kl_max: float = 0.1
+    kl_max: NotNegative = 0.1
+    """Largest KL(model || ablated) on harmless prompts, in nats."""
     induce_min: float = 0.0
-    top_layers: float = 0.2
-
-    def problems(self, prefix: str) -> list[str]:
-        found = []
-        if not self.kl_max >= 0:
-            found.append(f"{prefix}.kl_max={self.kl_max}: expected nats, at least 0")
-        if not 0 <= self.top_layers < 1:
-            found.append(f"{prefix}.top_layers={self.top_layers}: expected a share of the layers from 0 to below 1")
-        return found
+    """Smallest refusal metric of harmless prompts with the direction added."""
+    top_layers: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Share of the layers, from the last one down, that holds no candidates: so close to the output a direction is the
+    refusal *word*, not the decision."""
 
 
 @dataclass(kw_only=True, slots=True)
-class SideConfig:
-    """Prompts of one side. path, split, format, source: as in `eval.sets`; an empty path means direction.path."""
+class SideConfig(Settings):
+    """Prompts of one side, as in `eval.sets`."""
 
     path: str = ""
+    """Dataset directory or file; empty means direction.path."""
     format: PromptFormat = PromptFormat.derta
     split: str = "train"
+    """Split of a dataset directory."""
     source: str | None = None
+    """Keep only the rows of this source (null: all)."""
 
 
 @dataclass(kw_only=True, slots=True)
-class SplitsConfig:
-    """Prompts of either side for the means (train), the choice (validation) and the report (test); seed: who goes
-    where. The three have no prompt in common. The published sizes."""
+class SplitsConfig(Settings):
+    """Prompts of either side; no two splits have one in common. The published sizes."""
 
-    train: int = 128
-    validation: int = 32
-    test: int = 100
+    train: Count = 128
+    """For the means."""
+    validation: Count = 32
+    """For the choice."""
+    test: Count = 100
+    """For the report."""
     seed: int = 42
+    """Who goes where."""
 
     @property
     def total(self) -> int:
@@ -57,87 +59,129 @@ class SplitsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class SuffixConfig:
-    """Suffix analysis. path: JSON Lines {"id": of a harmful row, "suffix": text}, or the folder attacks/SET/gcg of an
-    evaluation (empty: no analysis). count: prompts. heads: how many heads, those that write most along the direction.
-    """
+class SuffixConfig(Settings):
+    """Suffix analysis."""
 
     path: str = ""
-    count: int = 32
-    heads: int = 8
+    """JSON Lines {"id": of a harmful row, "suffix": text}, or the folder attacks/SET/gcg of an evaluation (empty: no
+    analysis)."""
+    count: Count = 32
+    """Prompts."""
+    heads: Count = 8
+    """How many heads, those that write most along the direction."""
 
 
 @dataclass(kw_only=True, slots=True)
-class DirectionConfig:
-    """path: rows of the sides that name no path of their own. harmful, harmless: the prompts.
-    positions: how many tokens, counted from the end of the prompt, are candidates (null: the template's tokens after
-        the instruction).
-    refusal_texts: words refusals start with; the first token of each, as the template writes it at the start of a
-        response, is in the refusal metric. refusal_token_ids: these ids instead.
-    filter_prompts: means and choice only from harmful prompts that the model refuses and harmless ones that it does
-        not, by the metric.
-    subspace: ablate up to so many orthogonal directions. references: model directories or direction files whose
-        direction is applied to this model too (for example its base).
-    lora_scales: for an adapter: its delta times each of these, with and without ablation.
-    judge, judging: as in `eval`. batch_size: prompts per forward, and per generation.
-    """
+class DirectionConfig(Settings):
+    """The refusal-direction diagnostic."""
 
     name: str = "custom"
+    """Name of these settings, for the record."""
     path: str = ""
+    """Rows of the sides that name no path of their own."""
     harmful: SideConfig = field(default_factory=SideConfig)
     harmless: SideConfig = field(default_factory=SideConfig)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
-    positions: int | None = None
+    positions: Count | None = None
+    """How many tokens, counted from the end of the prompt, are candidates (null: the template's tokens after the
+    instruction)."""
     refusal_texts: list[str] = field(default_factory=lambda: ["Sorry"])
+    """Words refusals start with; the first token of each, as the template writes it at the start of a response, is in
+    the refusal metric."""
     refusal_token_ids: list[int] | None = None
+    """These ids instead of the words."""
     filter_prompts: bool = True
+    """Means and choice only from harmful prompts that the model refuses and harmless ones that it does not, by the
+    metric."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    subspace: int = 4
+    subspace: Count = 4
+    """Ablate up to so many orthogonal directions."""
     references: list[str] = field(default_factory=list)
-    lora_scales: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    """Model directories or direction files whose direction is applied to this model too (for example its base)."""
+    lora_scales: list[NotNegative] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    """For an adapter: its delta times each of these, with and without ablation."""
     suffix: SuffixConfig = field(default_factory=SuffixConfig)
     judge: JudgeName = JudgeName.refusal_phrases
     judging: JudgingConfig = field(default_factory=JudgingConfig)
-    batch_size: int = 32
-    max_new_tokens: int = 512
+    batch_size: Count = 32
+    """Prompts per forward, and per generation."""
+    max_new_tokens: Count = 512
+    """Limit of a response."""
 
-    def problems(self) -> list[str]:
-        found = []
-        for side in ("harmful", "harmless"):
-            if not (getattr(self, side).path.strip() or self.path.strip()):
-                found.append(f"direction.{side}.path is empty: give a directory from launch/build_data.py or a file")
-        for key in ("train", "validation", "test"):
-            if (value := getattr(self.splits, key)) < 1:
-                found.append(f"direction.splits.{key}={value}: expected at least 1")
-        for key in ("batch_size", "max_new_tokens", "subspace"):
-            if (value := getattr(self, key)) < 1:
-                found.append(f"direction.{key}={value}: expected at least 1")
-        if self.positions is not None and self.positions < 1:
-            found.append(f"direction.positions={self.positions}: expected null or at least 1")
+    def conflicts(self, key: Name) -> Iterator[str]:
+        for side, prompts in (("harmful", self.harmful), ("harmless", self.harmless)):
+            if not (prompts.path.strip() or self.path.strip()):
+                yield f"{key(side)}.path is empty: give a directory from launch/build_data.py or a file"
         if self.refusal_token_ids is None and not any(text.strip() for text in self.refusal_texts):
-            found.append("direction.refusal_texts is empty: name the words refusals start with, for example [Sorry]")
-        if any(scale < 0 for scale in self.lora_scales):
-            found.append(f"direction.lora_scales={list(self.lora_scales)}: expected numbers from 0")
-        for key in ("count", "heads"):
-            if (value := getattr(self.suffix, key)) < 1:
-                found.append(f"direction.suffix.{key}={value}: expected at least 1")
-        found += self.selection.problems("direction.selection")
-        return found + self.judging.problems(self.judge, "direction.judging")
+            yield f"{key('refusal_texts')} is empty: name the words refusals start with, for example [Sorry]"
+        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
 
 
 @dataclass(kw_only=True, slots=True)
-class DiagnoseRunConfig:
-    """What `launch/diagnose_direction.py` runs. label: name in tables (null: the model directory's). summary: folder
-    of this model's finished evaluation, whose summary gets the score. output_dir: where the results go."""
+class DiagnoseRunConfig(Settings):
+    """What `launch/diagnose_direction.py` runs."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     direction: DirectionConfig = field(default_factory=DirectionConfig)
     label: str | None = None
+    """Name in tables (null: the model directory's)."""
     summary: str = ""
-    output_dir: str = "runs/direction"
+    """Folder of this model's finished evaluation, whose summary gets the score."""
+    output_dir: Annotated[Text, "a directory for the results"] = "runs/direction"
+    """Where the results go."""
 
-    def problems(self) -> list[str]:
-        found = self.model.problems() + self.direction.problems()
-        if not self.output_dir.strip():
-            found.append("output_dir is empty: name a directory for the results")
-        return found
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
+
+
+@dataclass(kw_only=True, slots=True)
+class StudyRunConfig(DiagnoseRunConfig):
+    """What `launch/diagnose_direction.py study` runs: the diagnostic of several models, with these settings for all."""
+
+    models: dict[str, str | list[str]] = field(default_factory=dict)
+    """Models by the label they have in the table: models={vanilla:DIR,derta:[DIR,DIR]}; seeds of one arm share one."""
+    output_dir: Annotated[Text, "a directory for results, table and figure"] = "runs/direction-study"
+    """Where results, table and figure go."""
+
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if not self.models:
+            yield f"{key('models')} is empty: name them, models={{LABEL:DIR,LABEL:[DIR,DIR]}}"
+
+
+@dataclass(kw_only=True, slots=True)
+class CollectRunConfig(Settings):
+    """What `launch/diagnose_direction.py collect` runs: finished diagnostics side by side."""
+
+    results: Annotated[list[Text], MinLen(1), "the folders of finished diagnostics, [DIR,DIR]"] = field(
+        default_factory=list
+    )
+    """Folders of finished diagnostics."""
+    output: Annotated[Text, "a folder for table and figure, output=DIR"] = ""
+    """Folder for direction_table.md and ablation.png."""
+    evaluations: list[Text] = field(default_factory=list)
+    """Folders of finished evaluations of the same models."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SelectRunConfig(SelectionConfig):
+    """What `launch/diagnose_direction.py select` runs: a direction out of a table of candidates, as JSON."""
+
+    table: Annotated[Text, "a table of candidates, table=direction_evaluations.json"] = ""
+    """direction_evaluations.json"""
+    layers: Count | None = None
+    """Layers of the model (null: the table's last layer + 1)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ConvertRunConfig(Settings):
+    """What `launch/diagnose_direction.py convert` runs: safetensors of a published direction."""
+
+    file: Annotated[Text, "a published direction, file=direction.pt"] = ""
+    """direction.pt"""
+    metadata: Annotated[Text, "its metadata, metadata=direction_metadata.json"] = ""
+    """direction_metadata.json"""
+    output: Annotated[
+        Text, Predicate(lambda name: name.endswith(".safetensors")), "a name that ends in .safetensors"
+    ] = ""
+    """A name that ends in .safetensors."""

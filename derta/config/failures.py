@@ -1,4 +1,4 @@
-"""How a rank ends, so that the first error stands first: the others fail because of it, later and louder.
+"""How a command ends. With several ranks the first error stands first: the others fail because of it, later and louder.
 
 rank that failed     traceback at once; the same in torchrun's error file, which torchrun prints as root cause
 rank that lost it    one line, after a moment in which the launcher usually ends it
@@ -6,23 +6,82 @@ rank that lost it    one line, after a moment in which the launcher usually ends
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn
 
-from derta.errors import RankLost
+from derta.config.shipped import as_typed
+from derta.errors import InputError, RankLost, RunStopped
 
 _SECONDS_FOR_THE_FIRST = 5
+_PIPE_CLOSED = 141  # what a shell reports of a process that SIGPIPE has ended
 # What gloo, NCCL and the store say when a peer is gone; none of them is ever the cause.
 _PEER_GONE = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|Connection refused|Socket Timeout|NCCL|ncclRemoteError|gloo/"
     r"|DistBackendError|DistNetworkError|DistStoreError|Timed out waiting",
 )
 _LOADER = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)[^\n]*")
+
+
+def world_size() -> int:
+    """Ranks of this job, as torchrun and accelerate announce them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """An InputError becomes one message and exit code 2, a RunStopped one and its own code; with several ranks the
+    error of the rank that failed first comes before what its end causes in the others. A reader of the output that
+    has gone (`| head`) is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except InputError as error:
+        tell_launcher(error)
+        fail(str(error))
+    except RunStopped as stop:
+        tell_launcher(stop)
+        if is_main_rank():
+            print(str(stop), file=sys.stderr, flush=True)
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(_PIPE_CLOSED)
+        if world_size() == 1 and not is_loader_death(error):
+            raise
+        end_rank(error)
+
+
+def fail(message: str) -> NoReturn:
+    """Say it once, whatever the number of ranks, and stop."""
+    message = as_typed(message)
+    if is_main_rank():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        # Where rank 0 has failed too, the launcher ends this process before it repeats the message.
+        time.sleep(_SECONDS_FOR_THE_FIRST)
+        print(f"error on rank {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe without reader; what is still to be written to it is dropped."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    if gone := bool(stdout.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def is_loader_death(error: BaseException) -> bool:

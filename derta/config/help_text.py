@@ -1,30 +1,85 @@
-"""The text of --help. Hydra composes the configuration anew for every group and every one of its own before it prints
-its help (over a second); here it is composed once."""
+"""The text of --help: every key with its value, its default, what it may hold, and the sentence below its field."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
-from string import Template
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, open_dict
+from derta.config.plain import plain
+from derta.config.settings import Settings, bare, hints, item_settings, shown, words
+
+_WIDTH = 120
 
 
-def help_text(conf_dir: Path, config_name: str, overrides: list[str]) -> str:
-    """The template `hydra.help.template` of a configuration, with its groups and, after `overrides`, its values.
+def help_text(about: str, schema: type[Settings], groups: Mapping[str, list[str]], values: Mapping[str, Any]) -> str:
+    """What a command does, its groups with their choices, and its keys.
 
-    Raises:
-        HydraException, OmegaConfBaseException: the overrides do not compose.
+    Args:
+        about: the command's docstring.
+        values: of the composed configuration, nested and plain.
     """
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        composed = compose(config_name, overrides, return_hydra_config=True)
-    template = composed.hydra.help.template
-    with open_dict(composed):
-        del composed["hydra"]
-    return Template(template).substitute(APP_CONFIG_GROUPS=_groups(conf_dir), CONFIG=OmegaConf.to_yaml(composed))
+    lines = [about.strip(), ""]
+    if groups:
+        lines += ["== Groups (group=choice) =="]
+        lines += [line for name, choices in groups.items() for line in _paragraph(f"{name}: {', '.join(choices)}", "")]
+        lines += [""]
+    lines += ["== Keys (key=value), with the values of this configuration =="]
+    lines += _keys(schema, values, schema(), "")
+    return "\n".join([*lines, "", "--cfg job prints the configuration as YAML; --hydra-help is Hydra's own help."])
 
 
-def _groups(conf_dir: Path) -> str:
-    """A line per group, with its choices."""
-    groups = sorted(folder for folder in conf_dir.iterdir() if folder.is_dir())
-    return "\n".join(f"{group.name}: {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}" for group in groups)
+def _keys(schema: type[Settings], values: Mapping[str, Any], defaults: Settings, prefix: str) -> Iterator[str]:
+    """The lines of all keys of some settings."""
+    about = sentences(schema)
+    for name, annotation in hints(schema).items():
+        key, value, default = f"{prefix}{name}", values.get(name), getattr(defaults, name)
+        if isinstance(default, Settings):
+            yield from _paragraph(f"{key}: {about.get(name) or _docstring(type(default))}", "")
+            yield from _keys(type(default), value or {}, default, f"{key}.")
+            continue
+        usual = "default" if value in (default, plain(default)) else f"default {shown(default)}"
+        yield f"  {key}={shown(value)}  ({words(annotation)}; {usual})"
+        kind = bare(annotation)
+        yield from _paragraph(about.get(name) or (_docstring(kind) if _is_enum(kind) else ""), "      ")
+        if item := item_settings(annotation):
+            yield from _keys(item, {}, item(), f"{key}.NAME.")
+
+
+def _paragraph(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _docstring(kind: type) -> str:
+    return inspect.getdoc(kind) or ""
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def sentences(schema: type[Settings]) -> dict[str, str]:
+    """What stands below each field in the source: the field's name, and the text."""
+    found: dict[str, str] = {}
+    for kind in reversed(schema.__mro__[:-1]):
+        body = _classes(kind.__module__).get(kind.__name__, [])
+        for node, below in zip(body, body[1:], strict=False):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[ast.unparse(node.target)] = str(below.value.value)
+    return found
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, list[ast.stmt]]:
+    source = Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")
+    return {node.name: node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt, Le
 
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
+from derta.config.settings import Count, Name, Settings, Whole, named
 
 
 class JudgeName(Enum):
@@ -38,54 +43,47 @@ EXACT_INPUT_JUDGES = (JudgeName.harmbench, JudgeName.llama_guard, JudgeName.wild
 
 
 @dataclass(kw_only=True, slots=True)
-class JudgingConfig:
-    """Which model judges, and how.
-
-    model: classifier that runs on this machine, in the format that eval.judge names.
-    endpoint: model behind an address instead; for the judges whose questions are plain text (rubric, xstest, yes_no).
-    template: file with {prompt} and {response} that replaces the judge's own question (yes_no has none of its own).
-    batch_size: responses asked about together. max_new_tokens: limit of an answer (0: what the format needs).
-    spans: ask about the text before the first refusal and the text from it on, too, which gives the fully safe rate;
-        up to three questions per refusal.
-    threshold: rubric score from which a response counts as complied.
-    """
+class JudgingConfig(Settings):
+    """Which model judges, and how."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Classifier that runs on this machine, in the format that the judge's name says."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    """Model behind an address instead; for the judges whose questions are plain text (rubric, xstest, yes_no)."""
     template: str = ""
-    batch_size: int = 8
-    max_new_tokens: int = 0
+    """File with {prompt} and {response} that replaces the judge's own question (yes_no has none of its own)."""
+    batch_size: Count = 8
+    """Responses asked about together."""
+    max_new_tokens: Whole = 0
+    """Limit of an answer (0: what the format needs)."""
     spans: bool = False
-    threshold: float = 0.5
+    """Ask about the text before the first refusal and the text from it on, too, which gives the fully safe rate; up to
+    three questions per refusal."""
+    threshold: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Rubric score from which a response counts as complied."""
 
-    def problems(self, judge: JudgeName, key: str) -> list[str]:
-        """What is wrong with the values for this judge; `key` is where this stands in the configuration."""
+    def problems_of(self, judge: JudgeName, key: str | Name = "") -> list[str]:
+        """Everything wrong with these settings for this judge; `key` as in `problems`."""
+        return [*self.problems(key), *self.conflicts_of(judge, named(key))]
+
+    def conflicts_of(self, judge: JudgeName, key: Name) -> Iterator[str]:
+        """What this judge cannot do with these settings."""
         if judge in RULE_JUDGES:
-            return []
-        found = []
+            return
         local, remote = bool(self.model.name_or_path.strip()), bool(self.endpoint.url.strip())
         if local and remote:
-            found.append(f"{key}.model and {key}.endpoint are both given: a judge is one or the other")
+            yield f"{key('model')} and {key('endpoint')} are both given: a judge is one or the other"
         elif remote and judge in EXACT_INPUT_JUDGES:
-            found.append(
-                f"{key}.endpoint: judge {judge.value} needs its exact input, which an endpoint does not take; give "
-                f"{key}.model.name_or_path"
+            yield (
+                f"{key('endpoint')}: judge {judge.value} needs its exact input, which an endpoint does not take; give "
+                f"{key('model.name_or_path')}"
             )
         elif not local and not remote:
-            other = "" if judge in EXACT_INPUT_JUDGES else f", or {key}.endpoint.url and {key}.endpoint.model"
-            found.append(f"{key}.model.name_or_path is empty: judge {judge.value} needs a model{other}")
-        if remote:
-            found += self.endpoint.problems(f"{key}.endpoint")
+            other = "" if judge in EXACT_INPUT_JUDGES else f", or {key('endpoint.url')} and {key('endpoint.model')}"
+            yield f"{key('model.name_or_path')} is empty: judge {judge.value} needs a model{other}"
         if self.template and judge is JudgeName.llama_guard:
-            found.append(f"{key}.template: llama_guard takes its question from the model's chat template; leave it out")
+            yield f"{key('template')}: llama_guard takes its question from the model's chat template; leave it out"
         elif self.template and not Path(self.template).is_file():
-            found.append(f"{key}.template={self.template}: no such file")
+            yield f"{key('template')}={self.template}: no such file"
         elif not self.template and judge is JudgeName.yes_no:
-            found.append(f"{key}.template is empty: give a file that asks a yes/no question about {{response}}")
-        if self.batch_size < 1:
-            found.append(f"{key}.batch_size={self.batch_size}: expected at least 1")
-        if self.max_new_tokens < 0:
-            found.append(f"{key}.max_new_tokens={self.max_new_tokens}: expected 0 (what the format needs) or more")
-        if not 0 < self.threshold <= 1:
-            found.append(f"{key}.threshold={self.threshold}: expected a number above 0, up to 1")
-        return found
+            yield f"{key('template')} is empty: give a file that asks a yes/no question about {{response}}"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Annotated
+
+from annotated_types import Predicate
 
 from derta.config.choice import Choice
+from derta.config.settings import Settings, Text
 
 
 class Dtype(Choice):
@@ -16,39 +20,32 @@ class Dtype(Choice):
     bfloat16 = "bfloat16"
 
 
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    """A Hugging Face causal language model: a local directory or a hub id.
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
-    revision: hub commit hash, tag or branch; pin it for anything you publish.
-    attn_implementation: as in transformers (sdpa, eager, flash_attention_2, ...); null leaves the model's own choice.
-    chat_template: Jinja file or tokenizer directory, for base models that come without one.
-    pad_token, eos_token: existing vocabulary entries, for tokenizers that come without them.
-    template_date: the day that templates write which ask for today's (Llama 3.2 and 3.3), YYYY-MM-DD; null is the day
-        that the output directory records, else the one the model was taught with, else today.
-    trust_remote_code: runs code that comes with the model; off unless you ask for it.
-    """
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig(Settings):
+    """A Hugging Face causal language model."""
 
     name_or_path: str = ""
-    revision: str | None = None
+    """A local directory or a hub id."""
+    revision: Text | None = None
+    """Hub commit hash, tag or branch; pin it for anything you publish."""
     dtype: Dtype = Dtype.auto
-    attn_implementation: str | None = None
-    chat_template: str | None = None
-    pad_token: str | None = None
-    eos_token: str | None = None
-    template_date: str | None = None
+    attn_implementation: Text | None = None
+    """As in transformers (sdpa, eager, flash_attention_2, ...); null leaves the model's own choice."""
+    chat_template: Text | None = None
+    """Jinja file or tokenizer directory, for base models that come without one."""
+    pad_token: Text | None = None
+    """An existing vocabulary entry, for tokenizers that come without pad token."""
+    eos_token: Text | None = None
+    """An existing vocabulary entry, for tokenizers that come without EOS token."""
+    template_date: Annotated[str, Predicate(_is_day), "a day as YYYY-MM-DD"] | None = None
+    """The day that templates write which ask for today's (Llama 3.2 and 3.3); null is the day that the output directory
+    records, else the one the model was taught with, else today."""
     trust_remote_code: bool = False
-
-    def problems(self) -> list[str]:
-        found = []
-        if not self.name_or_path.strip():
-            found.append("model.name_or_path is empty: give a model directory or a hub id")
-        for key in ("revision", "attn_implementation", "chat_template", "pad_token", "eos_token"):
-            if (value := getattr(self, key)) is not None and not value.strip():
-                found.append(f"model.{key} is empty: give a value, or null to leave it to the model")
-        if self.template_date is not None:
-            try:
-                date.fromisoformat(self.template_date)
-            except ValueError:
-                found.append(f"model.template_date={self.template_date}: expected a day as YYYY-MM-DD, or null")
-        return found
+    """Run code that comes with the model; off unless you ask for it."""

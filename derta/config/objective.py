@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
 from derta.config.ablation import AblationConfig
 from derta.config.choice import Choice
+from derta.config.settings import Count, Name, NotNegative, Settings, Share, Whole
 
 
 class Arm(Choice):
@@ -33,77 +37,61 @@ class Normalization(Choice):
 
 
 @dataclass(kw_only=True, slots=True)
-class ObjectiveConfig:
-    """See derta/objective/ for the formulas.
-
-    refusal_text: what refusals start with; its first token is RTO's target.
-    refusal_token_ids: the target ids outright: one for every position, or two (start of a response, after text).
-    rto_weight, mle_weight: weight of a token of either kind.
-    rto_dropout: probability that a position of an RTO row carries no loss in an epoch, in [0, 1); the paper's full
-        fine-tuning uses 0.95, its LoRA runs 0.
-    rto_at_end: also teach the refusal token where the harmful response ends (its EOS slot), as the reference does.
-    zero_prefix_fraction: share of MLE rows without harmful prefix, beyond what k = 0 gets from the uniform draw.
-    mle_copies: MLE rows per triple (each draws its own prefix).
-    transition_copies: further rows per triple that teach only the turn: behind a harmful prefix of their own the first
-        `transition_tokens` tokens of the safe response. They are the supervised tokens after the refusal token that
-        an RTO row cannot hold, whose next input token is the harmful one.
-    dpo_beta: for the dpo arm.
-    ablation: training with the refusal direction ablated, off by default.
-    """
+class ObjectiveConfig(Settings):
+    """What is taught; see derta/objective/ for the formulas."""
 
     name: Arm = Arm.derta
     refusal_text: str = "Sorry"
-    refusal_token_ids: list[int] | None = None
-    rto_weight: float = 1.0
-    mle_weight: float = 1.0
-    rto_dropout: float = 0.0
+    """What refusals start with; its first token is RTO's target."""
+    refusal_token_ids: (
+        Annotated[
+            list[int],
+            MinLen(1),
+            MaxLen(2),
+            "a list of one whole number (every position) or two (start of a response, after text)",
+        ]
+        | None
+    ) = None
+    """The target ids outright: one for every position, or two (start of a response, after text)."""
+    rto_weight: NotNegative = 1.0
+    """Weight of an RTO token."""
+    mle_weight: NotNegative = 1.0
+    """Weight of an MLE token."""
+    rto_dropout: Annotated[
+        float, Ge(0), Lt(1), "a probability in [0, 1); to train without RTO use objective=harmful_prefix"
+    ] = 0.0
+    """Probability that a position of an RTO row carries no loss in an epoch; the paper's full fine-tuning uses 0.95,
+    its LoRA runs 0."""
     rto_at_end: bool = True
-    zero_prefix_fraction: float = 1 / 3
-    mle_copies: int = 1
-    transition_copies: int = 0
-    transition_tokens: int = 8
+    """Also teach the refusal token where the harmful response ends (its EOS slot), as the reference does."""
+    zero_prefix_fraction: Share = 1 / 3
+    """Share of MLE rows without harmful prefix, beyond what k = 0 gets from the uniform draw."""
+    mle_copies: Count = 1
+    """MLE rows per triple (each draws its own prefix)."""
+    transition_copies: Whole = 0
+    """Further rows per triple that teach only the turn: behind a harmful prefix of their own the first
+    `transition_tokens` tokens of the safe response. They are the supervised tokens after the refusal token that an RTO
+    row cannot hold, whose next input token is the harmful one."""
+    transition_tokens: Count = 8
+    """Tokens of the safe response that such a row teaches."""
     normalization: Normalization = Normalization.token
-    dpo_beta: float = 0.1
+    dpo_beta: Annotated[float, Gt(0)] = 0.1
+    """Beta of the dpo arm."""
     ablation: AblationConfig = field(default_factory=AblationConfig)
+    """Training with the refusal direction ablated, off by default."""
 
-    def problems(self) -> list[str]:
-        found = []
-        if not 0 <= self.rto_dropout < 1:
-            found.append(
-                f"objective.rto_dropout={self.rto_dropout}: expected a probability in [0, 1); "
-                "to train without RTO use objective=harmful_prefix"
-            )
-        if not 0 <= self.zero_prefix_fraction <= 1:
-            found.append(f"objective.zero_prefix_fraction={self.zero_prefix_fraction}: expected a share in [0, 1]")
-        for key, weight in (("rto_weight", self.rto_weight), ("mle_weight", self.mle_weight)):
-            if not (math.isfinite(weight) and weight >= 0):
-                found.append(f"objective.{key}={weight}: expected a finite weight of 0 or more")
+    def conflicts(self, key: Name) -> Iterator[str]:
         if self.rto_weight == 0 and self.mle_weight == 0:
-            found.append("objective.rto_weight and objective.mle_weight are both 0: nothing would be learned")
-        if self.mle_copies < 1:
-            found.append(f"objective.mle_copies={self.mle_copies}: expected at least 1")
-        if self.transition_copies < 0:
-            found.append(f"objective.transition_copies={self.transition_copies}: expected 0 or more")
+            yield f"{key('rto_weight')} and {key('mle_weight')} are both 0: nothing would be learned"
         if self.transition_copies > 0 and self.name in (Arm.vanilla, Arm.dpo):
-            found.append(
-                f"objective.transition_copies={self.transition_copies} with objective={self.name.value}, which has no "
+            yield (
+                f"{key('transition_copies')}={self.transition_copies} with objective={self.name.value}, which has no "
                 "harmful prefixes: use objective=harmful_prefix, rto or derta, or leave it at 0"
             )
-        if self.transition_tokens < 1:
-            found.append(f"objective.transition_tokens={self.transition_tokens}: expected at least 1")
-        if self.refusal_token_ids is not None and len(self.refusal_token_ids) not in (1, 2):
-            found.append(
-                f"objective.refusal_token_ids={list(self.refusal_token_ids)}: expected one id (every position) or "
-                "two (start of a response, after text)"
-            )
         if self.refusal_token_ids is None and not self.refusal_text.strip():
-            found.append("objective.refusal_text is empty: give the word refusals start with, for example Sorry")
+            yield f"{key('refusal_text')} is empty: give the word refusals start with, for example Sorry"
         if self.ablation.probability > 0 and self.name not in (Arm.derta, Arm.harmful_prefix):
-            found.append(
-                f"objective={self.name} with objective.ablation.probability={self.ablation.probability}: only rows "
+            yield (
+                f"objective={self.name} with {key('ablation.probability')}={self.ablation.probability}: only rows "
                 "with a harmful prefix are ablated, and this arm has none; use objective=derta or harmful_prefix"
             )
-        found += self.ablation.problems()
-        if not (math.isfinite(self.dpo_beta) and self.dpo_beta > 0):
-            found.append(f"objective.dpo_beta={self.dpo_beta}: expected a number above 0")
-        return found

@@ -1,4 +1,5 @@
-"""`~` in paths, which neither Hydra nor most libraries expand: on the command line, and in values from anywhere."""
+"""Paths and other texts on a command line: `~`, which neither Hydra nor most libraries expand, and signs that Hydra
+reads as more than text."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from typing import TypeVar
 
 ValueT = TypeVar("ValueT")
 
+_PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)(?=.*[a-z/])(?!\d[\d.]*e)[\w./-]+", re.IGNORECASE)
 _HOME = re.compile(r"(?<=[=\[,])~(?=[/,\]]|$)")
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra takes it on a command line, whatever signs are in it."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def home_in_argument(argument: str) -> str:

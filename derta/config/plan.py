@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Le
 
 from derta.config.choice import Choice
 from derta.config.run import TrainRunConfig
+from derta.config.settings import Count, Name, Text, Whole
 
 
 class Device(Choice):
@@ -17,39 +22,40 @@ class Device(Choice):
 
 @dataclass(kw_only=True, slots=True)
 class PlanRunConfig(TrainRunConfig):
-    """world_size: GPUs of the run; gpus_per_node: how many of them share a host.
-    mfu: share of the GPU's peak rate that becomes model FLOPs (arXiv 2204.02311, appendix B); assumed, not measured.
-    Published: 33% for 8B on 8 H100 (torchtitan's 5,762 tokens/s/GPU), 40% for 70B LoRA on 8 A100 (torchtune).
-    triples, helpful: rows; null reads the manifest in data.path, or takes the paper's mix where there is none.
-    tokens_per_row: mean length; null takes data.max_length, an upper bound.
-    output: JSON file for the plan, null for the table alone. propose: look for the cheapest choice that fits, too.
-    """
+    """What `launch/plan.py` plans: a configuration of launch/train.py, and the machines. It needs no data."""
 
-    world_size: int = 8
-    gpus_per_node: int = 8
+    world_size: Count = 8
+    """GPUs of the run."""
+    gpus_per_node: Count = 8
+    """How many of them share a host."""
     device: Device = Device.h100_80
-    mfu: float = 0.3
-    triples: int | None = None
-    helpful: int | None = None
-    tokens_per_row: int | None = None
-    output: str | None = None
+    """The GPU."""
+    mfu: Annotated[float, Gt(0), Le(1)] = 0.3
+    """Share of the GPU's peak rate that becomes model FLOPs (arXiv 2204.02311, appendix B); assumed, not measured.
+    Published: 33% for 8B on 8 H100 (torchtitan's 5,762 tokens/s/GPU), 40% for 70B LoRA on 8 A100 (torchtune)."""
+    triples: Whole | None = None
+    """Rows with a harmful response; null reads the manifest in data.path, or takes the paper's mix without one."""
+    helpful: Whole | None = None
+    """Other rows; null as for `triples`."""
+    tokens_per_row: Count | None = None
+    """Mean length; null takes data.max_length, an upper bound."""
+    output: Text | None = None
+    """JSON file for the plan, null for the table alone."""
     propose: bool = True
+    """Look for the cheapest choice that fits, too."""
 
-    def plan_problems(self) -> list[str]:
-        """As `problems`, for a plan: it needs no data."""
-        found = []
-        for key in ("world_size", "gpus_per_node"):
-            if (value := getattr(self, key)) < 1:
-                found.append(f"{key}={value}: expected at least 1")
-        if not 0 < self.mfu <= 1:
-            found.append(f"mfu={self.mfu}: expected a share above 0 and up to 1")
-        for key in ("triples", "helpful"):
-            if (value := getattr(self, key)) is not None and value < 0:
-                found.append(f"{key}={value}: expected null, or 0 or more")
+    @property
+    def ranks(self) -> int:
+        return self.world_size
+
+    def missing(self, key: Name) -> Iterator[str]:
+        if not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
+
+    def conflicts(self, key: Name) -> Iterator[str]:
+        yield from TrainRunConfig.conflicts(self, key)
         if (self.triples, self.helpful) == (0, 0):
-            found.append("triples=0 and helpful=0: a plan needs rows")
-        if self.tokens_per_row is not None and not 1 <= self.tokens_per_row <= self.data.max_length:
-            found.append(f"tokens_per_row={self.tokens_per_row}: expected 1 to data.max_length={self.data.max_length}")
-        unneeded = ("data.path is empty", "output_dir is empty")
-        run = TrainRunConfig.problems(self, max(1, self.world_size))
-        return found + [problem for problem in run if not problem.startswith(unneeded)]
+            yield f"{key('triples')}=0 and {key('helpful')}=0: a plan needs rows"
+        if self.tokens_per_row is not None and self.tokens_per_row > self.data.max_length:
+            longest = f"{key('data.max_length')}={self.data.max_length}"
+            yield f"{key('tokens_per_row')}={self.tokens_per_row}: expected 1 to {longest}"

@@ -1,7 +1,9 @@
-"""The whole configuration of a training run, and the checks that need more than one field."""
+"""The whole configuration of a training run, and the checks that need more than one group."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from derta.config.data import DataConfig, DataFormat
@@ -9,14 +11,14 @@ from derta.config.logging import LoggingConfig
 from derta.config.model import ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
 from derta.config.probe import ProbeConfig
+from derta.config.settings import Name, Settings
 from derta.config.sweep import SweepConfig
-from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
+from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, TrainerConfig
 
 
 @dataclass(kw_only=True, slots=True)
-class TrainRunConfig:
-    """What `launch/train.py` runs. One field per Hydra group; `output_dir` receives everything the run leaves.
-    `sweep` is read by `launch/sweep.py` alone."""
+class TrainRunConfig(Settings):
+    """What `launch/train.py` runs. One field per Hydra group."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -29,43 +31,46 @@ class TrainRunConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     output_dir: str = ""
+    """Directory that receives everything the run leaves."""
 
-    def problems(self, world_size: int) -> list[str]:
-        """Everything that is wrong with the values, each with key, value and remedy; empty when the run may start."""
-        found = []
-        for group in ("model", "data", "objective", "peft", "distributed", "optim", "trainer", "probe", "logging"):
-            found += getattr(self, group).problems()
-        found += self._batch_problems(world_size)
-        if not self.output_dir.strip():
-            found.append("output_dir is empty: name a directory for this run")
+    def conflicts(self, key: Name) -> Iterator[str]:
+        yield from self.missing(key)
+        batch, micro, ranks = self.trainer.global_batch_size, self.trainer.micro_batch_size, self.ranks
+        if batch % (micro * ranks):
+            yield (
+                f"{key('trainer.global_batch_size')}={batch} is not divisible by {key('trainer.micro_batch_size')}="
+                f"{micro} x {ranks} ranks = {micro * ranks}: change one of the three, for example "
+                f"{key('trainer.global_batch_size')}={max(1, round(batch / (micro * ranks))) * micro * ranks}"
+            )
         if self.objective.name is Arm.dpo:
             if self.data.format is DataFormat.reference_jsonl:
-                found.append(
+                yield (
                     "objective=dpo with data.format=reference_jsonl: those rows are already expanded and hold no "
                     "pairs; use data.format=derta or preference"
                 )
             if self.trainer.padding_free:
-                found.append("objective=dpo with trainer.padding_free=true: DPO rows are padded; set it to false")
+                yield "objective=dpo with trainer.padding_free=true: DPO rows are padded; set it to false"
         if self.data.format is DataFormat.reference_jsonl and self.objective.name in (Arm.harmful_prefix, Arm.rto):
-            found.append(
+            yield (
                 f"objective={self.objective.name} with data.format=reference_jsonl: those rows have their prefixes "
                 "drawn already and say themselves which are RTO rows; use objective=derta"
             )
         if "world_size" in self.trainer.resume_despite and self.distributed.deepspeed is not None:
-            found.append(
+            yield (
                 "trainer.resume_despite=[world_size] with DeepSpeed: its optimizer state is cut up by rank; start from "
                 "the model of the checkpoint instead (model.name_or_path), or use distributed=none"
             )
-        if self.peft.method is PeftMethod.lora and "all-linear" in self.peft.target_modules[1:]:
-            found.append("peft.target_modules: all-linear stands for all modules and must be the only entry")
-        return found
 
-    def _batch_problems(self, world_size: int) -> list[str]:
-        batch, micro = self.trainer.global_batch_size, self.trainer.micro_batch_size
-        if batch < 1 or micro < 1 or batch % (micro * world_size) == 0:
-            return []
-        return [
-            f"trainer.global_batch_size={batch} is not divisible by trainer.micro_batch_size={micro} x "
-            f"{world_size} ranks = {micro * world_size}: change one of the three, for example "
-            f"trainer.global_batch_size={max(1, round(batch / (micro * world_size))) * micro * world_size}"
-        ]
+    def missing(self, key: Name) -> Iterator[str]:
+        """What a run needs and no default can know."""
+        if not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
+        if not self.data.path.strip():
+            yield f"{key('data.path')} is empty: give a directory from launch/build_data.py or a rows file"
+        if not self.output_dir.strip():
+            yield f"{key('output_dir')} is empty: name a directory for this run"
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the run, as torchrun and accelerate announce them, or of each job of a sweep."""
+        return int(os.environ.get("WORLD_SIZE") or self.sweep.processes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from derta.config.choice import Choice
+from derta.config.settings import Count, Name, Settings, Whole, shown
 
 
 class Preparation(Choice):
@@ -18,45 +20,40 @@ class Preparation(Choice):
 
 
 @dataclass(kw_only=True, slots=True)
-class SweepConfig:
-    """root: directory for logs, evaluations and the table; with it, output_dir has to name each run's directory.
-        Without it everything goes to runs/sweep, each run into a directory named after its overrides.
-    arm: what the runs of all seeds of one kind are called in the table (empty: their overrides but the seed).
-    parallel: jobs side by side. ranks: processes per job.
-    gpus: one set per job that runs at a time, for example [[0,1,2,3],[4,5,6,7]]; parallel and ranks follow.
-    prepare, recipe: what is made first.
-    evaluate: overrides of launch/evaluate.py for the evaluation of every finished run (empty: none, and no table).
-    by_objective: what an objective needs different from the others, for interpolations of an experiment.
-    """
+class SweepConfig(Settings):
+    """What launch/sweep.py does around the runs; launch/train.py reads nothing of it."""
 
     root: str = ""
+    """Directory for logs, evaluations and the table; with it, output_dir has to name each run's directory. Without it
+    everything goes to runs/sweep, each run into a directory named after its overrides."""
     arm: str = ""
-    parallel: int = 1
-    ranks: int = 1
-    gpus: list[list[int]] = field(default_factory=list)
+    """What the runs of all seeds of one kind are called in the table (empty: their overrides but the seed)."""
+    parallel: Count = 1
+    """Jobs side by side."""
+    ranks: Count = 1
+    """Processes per job."""
+    gpus: Annotated[list[list[Whole]], "sets of GPU numbers, [[0,1],[2,3]]"] = field(default_factory=list)
+    """One set per job that runs at a time, for example [[0,1,2,3],[4,5,6,7]]; parallel and ranks follow."""
     prepare: Preparation = Preparation.none
     recipe: str = "miniature"
+    """Recipe of the rows that `prepare` makes."""
     evaluate: list[str] = field(default_factory=list)
+    """Overrides of launch/evaluate.py for the evaluation of every finished run (empty: none, and no table)."""
     by_objective: dict[str, Any] = field(default_factory=dict)
+    """What an objective needs different from the others, for interpolations of an experiment."""
 
-    def problems(self) -> list[str]:
-        found = [
-            f"sweep.{key}={value}: expected at least 1"
-            for key in ("parallel", "ranks")
-            if (value := getattr(self, key)) < 1
-        ]
+    def conflicts(self, key: Name) -> Iterator[str]:
         if self.gpus:
             flat = [gpu for gpus in self.gpus for gpu in gpus]
-            shown = f"sweep.gpus={[list(gpus) for gpus in self.gpus]}".replace(" ", "")
+            sets = f"{key('gpus')}={shown(self.gpus)}"
             if len({len(gpus) for gpus in self.gpus}) > 1 or not self.gpus[0]:
-                found.append(f"{shown}: expected sets of the same size, each with at least one GPU")
-            if len(set(flat)) < len(flat) or min(flat, default=0) < 0:
-                found.append(f"{shown}: name every GPU once, by its number from 0")
+                yield f"{sets}: expected sets of the same size, each with at least one GPU"
+            if len(set(flat)) < len(flat):
+                yield f"{sets}: name every GPU once, by its number from 0"
             if self.parallel != 1 or self.ranks != 1:
-                found.append(f"{shown} says how many jobs and ranks there are: drop sweep.parallel and sweep.ranks")
+                yield f"{sets} says how many jobs and ranks there are: drop {key('parallel')} and {key('ranks')}"
         if self.prepare is Preparation.miniature and not self.root.strip():
-            found.append("sweep.root is empty: name a directory for what sweep.prepare=miniature makes")
-        return found
+            yield f"{key('root')} is empty: name a directory for what {key('prepare')}=miniature makes"
 
     @property
     def processes(self) -> int:

@@ -1,95 +1,120 @@
-"""The commands of launch/diagnose_direction.py beside the diagnostic of one model: select, convert, collect, study."""
+"""What launch/diagnose_direction.py does beside the diagnostic of one model: study, collect, select, convert."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from derta.config.direction import SelectionConfig
-from derta.direction.selection import read_table, select
+from derta.config.command import Command
+from derta.config.direction import CollectRunConfig, ConvertRunConfig, SelectRunConfig, StudyRunConfig
+from derta.config.paths import quoted
 
 
-def _select(options: argparse.Namespace) -> None:
-    candidates = read_table(options.table)
-    layers = options.layers or max(candidate.layer for candidate in candidates) + 1
-    rule = SelectionConfig(kl_max=options.kl_max, induce_min=options.induce_min, top_layers=options.top_layers)
-    selection = select(candidates, layers, rule)
+def _study(config: StudyRunConfig) -> None:
+    from derta.direction.study import study
+
+    print(study(config))
+
+
+def _collect(config: CollectRunConfig) -> None:
+    from derta.direction.collect import collect
+
+    print(collect(config.results, config.output, config.evaluations))
+
+
+def _select(config: SelectRunConfig) -> None:
+    from derta.direction.selection import read_table, select
+
+    candidates = read_table(config.table)
+    layers = config.layers or max(candidate.layer for candidate in candidates) + 1
+    selection = select(candidates, layers, config)
     reasons = {} if selection.chosen else {"reason": "no valid direction found", "dropped": selection.dropped}
     print(json.dumps(selection.to_json() | reasons))
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(config: ConvertRunConfig) -> None:
     from derta.residual.direction_files import convert_published
 
-    direction = convert_published(options.file, options.metadata, options.output)
+    direction = convert_published(config.file, config.metadata, config.output)
     place = {"position": direction.position, "layer": direction.layer, "hidden_size": len(direction.vector)}
-    print(json.dumps({"output": str(options.output), **place}))
+    print(json.dumps({"output": config.output, **place}))
 
 
-def _collect(options: argparse.Namespace) -> None:
-    from derta.direction.collect import collect
+def _from_flags(words: list[str], free: str = "", lists: Sequence[str] = ()) -> list[str]:
+    """Words of the earlier dialect, `--kl-max 0.2 --set KEY=VALUE ... RESULT ...`, as key=value; today's as they are.
 
-    print(collect(options.results, options.output, options.evaluations))
-
-
-def _study(options: argparse.Namespace) -> None:
-    from derta.direction.study import study
-
-    print(study(options.models, options.output, options.set))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a share from 0 to below 1")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="launch/diagnose_direction.py")
-    commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help, description=help)
-        made.set_defaults(run=run)
-        return made
-
-    defaults = SelectionConfig()
-    chosen = command("select", _select, "Choose a direction from a table of candidates; prints JSON")
-    chosen.add_argument("--table", type=Path, required=True, help="direction_evaluations.json")
-    chosen.add_argument("--layers", type=int, help="layers of the model (default: the table's last layer + 1)")
-    chosen.add_argument("--kl-max", type=float, default=defaults.kl_max, help="default %(default)s nats")
-    chosen.add_argument("--induce-min", type=float, default=defaults.induce_min, help="default %(default)s")
-    chosen.add_argument("--top-layers", type=_share, default=defaults.top_layers, help="default %(default)s")
-
-    converted = command("convert", _convert, "Convert a published direction.pt to safetensors")
-    converted.add_argument("--file", type=Path, required=True, help="direction.pt")
-    converted.add_argument("--metadata", type=Path, required=True, help="direction_metadata.json")
-    converted.add_argument("--output", type=Path, required=True, help="a name that ends in .safetensors")
-
-    collected = command("collect", _collect, "Put finished diagnostics side by side: table and figure")
-    collected.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="folders of finished diagnostics")
-    collected.add_argument("--output", type=Path, required=True, help="folder for direction_table.md and ablation.png")
-    about = "folders of finished evaluations of the same models"
-    collected.add_argument("--evaluations", type=Path, nargs="*", default=[], metavar="DIR", help=about)
-
-    studied = command("study", _study, "Diagnose several models, one after another, and put them side by side")
-    studied.add_argument("models", nargs="+", metavar="LABEL=DIR", help="seeds of one arm have one label")
-    studied.add_argument("--output", type=Path, required=True, help="folder for results, table and figure")
-    studied.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as in the diagnostic of one model")
-    return parser
-
-
-COMMANDS = ("select", "convert", "collect", "study")
-
-
-def run_command(arguments: Sequence[str]) -> None:
-    """Run one of `COMMANDS`.
-
-    Raises:
-        InputError: a file that cannot be used. Wrong options end the process with exit code 2, as argparse does.
+    Args:
+        free: the key of what stood there without one. lists: keys that took several values.
     """
-    options = _parser().parse_args(arguments)
-    options.run(options)
+    if not any(word.startswith("--") and word != "--help" for word in words):
+        return words
+    values: dict[str, list[str]] = {}
+    key = free
+    for word in words:
+        if word.startswith("--"):
+            key, _, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            values.setdefault(key, [])
+            if not value:
+                continue
+            word = value
+        values.setdefault(key, []).append(word)
+        key = key if key in lists else free
+    settings = values.pop("set", [])
+    if "models" in values:
+        models: dict[str, list[str]] = {}
+        for word in values.pop("models"):
+            label, _, folder = word.partition("=")
+            models.setdefault(label, []).append(quoted(folder))
+        settings.append("models={" + ",".join(f"{label}:[{','.join(all_)}]" for label, all_ in models.items()) + "}")
+        values["output_dir"] = values.pop("output", [])
+    for key, given in values.items():
+        texts = [word if word.replace(".", "", 1).isdigit() else quoted(word) for word in given]
+        settings.append(f"{key}=[{','.join(texts)}]" if key in (*lists, free) else f"{key}={''.join(texts)}")
+    return settings
+
+
+COMMANDS: dict[str, Command[Any]] = {
+    "study": Command(
+        "diagnose_direction study",
+        StudyRunConfig,
+        _study,
+        """Diagnose several models, one after another, and put them side by side. Seeds of one arm have one label.
+
+    python launch/diagnose_direction.py study 'models={LABEL:DIR,LABEL:[DIR,DIR]}' output_dir=DIR [key=value]
+""",
+        conf="diagnose_direction",
+        modern=lambda words: _from_flags(words, "models", ("set",)),
+    ),
+    "collect": Command(
+        "diagnose_direction collect",
+        CollectRunConfig,
+        _collect,
+        """Put finished diagnostics side by side: table and figure.
+
+    python launch/diagnose_direction.py collect results=[DIR,DIR] output=DIR [evaluations=[DIR,DIR]]
+""",
+        modern=lambda words: _from_flags(words, "results", ("evaluations",)),
+    ),
+    "select": Command(
+        "diagnose_direction select",
+        SelectRunConfig,
+        _select,
+        """Choose a direction from a table of candidates; prints JSON.
+
+    python launch/diagnose_direction.py select table=direction_evaluations.json [kl_max=0.1] [top_layers=0.2]
+""",
+        modern=_from_flags,
+    ),
+    "convert": Command(
+        "diagnose_direction convert",
+        ConvertRunConfig,
+        _convert,
+        """Convert a published direction.pt to safetensors.
+
+    python launch/diagnose_direction.py convert file=direction.pt metadata=direction_metadata.json output=FILE
+""",
+        modern=_from_flags,
+    ),
+}

@@ -52,7 +52,7 @@ def check_gate(summary: Summary, gate: GateConfig, baseline: Summary | None = No
         InputError: bounds out of range or none at all; a set that a bound needs is missing; a baseline that cannot be
             compared.
     """
-    if problems := gate.problems("gate."):
+    if problems := gate.problems("gate"):
         raise InputError.listing("the gate cannot be checked:", problems)
     if not gate.active:
         raise InputError(f"the gate has no bound: set {' or '.join(BOUNDS)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from derta.config import TrainRunConfig
-from derta.config.compose import is_main_rank
+from derta.config.failures import is_main_rank
 from derta.config.training import TrainerConfig
 from derta.errors import InputError
 from derta.storage.atomic import write_json_atomically

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -30,7 +29,6 @@ from derta.errors import InputError
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 
-_PLAIN = re.compile(r"[\w./-]+")
 _LONGEST_NAME = 200  # bytes
 _HEARTBEAT = 15.0  # seconds between progress lines
 _POLL = 0.2
@@ -94,12 +92,6 @@ def launch_command(script: str, *arguments: str, ranks: int = 1, torchrun: bool 
         # --standalone: every job has a rendezvous of its own, on a port that the system picks
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     return [*launcher, *command_of(script), *arguments]
-
-
-def quoted(value: Path | str) -> str:
-    """A value as Hydra takes it on a command line, whatever signs are in it."""
-    text = str(value)
-    return text if _PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def fitting(name: str) -> str:

@@ -10,14 +10,39 @@ interrupted goes on where it stopped. launch/sweep.py puts its runs behind the s
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from derta.sweep.jobs import Job, launch_command, quoted
+from derta.config.paths import quoted
+from derta.config.study import MiniatureRunConfig
+from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
 
 STUDY_DATA = {"miniature": "data", "miniature_base": "base_data", "miniature_eval": "eval_data"}
 _PROBE_ROWS = 16  # of either kind; P(refusal) on test rows while an arm trains, which nothing is chosen by
+
+
+def run_study(config: MiniatureRunConfig) -> str:
+    """Run what is not done yet; returns where the time went and the report.
+
+    Raises:
+        InputError: a stage failed.
+    """
+    root, cores = Path(config.output), min(2, os.cpu_count() or 1)
+    begin = time.monotonic()
+    jobs = plan_study(root, config.seeds, [arm.value for arm in config.arms], config.eval, cores)
+    run_jobs(jobs, root / "logs", cores)
+    report = root / "report"
+    return "\n".join(
+        [
+            f"\nWhere the time went:\n{job_times(jobs, time.monotonic() - begin)}\n",
+            (report / "report.md").read_text(encoding="utf-8"),
+            f"figures: {', '.join(str(path) for path in sorted(report.glob('*.png')))}",
+            f"report: {report / 'report.html'} (one file; open it in a browser)",
+        ]
+    )
 
 
 def data_jobs(root: Path, recipes: Mapping[str, str]) -> list[Job]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from derta.config import TrainRunConfig
+from derta.config.paths import quoted
 from derta.config.sweep import Preparation
 from derta.errors import InputError
 from derta.report.collected import MEMBER_FILE
 from derta.report.collected_tables import write_tables
 from derta.storage.atomic import write_atomically
-from derta.sweep.jobs import Job, State, fitting, job_states, launch_command, quoted, run_jobs
+from derta.sweep.jobs import Job, State, fitting, job_states, launch_command, run_jobs
 from derta.sweep.miniature import base_jobs, data_jobs, evaluation_job
 
 DEFAULT_ROOT = "runs/sweep"
@@ -139,7 +140,7 @@ def _preparation(requested: Sequence[Requested], root: Path) -> list[Job]:
 
 def _check(requested: Sequence[Requested]) -> None:
     first = requested[0].config.sweep
-    if problems := first.problems():
+    if problems := first.problems("sweep"):
         raise InputError.listing("this sweep cannot run:", problems)
     folders: dict[Path, Requested] = {}
     for run in requested:
@@ -150,7 +151,7 @@ def _check(requested: Sequence[Requested]) -> None:
                 problems.append(
                     f"sweep.{key} is {there} in one job and {here} in another: it holds for the whole sweep"
                 )
-        problems += [f"{name}: {problem}" for problem in run.config.problems(run.config.sweep.processes)]
+        problems += [f"{name}: {problem}" for problem in run.config.problems()]
         if run.output_dir in folders:
             problems.append(
                 f"{name}: would go to {run.output_dir}, as another job does: tell them apart, for example with "

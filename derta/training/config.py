@@ -48,6 +48,11 @@ def _default(name: str) -> object:
     return value.value if isinstance(value, (Arm, Normalization)) else value
 
 
+def _argument(key: str) -> str:
+    """What a key below `objective` is called here."""
+    return key.replace("ablation.", "ablation_")
+
+
 @dataclass
 class DeRTaConfig(SFTConfig):
     """Arguments of DeRTaTrainer: everything of `trl.SFTConfig`, and what `derta.config.ObjectiveConfig` documents.
@@ -103,7 +108,7 @@ class DeRTaConfig(SFTConfig):
         names = ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta", "ablation"}
         values = {name: getattr(self, name) for name in names}
         arm = Arm(self.objective) if self.objective in arms else _DEFAULTS.name
-        problems += ObjectiveConfig(name=arm, ablation=self.ablation(), **values).problems()
+        problems += ObjectiveConfig(name=arm, ablation=self.ablation(), **values).problems(_argument)
         if self.peak_flops is not None and not self.peak_flops > 0:
             problems.append(f"peak_flops={self.peak_flops}: expected FLOP/s of one device, or None")
         problems += self._without_effect()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
-from derta.config.compose import is_main_rank, world_size
+from derta.config.failures import is_main_rank, world_size
 from derta.config.paths import expand_home
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
@@ -75,7 +75,7 @@ def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = 
 
 def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_model: Callable[[], None]) -> Path:
     ranks = world_size()
-    if problems := expand_home(config).problems(ranks):
+    if problems := expand_home(config).problems():
         raise InputError.listing("this configuration cannot run:", problems)
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.ERROR, format="%(message)s")
     for noisy in ("httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed"):

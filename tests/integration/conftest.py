@@ -70,18 +70,12 @@ def arguments(model_dir: Path, data_dir: Path) -> Callable[..., list[str]]:
 @pytest.fixture(scope="session")
 def train(arguments: Callable[..., list[str]]) -> Callable[..., Path]:
     """train(output_dir, *overrides): a run in this process; what a user's mistake raises comes through."""
-    from hydra import compose, initialize_config_dir
-
     from derta.config import TrainRunConfig
-    from derta.config.compose import CONF_DIR, register_schema, to_config
+    from derta.config.compose import configure
     from derta.release.hub import train_and_push
 
-    register_schema("train_schema", TrainRunConfig)
-
     def run(output_dir: Path | str, *overrides: str) -> Path:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = to_config(compose("config", arguments(output_dir, *overrides)), TrainRunConfig)
-        return train_and_push(config)
+        return train_and_push(configure("train", TrainRunConfig, arguments(output_dir, *overrides)))
 
     return run
 

@@ -20,16 +20,13 @@ import deepspeed
 import torch
 import transformers
 from datasets import Dataset
-from hydra import compose, initialize_config_dir
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from derta import DeRTaConfig, DeRTaTrainer
 from derta.config import TrainRunConfig
-from derta.config.compose import CONF_DIR, register_schema, to_config
-
-register_schema("train_schema", TrainRunConfig)
+from derta.config.compose import configure
 
 SIZES = {
     "small": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2},
@@ -110,8 +107,7 @@ def says(role: str, text: str) -> list[dict[str, str]]:
 
 
 def measure(stage: int, size: str, dtype: str, method: str, rows: Dataset, place: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        zero = to_config(compose("config", [f"distributed=zero{stage}"]), TrainRunConfig).distributed.deepspeed
+    zero = configure("train", TrainRunConfig, [f"distributed=zero{stage}"]).distributed.deepspeed
     args = DeRTaConfig(
         place, deepspeed=zero, use_cpu=True, bf16=dtype == "bfloat16", report_to=[],
         save_strategy="no", disable_tqdm=True, max_length=32, max_steps=2, per_device_train_batch_size=2,

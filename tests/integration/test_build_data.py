@@ -43,14 +43,14 @@ def built(*arguments):
     """Run the command in this process and give what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        launch.main(list(arguments))
+        launch.main.answer(list(arguments))
     return printed.getvalue()
 
 
 def refused(message, *arguments):
     """The run ends with the error and leaves no hidden file."""
     with pytest.raises(InputError) as error:
-        launch.main(list(arguments))
+        launch.main.answer(list(arguments))
     assert message in str(error.value)
     assert not [path.name for path in Path(".").rglob(".*")]
 

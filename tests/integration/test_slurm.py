@@ -18,9 +18,10 @@ from hydra import compose, initialize_config_dir
 from training_cases import ENVIRONMENT, REPOSITORY, metrics, says_text
 
 from derta.config import TrainRunConfig
-from derta.config.compose import CONF_DIR, register_schema
+from derta.config.compose import primary
+from derta.config.shipped import CONF_DIR
 
-register_schema("train_schema", TrainRunConfig)
+primary("train", TrainRunConfig)
 LAUNCH = REPOSITORY / "launch"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training_cases import ENVIRONMENT
 
-from derta.config.compose import CONF_DIR
+from derta.config.shipped import CONF_DIR
 
 SWEEP = CONF_DIR.parent / "launch" / "sweep.py"
 

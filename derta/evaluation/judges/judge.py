@@ -146,7 +146,7 @@ def build_judge(name: JudgeName, judging: JudgingConfig | None = None) -> Judge:
     from derta.evaluation.judges.model_judge import ModelJudge
 
     judging = judging or JudgingConfig()
-    if problems := judging.problems(name, "judging"):
+    if problems := judging.problems_of(name, "judging"):
         raise InputError.listing("this judge cannot be used:", problems)
     form = build_format(name, judging)
     ask = answerer(judging.model, judging.endpoint, judging.batch_size)

@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from derta.benchmark.measure import Line, compared, in_turn, peak_memory
-from derta.benchmark.prefixes import difference, draw_triples
 from derta.benchmark.reference import _naive_loss
 from derta.benchmark.report import as_table, write
-from derta.benchmark.suites import SUITES, chosen
+from derta.benchmark.suites import SUITES, BenchmarkRunConfig
 from derta.benchmark.training import our_trainer, rows_of_epoch, trl_trainer
 from derta.benchmark.workload import llama, miniature_rows, paper_mix, tokenizer
-from derta.errors import InputError
 
 
 def test_the_ratio_is_that_of_neighbours() -> None:
@@ -56,9 +54,9 @@ def test_table_and_files(tmp_path: Path) -> None:
 
 
 def test_suites_exist() -> None:
-    assert chosen("all") == list(SUITES)
-    with pytest.raises(InputError, match="unknown nothing"):
-        chosen("training,nothing")
+    assert BenchmarkRunConfig().suites == list(SUITES) and BenchmarkRunConfig(suite=["memory"]).suites == ["memory"]
+    [problem] = BenchmarkRunConfig(suite=["training", "nothing"]).problems()
+    assert problem.startswith("suite=[training,nothing]: expected [all], or some of [training,reference,")
     for places in SUITES.values():
         for place in places:
             module, function = place.split(".")
@@ -74,11 +72,6 @@ def test_peers_train_on_the_same_batch(tmp_path: Path) -> None:
     naive = float(_naive_loss(llama(len(tokenizer())), ready[:8]).detach())
     losses = [trainer.train().training_loss for trainer in (ours, theirs)]
     assert losses == pytest.approx([naive, naive], rel=1e-5)
-
-
-def test_one_row_with_branches_equals_rows_of_their_own() -> None:
-    loss, gradient = difference(draw_triples(2, cuts=3, scale=0.1))
-    assert loss < 1e-6 and gradient < 1e-5
 
 
 def test_the_papers_mix_has_its_share_of_triples() -> None:

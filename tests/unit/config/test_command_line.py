@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from derta.config.compose import CONF_DIR, command_line_problems
+from derta.config import TrainRunConfig
+from derta.config.compose import read
+from derta.config.evaluation import EvaluateRunConfig
+from derta.config.shipped import CONF_DIR
 
 REPOSITORY = CONF_DIR.parent
 TRAIN = REPOSITORY / "launch" / "train.py"
-Problems = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="module")
-def found() -> Problems:
-    """found(*overrides): what launch/train.py says about them."""
-    specification = importlib.util.spec_from_file_location("launch_train", TRAIN)
-    assert specification is not None and specification.loader is not None
-    launch = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(launch)
-    return lambda *overrides: command_line_problems(list(overrides), "config", launch.problems)
+def found(*overrides: str) -> list[str]:
+    """What launch/train.py says about them."""
+    return read("train", TrainRunConfig, overrides)[1]
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -38,34 +34,37 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_the_shipped_configuration_has_no_problem(found: Problems) -> None:
+def test_the_shipped_configuration_has_no_problem() -> None:
     assert found() == []
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("trainer.sede=3", "no key 'sede'; did you mean"),
-        ("modle.name_or_path=x", "no key 'modle'"),
-        ("+trainer.new=1", "no key 'new'; --cfg job lists the keys"),
-        ("++model.new=1", "no key 'new'; --cfg job lists the keys"),
-        ("trainer.seed=abc", "expected a whole number"),
-        ("trainer.max_steps=1.5", "expected a whole number"),
-        ("optim.learning_rate=fast", "expected a number"),
+        ("trainer.sede=3", "no key 'sede'; did you mean optim.scheduler or trainer.seed?"),
+        ("modle.name_or_path=x", "no key 'modle'; did you mean model?"),
+        ("trainer.seed.x=1", "no key 'x'; --help lists the keys"),
+        ("+trainer.qqq=1", "no key 'qqq'; --help lists the keys"),
+        ("++model.qqq=1", "no key 'qqq'; --help lists the keys"),
+        ("eval=miniature", "no key 'eval'"),
+        ("trainer.seed=abc", "expected a whole number, at least 0 and at most 4294967295"),
+        ("trainer.seed=true", "expected a whole number"),
+        ("trainer.max_steps=1.5", "expected a whole number, at least 1, or -1 to count epochs instead"),
+        ("optim.learning_rate=fast", "expected a number above 0"),
         ("trainer.shuffle=maybe", "expected true or false"),
         ("data.format=json", "expected one of derta, reference_jsonl, preference"),
         ("logging.wandb_mode=on", "expected one of auto, online, offline, disabled"),
-        ("objective.refusal_token_ids=[a]", "expected a whole number"),
-        ("peft.target_modules=q_proj", "expected a list: key=[first,second]"),
-        ("distributed.deepspeed=3", "expected a mapping"),
-        ("distributed.deepspeed={a: 1}", "null cannot be replaced by a mapping here"),
-        ("distributed.deepspeed.zero_optimization.stage=2", "this is null here"),
+        ("objective.refusal_token_ids=[a]", "expected null or a list of one whole number (every position) or two"),
+        ("peft.target_modules=q_proj", "expected a list of module names [first,second]"),
+        ("sweep.evaluate=direct", "expected a list [first,second], each text"),
+        ("distributed.deepspeed=3", "expected null or a mapping"),
         ("model.name_or_path=[a,b]", "expected text"),
-        ("output_dir=null", "expected a value; null is not allowed here"),
-        ("~model.name_or_path", "a key cannot be deleted"),
+        ("output_dir=null", "expected text; null is not allowed here"),
+        ("~model.name_or_path", "a key cannot be deleted; give it a value"),
         ("objective=derto", "no such choice; objective can be derta, dpo, harmful_prefix, rto, vanilla"),
         ("distributed=zero9", "no such choice; distributed can be none, zero1, zero2, zero3, zero3_offload"),
-        ("trainer=1", "expected the name of one of this group's choices"),
+        ("trainer=1", "no such choice; trainer can be miniature, paper"),
+        ("~trainer", "no such choice; trainer can be miniature, paper"),
         ("objective=derta,vanilla", "several values: a sweep is `python launch/sweep.py -m ...`"),
         ("data.path=a,b", "several values"),
         ("data.path=/tmp/a=b", "Hydra cannot read this value; put it in quotes inside quotes"),
@@ -74,29 +73,61 @@ def test_the_shipped_configuration_has_no_problem(found: Problems) -> None:
         ("seed", "expected key=value or group=choice"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_remedy(override: str, expected: str, found: Problems) -> None:
+def test_a_mistake_is_one_line_with_the_remedy(override: str, expected: str) -> None:
     [problem] = found(override)
     assert problem.startswith(f"{override}: ") and expected in problem
-    assert "\n" not in problem and "full_key" not in problem and "Error merging" not in problem
+    assert "\n" not in problem
+
+
+def test_what_only_composing_shows_is_said_in_hydra_s_words() -> None:
+    [problem] = found("output_dir=runs/${objective.nmae}")
+    assert "Interpolation key 'objective.nmae' not found" in problem and "\n" not in problem
+    [problem] = found("+experiment=miniature_base", "+experiment=miniature_base")
+    assert "experiment" in problem and "\n" not in problem
+
+
+def test_keys_that_no_file_holds_need_no_plus() -> None:
+    """Prompt sets have names of the user's, and a DeepSpeed configuration holds whatever DeepSpeed knows."""
+    words = ["eval.sets.mine.path=rows.jsonl", "eval.sets.mine.harmful=true", "~eval.sets.benign", "label=12"]
+    config, problems = read("evaluate", EvaluateRunConfig, words)
+    assert problems == [] and set(config.eval.sets) == {"harmful", "borderline", "mine"}
+    assert config.eval.sets["mine"].attacks == ["direct"] and config.label == "12"
+    [problem] = read("evaluate", EvaluateRunConfig, ["eval.sets.mine.paht=rows.jsonl"])[1]
+    assert "no key 'paht'; did you mean eval.path or eval.sets.NAME.path" in problem
+    config, problems = read("train", TrainRunConfig, ["distributed.deepspeed.zero_optimization.stage=2"])
+    assert problems == [] and config.distributed.deepspeed == {"zero_optimization": {"stage": 2}}
+    assert found("experiment=paper_lora", "model.name_or_path=x") == []
+
+
+def test_files_of_the_user_s_are_checked_as_the_command_line_is(tmp_path: Path) -> None:
+    """A group of their own, by --config-dir: Hydra composes it, unknown keys and values are ours to name."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name_or_path: x\nrevison: abc\ntrust_remote_code: 3\n")
+    result = run("--config-dir", str(tmp_path), "model=mine")
+    assert result.returncode == 2 and result.stderr.splitlines() == [
+        "error: this configuration cannot run:",
+        "  - model.trust_remote_code=3: expected true or false",
+        "  - model.revison=abc: no key 'revison'; did you mean model.revision?",
+    ]
 
 
 @pytest.mark.parametrize("value", ["/tmp/a b", '"/tmp/a,b=c"', '"/tmp/日本 é"', "/tmp/a-b_c.d", "'/tmp/{x}'"])
-def test_odd_paths_are_taken_as_they_are(value: str, found: Problems) -> None:
+def test_odd_paths_are_taken_as_they_are(value: str) -> None:
     assert found(f"data.path={value}", f"output_dir={value}") == []
 
 
-def test_mistakes_of_every_kind_are_listed_together(found: Problems) -> None:
+def test_mistakes_of_every_kind_are_listed_together() -> None:
     problems = found(
         "trainer.sede=3", "trainer.epochs=many", "objective=derto", "objective.rto_dropout=1", "data.path=''",
         "trainer.global_batch_size=10", "trainer.micro_batch_size=4",
     )  # fmt: skip
-    assert [problem.split(":")[0].split(" is ")[0] for problem in problems] == [
-        "trainer.sede=3", "trainer.epochs=many", "objective=derto", "data.path", "objective.rto_dropout=1.0",
+    assert [problem.split(": ")[0].split(" is ")[0] for problem in problems] == [
+        "trainer.sede=3", "objective=derto", "objective.rto_dropout=1", "trainer.epochs=many", "data.path",
         "trainer.global_batch_size=10",
     ]  # fmt: skip
 
 
-def test_the_three_numbers_of_an_indivisible_batch_are_named(found: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_three_numbers_of_an_indivisible_batch_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     [problem] = found("trainer.global_batch_size=16", "trainer.micro_batch_size=2")
     assert "trainer.global_batch_size=16" in problem and "trainer.micro_batch_size=2 x 3 ranks = 6" in problem
@@ -115,7 +146,7 @@ def test_the_three_numbers_of_an_indivisible_batch_are_named(found: Problems, mo
         (["objective.rto_weight=0", "objective.mle_weight=0"], "nothing would be learned"),
     ],
 )
-def test_contradictions(overrides: list[str], expected: str, found: Problems) -> None:
+def test_contradictions(overrides: list[str], expected: str) -> None:
     [problem] = found(*overrides)
     assert expected in problem
 
@@ -125,27 +156,61 @@ def test_importing_the_command_and_the_configuration_needs_no_torch() -> None:
     code = (
         "import sys, runpy; sys.argv = ['train.py']\n"
         f"runpy.run_path({str(TRAIN)!r}, run_name='module')\n"
-        "import derta, derta.config, derta.config.compose, derta.data.schema\n"
+        "import derta, derta.config, derta.config.compose, derta.config.help_text, derta.data.schema\n"
         "print([name for name in ('torch', 'transformers', 'trl', 'datasets', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-def test_help_lists_groups_keys_and_completion() -> None:
+def test_help_says_what_every_key_means_and_may_hold() -> None:
     result = run("--help")
     assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
     for part in (
         "torchrun --nproc_per_node N launch/train.py", "objective: derta, dpo, harmful_prefix, rto, vanilla",
-        "distributed: none, zero1, zero2, zero3, zero3_offload", "  global_batch_size: ",
-        'eval "$(python launch/train.py -sc install=bash)"',
+        "distributed: none, zero1, zero2, zero3, zero3_offload", 'eval "$(python launch/train.py -sc install=bash)"',
+        "trainer.global_batch_size=8 (a whole number, at least 1; default 128) Rows per optimizer step",
+        "objective.rto_dropout=0.0 (a probability in [0, 1); to train without RTO use objective=harmful_prefix; "
+        "default) Probability that a position of an RTO row carries no loss in an epoch",
+        "objective.name=derta (one of derta, vanilla, harmful_prefix, rto, dpo; default) The arms of the paper",
     ):  # fmt: skip
-        assert part in result.stdout
+        assert part in text
+
+
+def test_every_key_of_every_command_has_its_sentence() -> None:
+    commands = [path for path in sorted((REPOSITORY / "launch").glob("[a-z]*.py")) if path.stem != "slurm"]
+    assert len(commands) > 12
+    code = (
+        "import contextlib, io, json, runpy, sys\nall_ = {}\n"
+        "for file in sys.argv[1:]:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as text:\n"
+        "        sys.argv = [file, '--help']\n"
+        "        runpy.run_path(file, run_name='__main__')\n"
+        "    all_[file] = text.getvalue()\n"
+        "print(json.dumps(all_))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *map(str, commands)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for text in json.loads(result.stdout).values():
+        lines = text.partition("== Keys")[2].splitlines()
+        keys = [place for place, line in enumerate(lines) if line.startswith("  ") and line[2] != " "]
+        assert keys and not [lines[place] for place in keys if not lines[place + 1].startswith("      ")]
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    for words in ("--help", "--cfg job"):
+        result = subprocess.run(
+            ["bash", "-c", f"'{sys.executable}' {TRAIN} {words} | true; echo ${{PIPESTATUS[0]}}"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert result.stderr == "" and result.stdout in ("0\n", "141\n")
 
 
 def test_help_shows_the_chosen_values_and_explains_wrong_ones() -> None:
     result = run("--help", "objective=rto", "trainer.seed=7")
-    assert result.returncode == 0 and "  name: rto\n" in result.stdout and "  seed: 7\n" in result.stdout
+    assert result.returncode == 0 and "  objective.name=rto " in result.stdout
+    assert "  trainer.seed=7 " in result.stdout
     result = run("--help", "objective=nothing")
     assert result.returncode == 2 and "objective can be derta, dpo" in result.stderr
     assert "Traceback" not in result.stderr

@@ -107,14 +107,14 @@ def put(config: TrainRunConfig, key: str, value: Any) -> None:
 
 
 def test_the_start_of_these_tests_is_sound() -> None:
-    assert sound().problems(world_size=1) == []
+    assert sound().problems() == []
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
 def test_out_of_range(key: str, value: Any) -> None:
     config = sound()
     put(config, key, value)
-    problems = config.problems(world_size=1)
+    problems = config.problems()
     assert len(problems) == 1, problems
     assert key in problems[0]
 
@@ -123,7 +123,7 @@ def test_out_of_range(key: str, value: Any) -> None:
 def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
     config = sound()
     config.objective.name, config.objective.transition_copies = Arm[arm], 2
-    (problem,) = config.problems(world_size=1)
+    (problem,) = config.problems()
     assert f"objective={arm}" in problem
 
 
@@ -151,7 +151,7 @@ def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
 def test_the_ends_of_the_ranges_are_allowed(key: str, value: Any) -> None:
     config = sound()
     put(config, key, value)
-    assert config.problems(world_size=1) == []
+    assert config.problems() == []
 
 
 @pytest.mark.parametrize("deepspeed", [{}, {"zero_optimization": 3}, {"zero_optimization": {"stage": 7}}])
@@ -165,7 +165,7 @@ def test_all_problems_of_all_groups_come_at_once() -> None:
     for key, values in OUT_OF_RANGE.items():
         put(config, key, values[0])
     config.output_dir = " "
-    text = "\n".join(config.problems(world_size=1))
+    text = "\n".join(config.problems())
     for key in (*OUT_OF_RANGE, "output_dir"):
         assert key in text or key == "objective.refusal_text", "ids given outright need no text"
 

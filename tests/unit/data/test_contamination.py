@@ -186,10 +186,10 @@ def test_the_command_gives_an_exit_code_and_a_report_without_text(tmp_path, caps
     specification.loader.exec_module(command)
     dataset(tmp_path)
     against, report = f"against={tmp_path / 'set.jsonl'}", tmp_path / "report.json"
-    assert command.main([f"data={tmp_path / 'data'}", against, f"output={report}"]) == 1
+    assert command.main.answer([f"data={tmp_path / 'data'}", against, f"output={report}"]) == 1
     found = json.loads(report.read_text())
     assert (found["rows"], found["overlapping"], found["against"][0]["prompts"]) == (2, 1, 1)
     assert "brew" not in report.read_text() + capsys.readouterr().out
     clean = lines(tmp_path / "clean.jsonl", [{"prompt": "How do I kill time?"}])
-    assert command.main([f"data={clean}", against]) == 0
+    assert command.main.answer([f"data={clean}", against]) == 0
     assert "no overlap" in capsys.readouterr().out

@@ -124,7 +124,7 @@ for name, (folder, arguments) in json.load(sys.stdin).items():
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            launch.main(arguments + ["output=out"])
+            launch.main.answer(arguments + ["output=out"])
         answers[name] = printed.getvalue()
     except InputError as error:
         answers[name] = f"error: {error}"

@@ -16,7 +16,7 @@ import pytest
 
 from derta.config.direction import DirectionConfig
 from derta.direction.collect import collect
-from derta.direction.commands import run_command
+from derta.direction.commands import COMMANDS
 from derta.direction.diagnose import examine
 from derta.direction.paired import READERS, Paired, difference, over_runs
 from derta.errors import InputError
@@ -142,7 +142,7 @@ def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest
     none["identity"]["settings"]["filter_prompts"] = False
     folders = [_write(tmp_path / name, one, label) for name, one, label in (
         ("a", none, "derta"), ("b", report, "vanilla"), ("c", report, "vanilla"))]  # fmt: skip
-    run_command(["collect", *folders, "--output", str(tmp_path / "table")])
+    COMMANDS["collect"].answer([*folders, "--output", str(tmp_path / "table")])
     printed = re.sub(" +", " ", capsys.readouterr().out)
     assert "| % | vanilla (2) | derta (1) |" in printed
     assert "| runs with a valid direction | 2 of 2 | 0 of 1 |" in printed

@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from derta.config.compose import CONF_DIR, register_schema, to_config
+from derta.config.compose import read
 from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SideConfig
+from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 
-register_schema("diagnose_schema", DiagnoseRunConfig)
 CHOICES = [path.stem for path in sorted((CONF_DIR / "direction").glob("*.yaml"))]
 FILES = ["direction.harmful.path=a.jsonl", "direction.harmless.path=b.jsonl"]
 
 
 def _composed(*overrides: str) -> DiagnoseRunConfig:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config(compose("diagnose_direction", list(overrides)), DiagnoseRunConfig)
+    return read("diagnose_direction", DiagnoseRunConfig, overrides)[0]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -40,7 +38,7 @@ def test_every_problem_is_named_at_once() -> None:
         harmful=SideConfig(path="a.jsonl"), positions=0, refusal_texts=[" "], batch_size=0, lora_scales=[-1.0]
     )
     config.splits.test, config.selection.kl_max, config.selection.top_layers = 0, -1.0, 1.0
-    found = "\n".join(config.problems())
+    found = "\n".join(config.problems("direction"))
     for key in (
         "harmless.path is empty", "positions=0", "refusal_texts is empty", "batch_size=0", "lora_scales",
         "splits.test=0", "selection.kl_max", "selection.top_layers",
@@ -50,8 +48,8 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def test_collect_needs_finished_diagnostics(tmp_path: Path) -> None:
-    from derta.direction.commands import run_command
+    from derta.direction.commands import COMMANDS
 
     with pytest.raises(InputError, match="no direction.json"):
-        run_command(["collect", str(tmp_path), "--output", str(tmp_path / "table")])
+        COMMANDS["collect"].answer([f"results=[{tmp_path}]", f"output={tmp_path / 'table'}"])
     assert not (tmp_path / "table").exists()

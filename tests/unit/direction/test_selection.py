@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from derta.config.direction import SelectionConfig
-from derta.direction.commands import run_command
+from derta.direction.commands import COMMANDS
 from derta.direction.selection import Candidate, read_table, select, write_table
 from derta.errors import InputError
 
@@ -65,7 +65,7 @@ def test_published_tables_give_the_published_choice(
 ) -> None:
     """Tables of github.com/andyrdt/refusal_direction, commit 9d852fa; its surviving set, not only its choice."""
     folder = PUBLISHED / model
-    run_command(["select", "--table", str(folder / "direction_evaluations.json")])
+    COMMANDS["select"].answer(["--table", str(folder / "direction_evaluations.json")])
     assert json.loads(capsys.readouterr().out) == {"position": position, "layer": layer, "survivors": survivors}
     candidates = read_table(folder / "direction_evaluations.json")
     found = select(candidates, max(c.layer for c in candidates) + 1, SelectionConfig()).survivors
@@ -76,10 +76,12 @@ def test_published_tables_give_the_published_choice(
 def test_command_on_a_table_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "table.json"
     write_table(table, [GOOD, _candidate(layer=9), _candidate(position=-2, bypass=math.nan)])
-    run_command(["select", "--table", str(table)])
+    COMMANDS["select"].answer([f"table={table}"])
     assert json.loads(capsys.readouterr().out) == {"position": -1, "layer": 3, "survivors": 1}
-    run_command(["select", "--table", str(table), "--kl-max", "0.01"])
-    printed = json.loads(capsys.readouterr().out)
+    COMMANDS["select"].answer(["--table", str(table), "--kl-max", "0.01"])
+    printed, note = capsys.readouterr()
+    assert note == f"note: this is now launch/diagnose_direction.py select table={table} kl_max=0.01\n"
+    printed = json.loads(printed)
     assert (printed["position"], printed["survivors"], printed["reason"]) == (None, 0, "no valid direction found")
     assert printed["dropped"]["position -1, layer 3"] == ["KL 0.05 > 0.01: ablation changes harmless answers"]
 

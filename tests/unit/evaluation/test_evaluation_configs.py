@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from derta.config.compose import CONF_DIR, register_schema, to_config
+from derta.config.compose import read
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
+from derta.config.shipped import CONF_DIR
 from derta.evaluation.attacks.attack import build_attack
 from derta.evaluation.judges.judge import build_judge
 
@@ -14,9 +14,7 @@ NAMES = sorted(file.stem for file in (CONF_DIR / "eval").glob("*.yaml"))
 
 
 def compose_evaluation(*overrides: str) -> EvaluateRunConfig:
-    register_schema("evaluate_schema", EvaluateRunConfig)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config(compose("evaluate", list(overrides)), EvaluateRunConfig)
+    return read("evaluate", EvaluateRunConfig, overrides)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,7 +45,7 @@ def test_own_prompts_need_a_path():
 def test_every_contradiction_is_named():
     sets = {"a": PromptSetConfig(path="x", attacks=["direct", "direct"]), "b": PromptSetConfig(path="x", count=0)}
     config = EvaluationConfig(sets=sets, judge=JudgeName.miniature, batch_size=0, max_new_tokens=0, refusal_text=" ")
-    found = " ".join(config.problems())
+    found = " ".join(config.problems("eval"))
     for key in ("eval.sets.a.attacks", "eval.sets.b.count=0", "eval.batch_size=0", "max_new_tokens=0", "refusal_text"):
         assert key in found
-    assert "eval.sets is empty" in " ".join(EvaluationConfig().problems())
+    assert "eval.sets is empty" in " ".join(EvaluationConfig().problems("eval"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from derta.config.compose import CONF_DIR
+from derta.config.shipped import CONF_DIR
 from derta.models.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
 

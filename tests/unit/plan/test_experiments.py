@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from derta.config import Arm, PeftMethod
-from derta.config.compose import CONF_DIR, register_schema, to_config
+from derta.config.compose import read
 from derta.config.plan import Device, PlanRunConfig
+from derta.config.shipped import CONF_DIR
 from derta.models.devices import GPUS
 from derta.plan.architectures import ARCHITECTURES
 from derta.plan.memory import Settings, rank_memory
 from derta.plan.shape import ModelShape, empty_model, model_shape
 
-register_schema("plan_schema", PlanRunConfig)
 EXPERIMENTS = sorted(  # those that name a model
     path.stem
     for path in (CONF_DIR / "experiment").glob("*.yaml")
@@ -26,8 +25,7 @@ ARMS = [Arm.derta, Arm.vanilla, Arm.harmful_prefix, Arm.dpo]
 
 
 def composed(*overrides: str) -> PlanRunConfig:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config(compose("plan", list(overrides)), PlanRunConfig)
+    return read("plan", PlanRunConfig, overrides)[0]
 
 
 _SHAPES: dict[tuple[PeftMethod, str, int], ModelShape] = {}
@@ -47,7 +45,7 @@ def shape_of(experiment: str) -> ModelShape:
 def test_every_arm_is_sound_and_fits_eight_80_gb_gpus(experiment: str) -> None:
     for arm in ARMS:
         config = composed(f"+experiment={experiment}", f"objective={arm.value}", "world_size=8")
-        assert config.plan_problems() == []
+        assert config.problems() == []
         assert (config.objective.name, config.trainer.global_batch_size, config.data.path) == (
             arm, 128, "data/derta_paper",
         )  # fmt: skip

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from derta.config import Arm
-from derta.config.compose import CONF_DIR, register_schema, to_config
+from derta.config.compose import read
 from derta.config.plan import Device, PlanRunConfig
 from derta.errors import InputError
 from derta.models.devices import GPUS
@@ -19,13 +18,11 @@ from derta.plan.plan import make_plan, render
 from derta.plan.propose import deepspeed_config, propose
 from derta.plan.shape import ModelShape, model_shape
 
-register_schema("plan_schema", PlanRunConfig)
 FULL, LORA = "+experiment=llama3_8b_full", "+experiment=llama3_70b_lora"
 
 
 def composed(*overrides: str) -> PlanRunConfig:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_config(compose("plan", list(overrides)), PlanRunConfig)
+    return read("plan", PlanRunConfig, overrides)[0]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +108,7 @@ def test_the_proposal_fits_and_is_no_dearer_than_what_was_asked(full: ModelShape
         again = composed(name, *proposal.overrides)
         assert rank_memory(shape, Settings.of(again, shape)) == proposal.memory
         assert proposal.memory.peak <= GPUS[config.device].usable
-        assert again.plan_problems() == []
+        assert again.problems() == []
 
 
 def test_one_gpu_of_80_gb(full: ModelShape) -> None:
@@ -143,8 +140,8 @@ def test_an_unknown_model_is_refused_with_the_known_ones(monkeypatch: pytest.Mon
 
 
 def test_settings_of_a_plan_are_checked_together() -> None:
-    config = composed("world_size=0", "mfu=2", "triples=0", "helpful=0", "model=llama3_8b", "tokens_per_row=9999")
-    found = "\n".join(config.plan_problems())
+    words = ["world_size=0", "mfu=2", "triples=0", "helpful=0", "model=llama3_8b", "tokens_per_row=9999"]
+    found = "\n".join(read("plan", PlanRunConfig, words)[1])
     for expected in ("world_size=0", "mfu=2", "triples=0 and helpful=0", "tokens_per_row=9999"):
         assert expected in found
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from derta.direction.commands import run_command
+from derta.direction.commands import COMMANDS
 from derta.errors import InputError
 from derta.residual.direction_files import Direction, convert_published, load_direction, save_direction
 
@@ -34,9 +34,7 @@ def test_a_direction_comes_back_with_its_place(tmp_path: Path) -> None:
 def test_a_published_file_is_converted(tmp_path: Path, metadata: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(VECTOR.to(torch.bfloat16), tmp_path / "direction.pt")
     output = tmp_path / "direction.safetensors"
-    run_command(
-        ["convert", "--file", str(tmp_path / "direction.pt"), "--metadata", str(metadata), "--output", str(output)]
-    )
+    COMMANDS["convert"].answer([f"file={tmp_path / 'direction.pt'}", f"metadata={metadata}", f"output={output}"])
     assert json.loads(capsys.readouterr().out)["hidden_size"] == 3
     found = load_direction(output)
     assert torch.equal(found.vector, VECTOR) and (found.position, found.layer) == (-2, 10)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from derta.config.paths import quoted
 from derta.errors import InputError
-from derta.sweep.jobs import Job, State, job_states, job_times, launch_command, quoted, run_jobs
+from derta.sweep.jobs import Job, State, job_states, job_times, launch_command, run_jobs
 
 
 def python(name: str, code: str, **kwargs) -> Job:

@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from derta.config import TrainRunConfig
-from derta.config.compose import CONF_DIR, register_schema, to_config
+from derta.config.compose import read
 from derta.config.sweep import SweepConfig
 from derta.errors import InputError
 from derta.sweep.plan import Requested, evaluation_folder, plan_sweep
 
-register_schema("train_schema", TrainRunConfig)
 PAPER = "+experiment=miniature_paper"
 
 
 def requested(*combinations: str) -> list[Requested]:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return [
-            Requested(overrides.split(), to_config(compose("config", overrides.split()), TrainRunConfig))
-            for overrides in combinations
-        ]
+    split = [overrides.split() for overrides in combinations]
+    return [Requested(words, read("train", TrainRunConfig, words)[0]) for words in split]
 
 
 def test_runs_of_the_paper_s_experiment_wait_for_their_base_and_dpo_for_vanilla() -> None:
@@ -91,8 +86,8 @@ def test_gpu_sets_say_how_many_jobs_and_ranks_there_are(monkeypatch: pytest.Monk
         ({"gpus": [[0, 1], [2]]}, "sets of the same size"),
         ({"gpus": [[0], [0]]}, "name every GPU once"),
         ({"gpus": [[0], [1]], "parallel": 2}, "drop sweep.parallel and sweep.ranks"),
-        ({"ranks": 0}, "sweep.ranks=0: expected at least 1"),
+        ({"ranks": 0}, "sweep.ranks=0: expected a whole number, at least 1"),
     ],
 )
 def test_settings_that_contradict_themselves(settings: dict, expected: str) -> None:
-    assert expected in " ".join(SweepConfig(**settings).problems())
+    assert expected in " ".join(SweepConfig(**settings).problems("sweep"))
