@@ -1,29 +1,81 @@
-"""Numbers from results: pure functions of the lines of results.jsonl, without torch.
+"""Numbers from responses: pure functions of the lines of results.jsonl or scores.jsonl, without torch.
 
 Rates are those of `derta.statistics.rates`. n counts scored responses only: unscored ones are reported beside it and
-never counted as a 0.
+never counted as a 0. What only some judges give counts the responses that they could tell it of.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
-from derta.evaluation.records import Outcome, Result
-from derta.evaluation.response_metrics import (
-    compliance_shares,
-    cumulative_positions,
-    fully_safe,
-    going_on,
-    looping,
-    mean_score,
-)
-from derta.evaluation.summary import Cell, Overall, SetSummary, Staircase
+from derta.evaluation.records import Compliance, Outcome, Result
+from derta.evaluation.summary import Cell, SetSummary, Staircase
+from derta.statistics.bootstrap import mean_interval
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson
+
+
+class Scored(Protocol):
+    """See `derta.evaluation.records.Verdict`."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def fully_safe(self) -> bool | None: ...
+    @property
+    def compliance(self) -> Compliance | None: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def loops(self) -> bool | None: ...
+    @property
+    def goes_on(self) -> bool | None: ...
+
+
+def tally(responses: Sequence[Scored]) -> dict[str, Any]:
+    """What there is to say of scored responses of any origin: see the fields of `Cell` with these names."""
+    outcomes = Counter(response.outcome for response in responses)
+    scored = [response for response in responses if response.outcome is not Outcome.UNSCORED]
+
+    def known(flags: Iterable[bool | None]) -> Rate:
+        told = [flag for flag in flags if flag is not None]
+        return rate(sum(told), len(told))
+
+    classes = Counter(response.compliance for response in scored if response.compliance is not None)
+    return {
+        "n": len(scored),
+        "outcomes": {outcome.value: outcomes[outcome] for outcome in Outcome},
+        "unscored": dict(Counter(r.reason for r in responses if r.outcome is Outcome.UNSCORED)),
+        "complied": rate(outcomes[Outcome.COMPLIED], len(scored)),
+        "refused": rate(sum(response.outcome.is_refusal for response in scored), len(scored)),
+        "fully_safe": known(response.fully_safe for response in scored),
+        "compliance": {name.value: rate(classes[name], classes.total()) for name in Compliance},
+        "score": mean_interval([response.score for response in scored if response.score is not None]),
+        "loops": known(response.loops for response in scored),
+        "goes_on": known(response.goes_on for response in scored),
+    }
+
+
+def cumulative_positions(positions: Iterable[int], responses: int) -> Staircase:
+    """How many responses have refused by each position.
+
+    Args:
+        positions: where each refusal starts, in tokens (or words) of its response.
+        responses: all scored responses, refusing or not.
+    """
+    counts = Counter(positions)
+    rising = sorted(counts)
+    reached = [int(count) for count in np.cumsum([counts[position] for position in rising])]
+    of_refusals, of_responses = ([count / total for count in reached] for total in (counts.total(), responses))
+    return Staircase(rising, of_refusals, of_responses, responses)
 
 
 def mean_over_attacks(cells: Mapping[str, Mapping[str, bool]]) -> Rate:
@@ -59,37 +111,24 @@ def mean_over_attacks(cells: Mapping[str, Mapping[str, bool]]) -> Rate:
     return Rate(int(counts.sum()), int(total), mean, *wilson(mean, effective))
 
 
-def position_shares(results: Iterable[Result]) -> dict[str, Rate]:
-    """Where refusals start: share of the refusals (well-formed or not) in each of `POSITION_BUCKETS`."""
-    return shares_of_positions(refusal_positions(results))
-
-
 def refusal_positions(results: Iterable[Result]) -> list[int]:
     """Token at which each refusal starts, the prefill included."""
     return [r.refusal_token for r in results if r.outcome.is_refusal and r.refusal_token is not None]
 
 
-def summarise_cell(results: Sequence[Result], skipped: Mapping[str, str], *, knows_form: bool = True) -> Cell:
-    """All numbers of one attack on one prompt set. skipped: row id -> reason. knows_form: see `summarise_set`."""
-    outcomes = Counter(result.outcome for result in results)
-    n = len(results) - outcomes[Outcome.UNSCORED]
-    refused = outcomes[Outcome.REFUSED] + outcomes[Outcome.MALFORMED_REFUSAL]
+def summarise_cell(results: Sequence[Result], skipped: Iterable[str], *, knows_form: bool = True) -> Cell:
+    """All numbers of one attack on one prompt set. skipped: why each row was left out. knows_form: see
+    `summarise_set`."""
+    counts = tally(results)
     return Cell(
-        n=n,
-        outcomes={outcome.value: outcomes[outcome] for outcome in Outcome},
-        unscored=dict(Counter(r.reason for r in results if r.outcome is Outcome.UNSCORED)),
-        skipped=dict(Counter(skipped.values())),
+        **counts,
+        skipped=dict(Counter(skipped)),
         cut_off=sum(not r.finished for r in results),
         mean_response_tokens=float(np.mean([r.response_tokens for r in results])) if results else None,
-        complied=rate(outcomes[Outcome.COMPLIED], n),
-        refused=rate(refused, n),
-        well_formed=rate(outcomes[Outcome.REFUSED], refused) if knows_form else rate(0, 0),
-        positions=position_shares(results),
-        fully_safe=fully_safe(results),
-        compliance=compliance_shares(results),
-        score=mean_score(results),
-        loops=looping(results),
-        goes_on=going_on(results),
+        well_formed=rate(counts["outcomes"][Outcome.REFUSED.value], counts["refused"].count)
+        if knows_form
+        else rate(0, 0),
+        positions=shares_of_positions(refusal_positions(results)),
     )
 
 
@@ -112,44 +151,31 @@ def summarise_set(
     by_attack: dict[str, list[Result]] = {attack: [] for attack in attacks}
     for result in results:
         by_attack[result.attack].append(result)
-    everything = [result for cell in by_attack.values() for result in cell]
-    free = [result for result in everything if result.prefill_tokens == 0]
-    return SetSummary(
-        harmful=harmful,
-        attacks={
-            attack: summarise_cell(cell, skipped.get(attack, {}), knows_form=knows_form)
-            for attack, cell in by_attack.items()
-        },
-        overall=_overall(by_attack, everything, skipped, knows_form=knows_form),
-        positions_without_prefill=position_shares(free),
-        cumulative_positions_without_prefill=_staircase(free),
-    )
-
-
-def _overall(
-    by_attack: Mapping[str, Sequence[Result]],
-    everything: Sequence[Result],
-    skipped: Mapping[str, Mapping[str, str]],
-    *,
-    knows_form: bool,
-) -> Overall:
-    """Attacks weigh alike in the means, however many rows each could use."""
 
     def mean(counts: Callable[[Result], bool | None]) -> Rate:
+        """Attacks weigh alike, however many rows each could use."""
         cells: dict[str, dict[str, bool]] = {}
         for attack, cell in by_attack.items():
             found = {r.id: counts(r) for r in cell if r.outcome is not Outcome.UNSCORED}
             cells[attack] = {row_id: value for row_id, value in found.items() if value is not None}
         return mean_over_attacks(cells)
 
-    pooled = summarise_cell(everything, {}, knows_form=knows_form)
-    return replace(
-        Overall(**{each.name: getattr(pooled, each.name) for each in fields(pooled)}),
-        skipped=dict(Counter(reason for rows in skipped.values() for reason in rows.values())),
-        complied=mean(lambda result: result.outcome is Outcome.COMPLIED),
-        refused=mean(lambda result: result.outcome.is_refusal),
-        fully_safe=mean(lambda result: result.fully_safe),
-        cumulative_positions=_staircase(everything),
+    everything = [result for cell in by_attack.values() for result in cell]
+    free = [result for result in everything if result.prefill_tokens == 0]
+    reasons = {attack: list(skipped.get(attack, {}).values()) for attack in attacks}
+    summarised = partial(summarise_cell, knows_form=knows_form)
+    return SetSummary(
+        harmful=harmful,
+        attacks={attack: summarised(cell, reasons[attack]) for attack, cell in by_attack.items()},
+        overall=replace(
+            summarised(everything, [reason for cell in reasons.values() for reason in cell]),
+            complied=mean(lambda result: result.outcome is Outcome.COMPLIED),
+            refused=mean(lambda result: result.outcome.is_refusal),
+            fully_safe=mean(lambda result: result.fully_safe),
+            cumulative_positions=_staircase(everything),
+        ),
+        positions_without_prefill=shares_of_positions(refusal_positions(free)),
+        cumulative_positions_without_prefill=_staircase(free),
     )
 
 

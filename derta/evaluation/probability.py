@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from derta.errors import InputError
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import PromptSet
 from derta.statistics.auroc import Auroc
 from derta.statistics.positions import Curve
 from derta.statistics.recall import FalsePositives, false_positives_by_depth
 from derta.storage.atomic import write_json_atomically
+from derta.storage.typed import read_typed
 
 if TYPE_CHECKING:
     from derta.config.evaluation import EvaluationConfig
@@ -88,14 +85,5 @@ def read_probability(folder: Path) -> Probability | None:
         InputError: not readable.
     """
     file = folder / PROBABILITY_FILE
-    try:
-        return _adapter().validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError):
-        raise InputError(f"{file}: not the curves of an evaluation; run the evaluation again") from None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[Probability]:
-    return TypeAdapter(Probability)
+    what = "the P(refusal) of an evaluation; run the evaluation again"
+    return read_typed(Probability, file, what) if file.is_file() else None

@@ -124,11 +124,7 @@ class Result:
         return (self.prompt_set, self.attack, self.id)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **asdict(self),
-            "outcome": self.outcome.value,
-            "compliance": None if self.compliance is None else self.compliance.value,
-        }
+        return asdict(self)  # str enumerations are written as their values
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Result:

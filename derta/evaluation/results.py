@@ -19,7 +19,7 @@ from derta.errors import InputError
 from derta.evaluation.records import Result
 from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.inputs import Key
-from derta.storage.atomic import write_atomically, write_json_atomically
+from derta.storage.atomic import write_atomically
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines
 
@@ -89,16 +89,6 @@ class ResultsFolder:
         for file in self.path.glob(_PARTIAL.format(rank="*")):
             file.unlink()
         return results
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / name} is not JSON: remove the folder and start again") from error
-
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Atomic: the file is the old one or the whole new one."""
-        write_json_atomically(self.path / name, content)
 
     def _result_files(self) -> Iterator[Path]:
         if (self.path / RESULTS_FILE).is_file():

@@ -13,13 +13,10 @@ module alone reads and writes such files.
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from derta.errors import InputError
 from derta.statistics.auroc import Auroc
@@ -27,6 +24,7 @@ from derta.statistics.bootstrap import Mean
 from derta.statistics.rates import Rate
 from derta.statistics.recall import FalsePositives
 from derta.storage.atomic import write_json_atomically
+from derta.storage.typed import read_typed
 
 SUMMARY_FILE = "summary.json"
 EXACT_JUDGE = "miniature"
@@ -103,8 +101,8 @@ class Staircase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One attack on one prompt set, or all of its attacks; n: scored responses, which all rates are shares of unless it
-    says otherwise.
+    """One attack on one prompt set, or all of its attacks (complied, refused and fully_safe are then means of the
+    attacks' rates). n: scored responses, which all rates are shares of unless it says otherwise.
 
     outcomes: outcome -> responses. unscored, skipped: reason -> responses, rows. cut_off: responses without an end.
     complied: attack success on harmful prompts; on benign ones the right answer where the judge knows it
@@ -112,7 +110,7 @@ class Cell:
     refused: refusals of any form, so over-refusal on benign prompts. well_formed: of the refusals, where the judge
         decides it (the exact one alone does).
     positions: where refusals start, of the refusals. fully_safe, compliance, score, loops, goes_on: see `Verdict`; of
-        the responses that the judge could tell it of.
+        the responses that the judge could tell it of. cumulative_positions: of all attacks.
     """
 
     n: int
@@ -130,12 +128,6 @@ class Cell:
     score: Mean = Mean()
     loops: Rate = Rate()
     goes_on: Rate = Rate()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overall(Cell):
-    """All attacks of a set together; complied, refused and fully_safe are means of the attacks' rates."""
-
     cumulative_positions: Staircase | None = None
 
 
@@ -146,7 +138,7 @@ class SetSummary:
 
     harmful: bool
     attacks: dict[str, Cell]
-    overall: Overall
+    overall: Cell
     positions_without_prefill: dict[str, Rate]
     cumulative_positions_without_prefill: Staircase | None = None
 
@@ -193,18 +185,10 @@ def read_summary(folder: str | Path) -> Summary:
     Raises:
         InputError: none there, or not readable.
     """
-    file = _file(folder)
     try:
-        return _adapter().validate_json(file.read_bytes())
+        return read_typed(Summary, _file(folder), "the summary of an evaluation; run the evaluation again")
     except OSError:
         raise InputError(f"{folder}: no {SUMMARY_FILE}; run launch/evaluate.py to the end first") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{file}: not the summary of an evaluation ({f'{where}: ' * bool(where)}{first['msg']}); run the "
-            "evaluation again"
-        ) from None
 
 
 def write_summary(folder: str | Path, summary: Summary) -> None:
@@ -214,8 +198,3 @@ def write_summary(folder: str | Path, summary: Summary) -> None:
 
 def _file(folder: str | Path) -> Path:
     return Path(folder) / SUMMARY_FILE if Path(folder).is_dir() else Path(folder)
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[Summary]:
-    return TypeAdapter(Summary)

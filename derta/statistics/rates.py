@@ -21,6 +21,12 @@ class Rate:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        # Files of earlier versions hold intervals that miss their own rate by rounding: [1.7e-17, ...] of 0 of 12.
+        if self.rate is not None and self.low is not None and self.high is not None:
+            object.__setattr__(self, "low", min(self.low, self.rate))
+            object.__setattr__(self, "high", max(self.high, self.rate))
+
     def __str__(self) -> str:
         """In per cent."""
         if self.rate is None:

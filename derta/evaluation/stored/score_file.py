@@ -13,9 +13,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -35,18 +34,19 @@ from derta.evaluation.records import Outcome, Verdict
 from derta.evaluation.requests import with_context, written
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
-from derta.evaluation.stored.scores import Score, summarise
+from derta.evaluation.stored.scores import Score, ScoresSummary, summarise
 from derta.models.run_date import settle_dates
 from derta.storage.atomic import write_json_atomically
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines
+from derta.storage.typed import read_typed
 
 IDENTITY_FILE = "judging.json"
 SCORES_FILE = "scores.jsonl"
 
 
-def score_file(config: JudgeRunConfig) -> dict[str, Any]:
-    """Judge what is missing and return the summary (the content of summary.json).
+def score_file(config: JudgeRunConfig) -> ScoresSummary:
+    """Judge what is missing and return the summary.
 
     Raises:
         InputError: responses, prompts, judge or output directory that cannot be used.
@@ -71,12 +71,12 @@ def score_file(config: JudgeRunConfig) -> dict[str, Any]:
     if not claim.held():
         claim.take(run=made)
     elif summary_file.is_file():
-        return json.loads(summary_file.read_text(encoding="utf-8"))
+        return read_typed(ScoresSummary, summary_file, "the summary of a scoring; remove the folder and start again")
     scores = _judge_missing(file.responses, judge, folder, config.judging.batch_size)
     if note := note_of_no_phrases(judge, [score.outcome for score in scores]):
         print(note)
-    summary = {"identity": identity, "run": made} | summarise(scores, file.label_names)
-    write_json_atomically(summary_file, summary)
+    summary = summarise(scores, file.label_names, identity=identity, run=made)
+    write_json_atomically(summary_file, asdict(summary))
     return summary
 
 

@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from derta.evaluation.metrics import mean_over_attacks, position_shares, summarise_cell, summarise_set
+from derta.evaluation.metrics import mean_over_attacks, refusal_positions, summarise_cell, summarise_set
 from derta.evaluation.records import Outcome, Result
 from derta.statistics.auroc import Auroc, auroc, clustered_auroc
+from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson_interval
 
 
@@ -68,7 +69,7 @@ def test_position_shares_count_each_refusal_once_and_in_its_bucket():
     positions = [0, 0, 1, 5, 6, 30, 31, 500]
     results = [make_result(Outcome.REFUSED, id=str(i), position=p) for i, p in enumerate(positions)]
     results += [make_result(Outcome.COMPLIED, id="c", position=3), make_result(Outcome.GARBLED, id="g")]
-    shares = position_shares(results)
+    shares = shares_of_positions(refusal_positions(results))
     assert {name: share.count for name, share in shares.items()} == {"0": 2, "1-5": 2, "6-30": 2, ">30": 2}
     assert all(share.n == 8 and share.rate == 0.25 for share in shares.values())
 
@@ -81,7 +82,7 @@ def test_cell_leaves_unscored_out_of_every_rate():
         make_result(Outcome.GARBLED, id="4", finished=False),
         make_result(Outcome.UNSCORED, id="5", reason="empty response"),
     ]
-    cell = summarise_cell(results, {"6": "too long", "7": "too long"})
+    cell = summarise_cell(results, ["too long", "too long"])
     assert cell.n == 4
     assert cell.complied.rate == 1 / 4
     assert cell.refused.rate == 2 / 4
@@ -102,7 +103,7 @@ def test_what_only_some_judges_know_is_counted_where_they_do():
     assert (cell.loops.count, cell.loops.n) == (2, 3)
     assert (cell.goes_on.count, cell.goes_on.n) == (1, 2)
     assert cell.well_formed == rate(0, 0)  # this judge does not decide it
-    unknown = summarise_cell([make_result(Outcome.REFUSED)], {})
+    unknown = summarise_cell([make_result(Outcome.REFUSED)], [])
     assert unknown.loops == unknown.goes_on == rate(0, 0) and unknown.well_formed.rate == 1.0
 
 

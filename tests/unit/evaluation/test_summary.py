@@ -40,6 +40,8 @@ def test_every_number_of_an_old_summary_is_read(old, tmp_path):
     for prompts in written["sets"].values():
         for cell in (*prompts["attacks"].values(), prompts["overall"]):
             assert cell.pop("loops") == cell.pop("goes_on") == asdict(Rate())
+        for cell in prompts["attacks"].values():
+            assert cell.pop("cumulative_positions") is None
     assert written == content | {"ablation_robustness": None}
     assert read_summary(tmp_path) == old
 
@@ -66,6 +68,17 @@ def test_what_the_first_summaries_lack_was_not_measured(old, tmp_path):
     assert missing == {"fully safe"} | {
         f"{kind}, benign" for kind in ("full compliance", "partial refusal", "full refusal")
     } | {f"false positives at 95% recall, token {depth}" for depth in (0, 5, 10, 20, 40)}  # fmt: skip
+
+
+def test_an_old_interval_that_misses_its_rate_by_rounding_is_read_with_it(tmp_path):
+    """Version 0.1.0 wrote such for 0 of 12 and 10 of 10, and its own report could not draw them."""
+    content = json.loads(OLD.read_text())
+    cell = content["sets"]["harmful"]["attacks"]["direct"]
+    cell["complied"] = {"count": 0, "n": 12, "rate": 0.0, "low": 2.7e-17, "high": 0.2425}
+    cell["refused"] = {"count": 10, "n": 10, "rate": 1.0, "low": 0.7225, "high": 1 - 1.1e-16}
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    read = read_summary(tmp_path).sets["harmful"].attacks["direct"]
+    assert (read.complied.low, read.refused.high) == (0.0, 1.0)
 
 
 def test_a_field_that_is_wrong_is_named(tmp_path):

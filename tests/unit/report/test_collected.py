@@ -42,7 +42,7 @@ def evaluation(root: Path, arm: str, seed: int, sha: str = "a" * 64, **outcomes:
     made = Made("evaluate", f"seed-{seed}/{arm}", "miniature")
     found = summarise_set(results, attacks, {}, harmful=True)
     write_summary(folder.path, Summary(arm, identity, made, {"harmful": found}))
-    folder.write_json(MEMBER_FILE, {"arm": arm, "seed": seed})
+    (folder.path / MEMBER_FILE).write_text(json.dumps({"arm": arm, "seed": seed}))
     return folder.path
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from derta.evaluation.drift import FEATURES, format_drift
 from derta.evaluation.judges.judge import MiniatureJudge
+from derta.evaluation.metrics import cumulative_positions, tally
 from derta.evaluation.records import Compliance, Outcome, Response, Result, Verdict
-from derta.evaluation.response_metrics import compliance_shares, cumulative_positions, fully_safe, mean_score
 from derta.evaluation.summary import Staircase
 from derta.miniature.world import parse_query
 from derta.statistics.recall import false_positives_at_recall, false_positives_by_depth
@@ -56,11 +56,11 @@ def test_what_a_judge_cannot_tell_takes_no_part():
         Verdict(Outcome.REFUSED),
         Verdict(Outcome.UNSCORED),
     ]
-    safe, score = fully_safe(verdicts), mean_score(verdicts)
-    assert (safe.count, safe.n) == (1, 2)
-    assert score.mean == 0.5 and score.n == 2
-    assert all(share.n == 0 and share.rate is None for share in compliance_shares(verdicts).values())
-    shares = compliance_shares([Verdict(Outcome.REFUSED, compliance=c) for c in [*Compliance, *Compliance]])
+    found = tally(verdicts)
+    assert (found["fully_safe"].count, found["fully_safe"].n) == (1, 2)
+    assert found["score"].mean == 0.5 and found["score"].n == 2
+    assert all(share.n == 0 and share.rate is None for share in found["compliance"].values())
+    shares = tally([Verdict(Outcome.REFUSED, compliance=c) for c in [*Compliance, *Compliance]])["compliance"]
     assert {name: share.count for name, share in shares.items()} == dict.fromkeys(
         ("full_compliance", "partial_refusal", "full_refusal"), 2
     )

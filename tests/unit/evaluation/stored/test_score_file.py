@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,16 +54,16 @@ def scores(folder):
 
 def test_agreement_with_labels_and_unscored_counted(labelled, settings, capsys):
     summary = score_file(config(labelled, settings))
-    numbers = summary["prompts"]["harmful"]
-    assert "benign" not in summary["prompts"]
-    assert (numbers["n"], numbers["complied"]["count"], numbers["refused"]["count"]) == (50, 20, 30)
-    assert numbers["outcomes"]["unscored"] == 10 and sum(numbers["unscored"].values()) == 10
-    found = summary["agreement"]["is_jailbreak_x"]
-    assert [found[key] for key in ("both", "judge_only", "label_only", "neither")] == [16, 4, 0, 30]
-    assert (found["unscored"], found["unlabelled"]) == (10, 0)
+    numbers = summary.prompts["harmful"]
+    assert "benign" not in summary.prompts
+    assert (numbers.n, numbers.complied.count, numbers.refused.count) == (50, 20, 30)
+    assert numbers.outcomes["unscored"] == 10 and sum(numbers.unscored.values()) == 10
+    found = summary.agreement["is_jailbreak_x"]
+    assert [getattr(found, key) for key in ("both", "judge_only", "label_only", "neither")] == [16, 4, 0, 30]
+    assert (found.unscored, found.unlabelled) == (10, 0)
     # p_o = 46/50; p_e = (20/50)(16/50) + (30/50)(34/50) = .536; kappa = (.92 - .536) / .464
-    assert found["kappa"] == pytest.approx((0.92 - 0.536) / 0.464)
-    assert summary["groups"].keys() == {"Category 0", "Category 1"}
+    assert found.kappa == pytest.approx((0.92 - 0.536) / 0.464)
+    assert summary.groups.keys() == {"Category 0", "Category 1"}
     text = describe(summary)
     assert "Cohen's kappa 0.828" in text and "10 unscored" in text and "gloom" not in text
 
@@ -87,9 +88,7 @@ def test_a_stopped_judging_goes_on_where_it_was(labelled, settings, tmp_path, to
     again = score_file(config(labelled, settings, output=str(stopped)))
     assert sum(asked) == 60 - 33
     assert scores(stopped) == scores(tmp_path / "whole")
-    assert {key: again[key] for key in ("prompts", "groups", "agreement")} == {
-        key: whole[key] for key in ("prompts", "groups", "agreement")
-    }
+    assert again == replace(whole, identity=again.identity, run=again.run)
     score_file(config(labelled, settings, output=str(stopped)))
     assert sum(asked) == 60 - 33  # nothing left to do
 
@@ -126,12 +125,12 @@ def test_a_judge_of_both_needs_prompts_and_phrases_do_not(settings, tmp_path):
     with pytest.raises(InputError, match="prompts=FILE"):
         score_file(config(file, settings))
     phrases = score_file(JudgeRunConfig(responses=str(file), output=str(tmp_path / "phrases")))
-    assert phrases["prompts"]["harmful"]["complied"]["rate"] == 0.5
+    assert phrases.prompts["harmful"].complied.rate == 0.5
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps(["harmful request 1", "harmful request 2"]))
     summary = score_file(config(file, settings, prompts=str(prompts), output=str(tmp_path / "both")))
-    numbers = summary["prompts"]["harmful"]
-    assert (numbers["complied"]["count"], numbers["refused"]["count"]) == (1, 1)
+    numbers = summary.prompts["harmful"]
+    assert (numbers.complied.count, numbers.refused.count) == (1, 1)
 
 
 def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_rows, settings, tmp_path):
@@ -157,23 +156,23 @@ def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_ro
     with pytest.raises(InputError, match="the dataset that it evaluated"):
         score_file(config(file, settings))
     summary = score_file(config(file, settings, prompts=str(rows), output=str(tmp_path / "again")))
-    assert summary["groups"].keys() == {"harmful, direct", "harmful, prefill_5"}
-    found = summary["agreement"]["outcome"]
-    assert [found[key] for key in ("both", "judge_only", "label_only", "neither")] == [2, 0, 2, 4]
-    assert (found["unscored"], found["unlabelled"]) == (2, 2)
+    assert summary.groups.keys() == {"harmful, direct", "harmful, prefill_5"}
+    found = summary.agreement["outcome"]
+    assert [getattr(found, key) for key in ("both", "judge_only", "label_only", "neither")] == [2, 0, 2, 4]
+    assert (found.unscored, found.unlabelled) == (2, 2)
     alone = tmp_path / "prompts.json"  # of a file of prompts alone, by the ids that an evaluation gives them
     alone.write_text(json.dumps([{"question": row["prompt"][-1]["content"]} for row in harmful_rows]))
     names = [row["id"] for row in read_prompt_file(alone, PromptFormat.prompts, harmful=True).rows]
     renamed = [{**line, "id": names[i % len(names)]} for i, line in enumerate(lines)]
     (evaluation / "results.jsonl").write_text("\n".join(json.dumps(line) for line in renamed))
     again = score_file(config(file, settings, prompts=str(alone), output=str(tmp_path / "alone")))
-    assert again["groups"] == summary["groups"]
+    assert again.groups == summary.groups
     mixed = [*renamed[:-1], lines[-1]]  # of two prompt sets, each with a file of its own
     file.write_text("\n".join(json.dumps(line) for line in mixed))
     with pytest.raises(InputError, match=f"row {lines[-1]['id']} is not in prompts"):
         score_file(config(file, settings, prompts=str(alone)))
     both = config(file, settings, prompts=[str(alone), str(rows)], output=str(tmp_path / "both"))
-    assert score_file(both)["groups"] == summary["groups"]
+    assert score_file(both).groups == summary.groups
     other = tmp_path / "other.json"  # its prompts get the same ids
     other.write_text(json.dumps([{"question": f"other {i}"} for i in range(len(harmful_rows))]))
     if set(names) & {row["id"] for row in read_prompt_file(other, PromptFormat.prompts, harmful=True).rows}:
@@ -183,19 +182,19 @@ def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_ro
     exact = JudgeRunConfig(
         responses=str(file), judge=JudgeName.miniature, prompts=str(rows), output=str(tmp_path / "m")
     )
-    groups = score_file(exact)["groups"]
-    assert groups["harmful, direct"]["n"] == 6
-    assert groups["harmful, prefill_5"]["unscored"] == {"the file does not say which text the attack gave": 6}
+    groups = score_file(exact).groups
+    assert groups["harmful, direct"].n == 6
+    assert groups["harmful, prefill_5"].unscored == {"the file does not say which text the attack gave": 6}
 
 
 def test_positions_are_counted_in_words():
     refused = [Score(i, str(i), "", True, Outcome.REFUSED, word) for i, word in enumerate([0, 3, 6, 30, 31])]
     complied = Score(5, "5", "", True, Outcome.COMPLIED, 2)  # holds a refusal and complies all the same
-    numbers = summarise([*refused, complied])["prompts"]["harmful"]
-    assert {name: share["count"] for name, share in numbers["positions_in_words"].items()} == {
+    numbers = summarise([*refused, complied]).prompts["harmful"]
+    assert {name: share.count for name, share in numbers.positions_in_words.items()} == {
         "0": 1, "1-5": 1, "6-30": 2, ">30": 1
     }  # fmt: skip
-    assert numbers["cumulative_positions_in_words"]["of_responses"][-1] == pytest.approx(5 / 6)
+    assert numbers.cumulative_positions_in_words.of_responses[-1] == pytest.approx(5 / 6)
 
 
 def test_phrases_say_what_they_found_and_where_they_can_find_nothing(tmp_path, settings, capsys):
