@@ -12,11 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from derta.direction.figures import BLUE, GREY, VERMILION, new_figure, tidy
+from derta.charts import write_png
+from derta.direction.figures import before_and_after
 from derta.direction.paired import Cells, Evaluated, OverRuns, Paired, Report, difference, over_runs, readers
 from derta.errors import InputError
 from derta.evaluation.records import LABEL_ORDER
@@ -24,9 +23,6 @@ from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import Summary, read_summary
 from derta.statistics.table import Measure, markdown, tabulate
 from derta.storage.atomic import write_atomically, write_errors_named, write_json_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _COMPARED = ("ablation robustness", "attack success, direction ablated", "evaluation: ")
 # A base model that refuses nothing can only be looked at without the filter; suffixes are found on one model.
@@ -149,7 +145,7 @@ def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequ
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "direction_table.md", table)
         write_json_atomically(output / "direction_table.json", asdict(study))
-        ablation_figure(groups).savefig(output / "ablation.png", dpi=150)
+        write_png(before_and_after(groups), output / "ablation.png")
     return table
 
 
@@ -186,34 +182,3 @@ def _differences(found: Mapping[str, Mapping[str, Paired]]) -> list[str]:
         "to the k-th of the other; labels with other numbers of runs are not compared."
     )
     return [markdown([["difference, percentage points", *names], *lines]), "", note, ""]
-
-
-def ablation_figure(groups: Mapping[str, Sequence[Report]]) -> Figure:
-    """Attack success per arm as it is and ablated, a dot per run: filled where the ablated direction was valid, hollow
-    where only the candidate with the least bypass could be taken."""
-    figure = new_figure(max(5.0, 1.3 * len(groups) + 2), 4.0)
-    figure.suptitle("Attack success before and after directional ablation (a dot per run, bar: mean)", fontsize=11)
-    panel = figure.subplots()
-    for place, reports in enumerate(groups.values()):
-        before = [100 * report["before"]["harmful"]["complied"]["rate"] for report in reports]
-        valid = [bool(report["ablated"]) for report in reports]
-        cells = [report["ablated"][0] if report["ablated"] else report["strongest"] for report in reports]
-        pairs = [
-            (100 * cell["harmful"]["complied"]["rate"], good) for cell, good in zip(cells, valid, strict=True) if cell
-        ]
-        for offset, values, colour in ((-0.18, before, BLUE), (0.18, [value for value, _ in pairs], VERMILION)):
-            if values:
-                panel.bar(place + offset, np.mean(values), 0.34, color=colour, alpha=0.25)
-        panel.plot([place - 0.18] * len(before), before, "o", color=BLUE, markersize=4)
-        for value, good in pairs:
-            fill = VERMILION if good else "none"
-            panel.plot(place + 0.18, value, "o", color=VERMILION, markerfacecolor=fill, markersize=5)
-    for colour, name in ((BLUE, "as it is"), (VERMILION, "ablated (hollow: not a valid direction)")):
-        panel.plot([], [], "o", color=colour, label=name)
-    panel.set_xticks(range(len(groups)), [f"{label}\n({len(reports)} runs)" for label, reports in groups.items()])
-    panel.tick_params(axis="x", labelsize=8, colors=GREY)
-    panel.set_ylim(-3, 103)
-    panel.set_ylabel("attack success, %")
-    tidy(panel)
-    panel.legend(frameon=False, fontsize=8)
-    return figure

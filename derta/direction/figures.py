@@ -1,167 +1,239 @@
-"""Figures of one diagnostic, from the content of direction.json alone."""
+"""Figures of refusal-direction diagnostics, from the content of direction.json alone; a page shows the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import altair as alt
 
+from derta.charts import (
+    PERCENT,
+    asked,
+    colour,
+    compared_colours,
+    compared_dashes,
+    data,
+    legend,
+    line_legend,
+    panels,
+    sized,
+    write_png,
+)
 from derta.direction.suffix import CONDITIONS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_SCORES = {
+SCORES = {
     "refusal_score": ("bypass: refusal metric, ablated", "viridis"),
     "steering_score": ("induce: refusal metric, added", "viridis"),
     "kl_div_score": ("KL on harmless prompts, nats", "magma"),
 }
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-_COLOURS = dict(zip(CONDITIONS, (BLUE, GREY, VERMILION), strict=True))
+_SHARE = alt.Scale(domain=[0, 1])
+_MEASURES = {"attack success": ("harmful", "complied"), "over-refusal": ("harmless", "refused")}
 
 
 def write_figures(report: Mapping[str, Any], output: Path) -> list[Path]:
     """candidates.png (scores, layers x positions), layers.png (norms and cosines by layer), outcomes.png (before and
     after), suffix.png where suffixes were analysed."""
-    made = {"candidates": candidate_maps(report), "layers": layer_curves(report), "outcomes": outcome_bars(report)}
-    if report["suffix"] and not report["suffix"]["reason"]:
-        made["suffix"] = suffix_curves(report)
     paths = []
-    for name, figure in made.items():
+    for name, chart in charts(report).items():
         paths.append(output / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        write_png(chart, paths[-1])
     return paths
 
 
-def candidate_maps(report: Mapping[str, Any]) -> Figure:
+def charts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> figure of one diagnostic."""
+    made = {"candidates": candidate_maps(report), "layers": layer_curves(report), "outcomes": outcome_bars(report)}
+    if report["suffix"] and not report["suffix"]["reason"]:
+        made["suffix"] = suffix_curves(report)
+    return made
+
+
+def candidate_maps(report: Mapping[str, Any]) -> Any:
     """A heat map per score; crosses: not valid, circle: chosen."""
-    figure = new_figure(3.9 * len(_SCORES), 1.6 + 0.35 * report["positions"] + 0.8)
-    figure.suptitle(f"{report['label']}: every candidate direction (x: not valid; o: chosen)", fontsize=12)
-    selection, positions, layers = report["selection"], report["positions"], report["layers"]
-    for panel, (column, (title, colours)) in zip(
-        figure.subplots(1, len(_SCORES), sharey=True), _SCORES.items(), strict=True
-    ):
-        grid = np.full((positions, layers), np.nan)
-        for row in report["candidates"]:
-            if row[column] is not None:
-                grid[row["position"], row["layer"]] = row[column]
-            if f"position {row['position']}, layer {row['layer']}" in selection["dropped"]:
-                panel.plot(row["layer"], row["position"], "x", color="white", markersize=4)
-                panel.plot(row["layer"], row["position"], "x", color="black", markersize=3, markeredgewidth=0.6)
-        image = panel.imshow(
-            grid, aspect="auto", cmap=colours, extent=(-0.5, layers - 0.5, -0.5, -positions - 0.5), interpolation="none"
+    selection = report["selection"]
+    rows = []
+    for row in report["candidates"]:
+        place = f"position {row['position']}, layer {row['layer']}"
+        reasons = selection["dropped"].get(place, [])
+        chosen = (row["position"], row["layer"]) == (selection["position"], selection["layer"])
+        mark = "○" if chosen else "×" if reasons else ""
+        about = "; ".join(reasons) or ("chosen" if chosen else "valid")
+        scores = {column: row[column] for column in SCORES}
+        rows.append({"position": row["position"], "layer": row["layer"], "mark": mark, "about": about} | scores)
+    layers, positions = range(report["layers"]), range(-report["positions"], 0)
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("layer:O", title="layer (block input)", scale=alt.Scale(domain=list(layers)), axis=_LAYERS),
+        y=alt.Y("position:O", title="position", scale=alt.Scale(domain=list(positions))),
+    )
+    maps = []
+    for column, (title, scheme) in SCORES.items():
+        key = alt.Legend(orient="bottom", title=None, gradientLength=160, gradientThickness=10)
+        shade = alt.Color(column, type="quantitative", scale=alt.Scale(scheme=scheme, zero=False), legend=key)  # type: ignore[arg-type]
+        tips = [alt.Tooltip(name, type="quantitative", format=".3~g", title=SCORES[name][0]) for name in SCORES]
+        cells = base.mark_rect().encode(color=shade, tooltip=["position:O", "layer:O", *tips, asked("about")])
+        # Black on white shows on every shade.
+        marks = base.mark_text(fontSize=13, fontWeight=700).encode(text="mark:N", color=alt.value("#000"))
+        halo = base.mark_text(fontSize=13, fontWeight=700).encode(
+            text="mark:N", color=alt.value("#fff"), stroke=alt.value("#fff"), strokeWidth=alt.value(2.5)
         )
-        # The first row of the grid is the earliest position; imshow puts it at the top.
-        panel.images[0].set_extent((-0.5, layers - 0.5, -0.5, -positions - 0.5))
-        if selection["position"] is not None:
-            panel.plot(selection["layer"], selection["position"], "o", color="white", fillstyle="none", markersize=9)
-        figure.colorbar(image, ax=panel, shrink=0.9)
-        panel.set_title(title, fontsize=10)
-        panel.set_xlabel("layer (block input)")
-        panel.set_yticks(range(-positions, 0))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        if panel is figure.axes[0]:
-            panel.set_ylabel("position from the end")
-    return figure
+        maps.append(
+            alt.layer(
+                base.mark_rect(color=colour("track")),
+                cells.transform_filter(f"isValid(datum.{column})"),
+                halo,
+                marks,
+                title=title,
+            ).properties(height=alt.Step(22))
+        )
+    together = alt.concat(*maps).resolve_scale(color="independent")
+    return sized(
+        together, f"{report['label']}: every candidate direction (×: not valid; ○: chosen)", count=3, width=270
+    )
 
 
-def layer_curves(report: Mapping[str, Any]) -> Figure:
+_LAYERS = alt.Axis(labelOverlap=True, labelAngle=0)
+
+
+def layer_curves(report: Mapping[str, Any]) -> Any:
     """Length of the difference of means by layer, and its cosine with the chosen direction; a curve per position."""
-    figure = new_figure(9.0, 3.6)
-    figure.suptitle(f"{report['label']}: harmful mean - harmless mean at every block input", fontsize=12)
-    length, cosine = figure.subplots(1, 2)
-    count = report["positions"]
-    for i, norms in enumerate(report["norms"]):
-        shade = 0.25 + 0.75 * (i + 1) / count
-        name = f"position {i - count}"
-        length.plot(norms, color=BLUE, alpha=shade, marker="o", markersize=3, label=name)
-        if report["cosines"]:
-            values = [np.nan if value is None else value for value in report["cosines"][i]]
-            cosine.plot(values, color=VERMILION, alpha=shade, marker="o", markersize=3, label=name)
-    length.set_ylabel("length")
-    cosine.set_ylabel("cosine with the chosen direction")
-    cosine.set_ylim(-1.05, 1.05)
-    if not report["cosines"]:
-        cosine.text(0.5, 0.5, "no valid direction found", ha="center", transform=cosine.transAxes, color=GREY)
-    for panel in (length, cosine):
-        panel.set_xlabel("layer (block input)")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        tidy(panel)
-        if count > 1 and panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=7)
-    return figure
+    names = [f"position {i - len(report['norms'])}" for i in range(len(report["norms"]))]
+    length = _curves(dict(zip(names, report["norms"], strict=True)), "length of harmful mean − harmless mean")
+    made = [length]
+    if report["cosines"]:
+        curves = dict(zip(names, report["cosines"], strict=True))
+        made.append(_curves(curves, "cosine with the chosen direction", [-1.05, 1.05]))
+    about = "harmful mean − harmless mean at every block input"
+    return sized(alt.concat(*made), f"{report['label']}: {about}", count=len(made), width=360)
 
 
-def outcome_bars(report: Mapping[str, Any]) -> Figure:
-    """Attack success on harmful prompts and refusal of harmless ones under every intervention, with 95% intervals."""
-    cells = [("as it is", report["before"])]
-    cells += [(f"{cell['directions']} ablated", cell) for cell in report["ablated"]]
+def _curves(curves: Mapping[str, Sequence[float | None]], title: str, domain: Sequence[float] | None = None) -> Any:
+    """One line over the layers per name."""
+    rows = [
+        {"name": name, "layer": layer, "value": value}
+        for name, values in curves.items()
+        for layer, value in enumerate(values)
+    ]
+    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
+    layers = max(map(len, curves.values()))
+    ticks = list(range(0, layers, -(-layers // 10)))
+    return (
+        alt.Chart(data(rows), title=title, height=200)
+        .mark_line(point=alt.OverlayMarkDef(size=22))
+        .encode(
+            x=alt.X("layer:Q", title="layer (block input)", axis=alt.Axis(values=ticks, format="d")),
+            y=alt.Y("value:Q", title=None, scale=scale),
+            color=compared_colours("name", list(curves), line_legend()),
+            strokeDash=compared_dashes("name", list(curves), line_legend()),
+            tooltip=[asked("name"), "layer:Q", alt.Tooltip("value:Q", format=".3~g")],
+        )
+    )
+
+
+def interventions(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and numbers of the model as it is and under every intervention."""
+    yield "as it is", report["before"]
+    for cell in report["ablated"]:
+        yield f"{cell['directions']} ablated", cell
     if report["strongest"]:
-        cells.append(("ablated\n(not valid)", report["strongest"]))
-    cells += [(f"{cell['name']}'s\nablated", cell) for cell in report["references"] if not cell["reason"]]
+        yield "ablated, not valid", report["strongest"]
+    for cell in report["references"]:
+        if not cell["reason"]:
+            yield f"{cell['name']}'s ablated", cell
     if report["added"]:
-        cells.append(("added", report["added"]))
-    figure = new_figure(max(5.0, 1.3 * len(cells) + 1.5), 3.8)
-    figure.suptitle(f"{report['label']}: responses under interventions (%, 95% intervals)", fontsize=12)
-    panel = figure.subplots()
-    shown = (("harmful", "complied", "attack success", VERMILION), ("harmless", "refused", "over-refusal", BLUE))
-    for offset, (side, share, name, colour) in zip((-0.2, 0.2), shown, strict=True):
-        places, rates = [], []
-        for place, (_, cell) in enumerate(cells):
-            if side in cell and cell[side][share]["n"]:
-                places.append(place + offset)
-                rates.append(cell[side][share])
-        heights = np.array([100 * rate["rate"] for rate in rates])
-        errors = np.abs(np.array([[100 * rate["low"], 100 * rate["high"]] for rate in rates]).T - heights)
-        panel.bar(places, heights, 0.38, color=colour, label=name, yerr=errors, ecolor=GREY, capsize=2)
-    panel.set_xticks(range(len(cells)), [name for name, _ in cells], fontsize=8)
-    panel.set_ylim(0, 105)
-    panel.set_ylabel("%")
-    tidy(panel)
-    panel.legend(frameon=False, fontsize=8)
-    return figure
+        yield "added", report["added"]
 
 
-def suffix_curves(report: Mapping[str, Any]) -> Figure:
+def outcome_bars(report: Mapping[str, Any]) -> Any:
+    """Attack success on harmful prompts and refusal of harmless ones under every intervention, with 95% intervals."""
+    rows = [
+        {
+            "intervention": name,
+            "measure": measure,
+            **{key: cell[side][share][key] for key in ("rate", "low", "high", "n")},
+        }
+        for name, cell in interventions(report)
+        for measure, (side, share) in _MEASURES.items()
+        if side in cell and cell[side][share]["n"]
+    ]
+    names = list(dict.fromkeys(row["intervention"] for row in rows))
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("intervention:N", sort=names, title=None, axis=alt.Axis(labelLimit=160)),
+        yOffset=alt.YOffset("measure:N", sort=list(_MEASURES)),
+    )
+    scale = alt.Scale(domain=list(_MEASURES), range=[colour("complied"), colour("refused")])
+    tips = [asked("intervention"), asked("measure")]
+    tips += [alt.Tooltip(f"{key}:Q", format=".1%") for key in ("rate", "low", "high")]
+    bars = base.mark_bar().encode(
+        x=alt.X("rate:Q", title=None, axis=PERCENT, scale=_SHARE),
+        color=alt.Color("measure:N", scale=scale, legend=legend()),
+        tooltip=[*tips, "n:Q"],
+    )
+    chart = alt.layer(bars, base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high"))
+    title = f"{report['label']}: responses under interventions (95% intervals)"
+    return sized(chart.properties(height=alt.Step(16)), title, count=1, width=420, left=150)
+
+
+def suffix_curves(report: Mapping[str, Any]) -> Any:
     """Cosine of the last token's residual with the direction by layer; attention shares of the top heads."""
     suffix = report["suffix"]
-    figure = new_figure(9.0, 3.6)
-    figure.suptitle(f"{report['label']}: suffixes (n = {suffix['prompts']} prompts)", fontsize=12)
-    cosine, attention = figure.subplots(1, 2)
-    for name in CONDITIONS:
-        cosine.plot(suffix["conditions"][name]["cosines"], color=_COLOURS[name], marker="o", markersize=3, label=name)
-    cosine.set_xlabel("layer (block input)")
-    cosine.set_ylabel("cosine with the direction, last token")
-    cosine.xaxis.get_major_locator().set_params(integer=True)
-    cosine.legend(frameon=False, fontsize=8, title="suffix", title_fontsize=8)
-    places = np.arange(len(CONDITIONS))
-    for offset, (part, colour) in zip((-0.2, 0.2), (("instruction", BLUE), ("suffix", VERMILION)), strict=True):
-        shares = [100 * suffix["conditions"][name]["attention"][part] for name in CONDITIONS]
-        attention.bar(places + offset, shares, 0.38, color=colour, label=f"on the {part}")
-    attention.set_xticks(places, CONDITIONS)
-    attention.set_xlabel("suffix")
-    attention.set_ylabel(f"% of attention, top {len(suffix['heads'])} heads")
-    attention.legend(frameon=False, fontsize=8)
-    for panel in (cosine, attention):
-        tidy(panel)
-    return figure
+    conditions = {name: suffix["conditions"][name] for name in CONDITIONS}
+    cosines = {name: one["cosines"] for name, one in conditions.items()}
+    rows = [
+        {"suffix": name, "on the": part, "share": one["attention"][part]}
+        for name, one in conditions.items()
+        for part in ("instruction", "suffix")
+    ]
+    parts = alt.Scale(domain=["instruction", "suffix"], range=[colour("c2"), colour("c1")])
+    attention = (
+        alt.Chart(data(rows), title=f"attention of the top {len(suffix['heads'])} heads", height=200)
+        .mark_bar()
+        .encode(
+            x=alt.X("suffix:N", sort=CONDITIONS, title="suffix", axis=alt.Axis(labelAngle=0)),
+            xOffset="on the:N",
+            y=alt.Y("share:Q", title=None, axis=PERCENT),
+            color=alt.Color("on the:N", scale=parts, legend=legend()),
+            tooltip=[asked("suffix"), asked("on the"), alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    curves = _curves(cosines, "cosine of the last token with the direction, by suffix")
+    both = alt.concat(curves, attention).resolve_scale(color="independent", strokeDash="independent")
+    return sized(both, f"{report['label']}: suffixes (n = {suffix['prompts']} prompts)", count=2, width=360)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(panel: Axes) -> None:
-    """The look that all figures share."""
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", alpha=0.3)
-    panel.set_axisbelow(True)
+def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """Attack success of every run as it is and with its direction ablated, a panel per label: a line per run, hollow
+    where only the candidate with the least bypass could be taken; the broad bar is the mean."""
+    rows = []
+    for label, reports in groups.items():
+        for number, report in enumerate(reports, 1):
+            after = report["ablated"][0] if report["ablated"] else report["strongest"]
+            for state, cell in (("as it is", report["before"]), ("ablated", after)):
+                if cell:
+                    rate = cell["harmful"]["complied"]
+                    valid = "valid direction" if report["ablated"] else "no valid direction"
+                    row = {"label": label, "run": number, "state": state, "valid": valid}
+                    rows.append(row | {key: rate[key] for key in ("rate", "low", "high", "n")})
+    states = ["as it is", "ablated"]
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("state:N", sort=states, title=None, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("rate:Q", title="attack success", axis=PERCENT, scale=_SHARE),
+    )
+    hollow = alt.Scale(domain=["valid direction", "no valid direction"], range=[colour("complied"), colour("panel")])
+    tips = [asked("label"), "run:O", asked("state"), asked("valid")]
+    tips += [alt.Tooltip(f"{key}:Q", format=".1%") for key in ("rate", "low", "high")]
+    layers = alt.layer(
+        base.transform_aggregate(rate="mean(rate)", groupby=["label", "state"]).mark_tick(
+            thickness=5, color=colour("muted"), opacity=0.5
+        ),
+        base.mark_line(strokeWidth=1.2, color=colour("muted")).encode(detail="run:N"),
+        base.mark_point(size=60, opacity=1, strokeWidth=1.5).encode(
+            fill=alt.Fill("valid:N", scale=hollow, legend=legend()),
+            stroke=alt.value(colour("complied")),
+            tooltip=[*tips, "n:Q"],
+        ),
+    ).properties(height=220)
+    title = "Attack success before and after directional ablation (a line per run, bar: mean)"
+    labels = list(groups)
+    return sized(panels(layers, "label", sort=labels), title, count=len(labels), width=130, left=64, columns=6)

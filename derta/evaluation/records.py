@@ -100,6 +100,8 @@ class Result:
     refusal_token, refusal_word: tokens and words of the response before the first refusal, *including the prefill*:
         0 means that the response starts with the refusal. None where there is no refusal.
     fully_safe, compliance, score, loops, goes_on: as in `Verdict`.
+    prompt: what the row asks for, before an attack changes it. prefill_characters: how much of the response the attack
+        wrote.
     """
 
     prompt_set: str
@@ -118,6 +120,8 @@ class Result:
     score: float | None = None
     loops: bool | None = None
     goes_on: bool | None = None
+    prompt: str = ""
+    prefill_characters: int = 0
 
     @property
     def key(self) -> Key:

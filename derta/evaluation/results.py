@@ -45,17 +45,30 @@ class ResultsFolder:
         """
         return self._claim(identity).held()
 
-    def claim(self, identity: dict[str, Any], run: dict[str, Any]) -> None:
-        """Make the folder and write what it is for. `run`: how it was made, for the record.
+    def claim(self, identity: dict[str, Any], run: dict[str, Any], model: str = "") -> None:
+        """Make the folder and write what it is for.
+
+        Args:
+            run: how it was made, for the record.
+            model: what was evaluated; a directory's whole path is kept here, and in no file that others get.
 
         Raises:
             InputError: it cannot be written.
         """
-        self._claim(identity).take(run=run)
+        directory = str(Path(model).resolve()) if model and Path(model).is_dir() else None
+        self._claim(identity).take(run=run, model_directory=directory)
 
     def _claim(self, identity: dict[str, Any]) -> Claim:
         file = self.path / IDENTITY_FILE
         return Claim(file, identity, work="evaluation", named=f"output_dir={self.path}", others="results*.jsonl")
+
+    @property
+    def model_directory(self) -> Path | None:
+        """Where the evaluated model lay; None for one of a hub, and in results of earlier versions."""
+        if not (self.path / IDENTITY_FILE).is_file():
+            return None
+        directory = self._claim({}).content().get("model_directory")
+        return Path(directory) if directory else None
 
     @property
     def complete(self) -> bool:

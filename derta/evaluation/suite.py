@@ -144,7 +144,7 @@ def measure(prepared: Prepared, config: EvaluateRunConfig, ranks: Ranks) -> None
     # The probability first: it takes seconds, and it finds a refusal text that the tokenizer cannot use.
     probability = measure_probability(sets, target, ranks, config.eval) if config.eval.probability else None
     if ranks.rank == 0:
-        folder.claim(prepared.identity.to_json(), asdict(prepared.run))
+        folder.claim(prepared.identity.to_json(), asdict(prepared.run), config.model.name_or_path)
     ranks.barrier()
     run_batches(plan_batches(inputs, config.eval.batch_size), prepared, target, ranks, config.eval)
     benchmarks = run_benchmarks(config.eval.lm_eval, target, ranks) if config.eval.lm_eval.tasks else None

@@ -54,4 +54,6 @@ def _result(
         score=verdict.score,
         loops=verdict.loops,
         goes_on=verdict.goes_on,
+        prompt=response.row["prompt"][-1]["content"],
+        prefill_characters=len(response.prefill),
     )

@@ -1,1 +1,6 @@
-"""Tables and plots, made from results files only."""
+"""Tables, figures and the page, made from results files only.
+
+runs (evaluations by label) -> measures, table (Markdown), collected, collected_tables (of a sweep)
+                            -> figures, training_curves, responses, directions -> page_content -> html (report.html)
+report: writes all of them.
+"""

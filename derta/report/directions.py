@@ -5,17 +5,20 @@ A diagnostic belongs to an evaluation if both are of the same weights (sha256): 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from derta.direction.collect import load_reports, study_numbers
+from derta.direction.collect import Study, load_reports, study_numbers
+from derta.direction.figures import before_and_after, charts, interventions
+from derta.direction.paired import Paired
+from derta.direction.report import percent
 from derta.direction.score import KEY, SHOWN
+from derta.report.html import Numbers
 from derta.report.runs import Run
 from derta.statistics.rates import Rate
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
-_SCORES = {"bypass": "refusal_score", "induce": "steering_score", "kl": "kl_div_score"}
 
 
 def load_directions(folders: Sequence[str]) -> Reports:
@@ -42,85 +45,103 @@ def with_scores(runs: Sequence[Run], reports: Reports) -> list[Run]:
     ]
 
 
-def direction_content(reports: Reports) -> dict[str, Any] | None:
-    """The section's content: table over labels, paired differences, and every diagnostic; None without any."""
-    if not reports:
-        return None
-    numbers = study_numbers(reports)
-    several = any(len(members) > 1 for members in reports.values())
-    return {
-        "labels": [{"name": label, "runs": len(members)} for label, members in reports.items()],
-        "valid": list(numbers.valid_directions.values()),
-        "rows": [
-            {"name": name, "cells": [asdict(replace(cell, values=())) for cell in cells.values()]}
-            for name, cells in numbers.rows.items()
-        ],
-        "differences": asdict(numbers)["differences"] if several else {},
-        "diagnostics": [
-            _diagnostic(report, f"{label}, {number}" if len(members) > 1 else label)
-            for label, members in reports.items()
-            for number, report in enumerate(members, 1)
-        ],
-    }
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One diagnostic: its score in words, its figures by name, its tables, and the command that made it."""
+
+    name: str
+    score: str
+    figures: list[str]
+    tables: list[Numbers]
+    command: str
 
 
-def _diagnostic(report: Mapping[str, Any], name: str) -> dict[str, Any]:
-    selection, suffix = report["selection"], report["suffix"]
-    place = None if selection["position"] is None else [selection["position"], selection["layer"]]
-    return {
-        "name": name,
-        "label": report["label"],
-        "score": {key: report[KEY][key] for key in (*SHOWN, "reason")},
-        "positions": report["positions"],
-        "layers": report["layers"],
-        "chosen": place,
-        "candidates": [
-            {
-                "position": row["position"],
-                "layer": row["layer"],
-                "reasons": selection["dropped"].get(f"position {row['position']}, layer {row['layer']}", []),
-                **{score: row[column] for score, column in _SCORES.items()},
-            }
-            for row in report["candidates"]
-        ],
-        "norms": report["norms"],
-        "cosines": report["cosines"],
-        "cells": _cells(report),
-        "scales": [
-            {
-                "scale": cell["scale"],
-                "before": cell["before"]["harmful"]["complied"],
-                "ablated": cell["ablated"]["harmful"]["complied"],
-            }
-            for cell in report["adapter_scales"]
-        ],
-        "suffix": None if not suffix or suffix["reason"] else suffix,
-        "command": report["run"]["command"],
-        "seconds": report["run"].get("seconds"),
-    }
+@dataclass(frozen=True, slots=True)
+class DirectionContent:
+    """The section: a table over labels, paired differences, every diagnostic, and its figures (name -> chart)."""
+
+    study: Numbers
+    differences: Numbers | None
+    diagnostics: list[Diagnostic]
+    seconds: str
+    charts: dict[str, Any]
 
 
-def _cells(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Attack success, over-refusal and KL under each intervention."""
-    cells = [("as it is", report["before"])]
-    cells += [(f"{cell['directions']} ablated", cell) for cell in report["ablated"]]
-    if report["strongest"]:
-        cells.append(("ablated, not valid", report["strongest"]))
-    cells += [(f"{cell['name']}'s ablated", cell) for cell in report["references"] if not cell["reason"]]
-    if report["added"]:
-        cells.append(("added", report["added"]))
-    return [
-        {
-            "name": name,
-            "success": _rate(cell, "harmful", "complied"),
-            "refusal": _rate(cell, "harmful", "refused"),
-            "over_refusal": _rate(cell, "harmless", "refused"),
-            "kl": cell.get("kl"),
-            "perplexity": cell.get("perplexity"),
-        }
-        for name, cell in cells
+def direction_content(reports: Reports) -> DirectionContent:
+    """What the page shows of these diagnostics; there is at least one."""
+    found: dict[str, Any] = {"ablation": before_and_after(reports)}
+    diagnostics: list[Diagnostic] = []
+    for label, members in reports.items():
+        for number, report in enumerate(members, 1):
+            own = {f"direction-{len(diagnostics)}-{name}": chart for name, chart in charts(report).items()}
+            found |= own
+            name = f"{label}, {number}" if len(members) > 1 else label
+            diagnostics.append(
+                Diagnostic(name, _score(report[KEY]), list(own), list(_tables(report)), report["run"]["command"])
+            )
+    study = study_numbers(reports)
+    seconds = sum(report["run"].get("seconds") or 0 for members in reports.values() for report in members)
+    return DirectionContent(_table(study), _differences(study), diagnostics, f"{seconds:.0f}", found)
+
+
+def _table(study: Study) -> Numbers:
+    heads = [f"{label} ({count} runs)" if count > 1 else label for label, count in study.runs.items()]
+    valid = [f"{found} of {study.runs[label]}" for label, found in study.valid_directions.items()]
+    rows: list[list[Any]] = [
+        ["valid direction found", *valid],
+        *([name, *cells.values()] for name, cells in study.rows.items()),
     ]
+    return Numbers("Diagnostics side by side", ["%", *heads], [({}, row) for row in rows])
 
 
-def _rate(cell: Mapping[str, Any], side: str, share: str) -> dict[str, Any] | None:
-    return {key: cell[side][share][key] for key in ("rate", "low", "high", "n")} if side in cell else None
+def _differences(study: Study) -> Numbers | None:
+    names = [name for name, cells in study.differences.items() if cells]
+    pairs = list(dict.fromkeys(pair for cells in study.differences.values() for pair in cells))
+    if not pairs or max(study.runs.values()) == 1:
+        return None
+    rows = [[pair, *(study.differences[name].get(pair, Paired()) for name in names)] for pair in pairs]
+    return Numbers("Paired differences, percentage points", ["difference", *names], [({}, row) for row in rows])
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    if score["rate"] is None:
+        return f"Ablation robustness: no score: {score['reason']}."
+    return f"Ablation robustness: {percent(score)} of the refused prompts stay safe."
+
+
+def _tables(report: Mapping[str, Any]) -> Iterator[Numbers]:
+    rows = [
+        [name, *(_rate(cell, *of) for of in _RATES.values()), _number(cell.get("kl")), _number(cell.get("perplexity"))]
+        for name, cell in interventions(report)
+    ]
+    header = ["intervention", *_RATES, "KL, nats", "perplexity"]
+    yield Numbers("Under interventions", header, [({}, row) for row in rows])
+    if scales := report["adapter_scales"]:
+        rows = [
+            [f"{cell['scale']:g}", *(_rate(cell[s], "harmful", "complied") for s in ("before", "ablated"))]
+            for cell in scales
+        ]
+        header = ["adapter times", "attack success", "ablated"]
+        yield Numbers("The adapter scaled", header, [({}, row) for row in rows])
+    if (suffix := report["suffix"]) and not suffix["reason"]:
+        rows = [
+            [name, f"{one['metric']:.2f}", *(f"{one['attention'][part]:.1%}" for part in ("instruction", "suffix"))]
+            for name, one in suffix["conditions"].items()
+        ]
+        header = ["suffix", "refusal metric", "attention on the instruction", "on the suffix"]
+        yield Numbers(f"Suffixes ({suffix['prompts']} prompts)", header, [({}, row) for row in rows])
+
+
+_RATES = {
+    "attack success": ("harmful", "complied"),
+    "refusal": ("harmful", "refused"),
+    "over-refusal": ("harmless", "refused"),
+}
+
+
+def _rate(cell: Mapping[str, Any], side: str, share: str) -> str:
+    return percent(cell[side][share]) if side in cell else "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

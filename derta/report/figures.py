@@ -1,132 +1,377 @@
-"""Figures from results files: the trade-off, where models refuse, and P(refusal) along a response. Colours: Okabe and
-Ito; cividis for helpfulness."""
+"""Figures of a report over evaluations: the trade-off, what became of every attack, where models refuse, and P(refusal)
+along a response. Made of results files alone; a page can filter them by checkpoint, attack and outcome."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
+import altair as alt
 import numpy as np
 
+from derta.charts import (
+    PERCENT,
+    asked,
+    colour,
+    compared_colours,
+    compared_dashes,
+    compared_shapes,
+    data,
+    filtered,
+    legend,
+    line_legend,
+    panels,
+    reading,
+    sized,
+)
 from derta.evaluation.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS
-from derta.evaluation.probability import SetCurve
-from derta.report.measures import Combined, combined
+from derta.evaluation.records import Outcome
+from derta.report.measures import Combined, combine, combined
+from derta.report.responses import refusal_counts
 from derta.report.runs import Run, group_by_label
 from derta.statistics.positions import POSITION_BUCKETS, Curve
+from derta.statistics.rates import Z_95, rate
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-BLUE, ORANGE, VERMILION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#666666"
 MIN_ROWS = 5
 """Positions reached by fewer rows are left out of a curve: their mean says little."""
-_BENIGN_STYLES = ((BLUE, "--"), (GREEN, ":"), (ORANGE, "-."), (GREY, (0, (1, 3))))
+OUTCOMES = tuple(outcome.value for outcome in Outcome)
+BUCKETS = tuple(name for name, _, _ in POSITION_BUCKETS)
+_SHARE = alt.Scale(domain=[0, 1])
 
 
-def trade_off(runs: Sequence[Run]) -> Figure | None:
-    """Attack success (mean over attacks) against over-refusal, a panel per benign set, with helpfulness on that set as
-    colour and intervals as bars (several runs of a label: standard deviation). None without harmful or benign prompts.
-    """
+def trade_off(runs: Sequence[Run]) -> Any:
+    """Attack success against over-refusal, a panel per benign set, with helpfulness on that set as colour and intervals
+    as bars (several runs of a label: standard deviation). None without harmful or benign prompts."""
     lines, labels = combined(runs), list(group_by_label(runs))
     success = [line for line in lines if line.group == SUCCESS]
     refusal = [line for line in lines if line.group == OVER_REFUSAL and line.path[-1] == "refused"]
-    if not success or not refusal:
-        return None
-    height = next((line for line in success if not line.attack), success[0])
     helpful = {line.prompt_set: line for line in lines if line.group == HELPFULNESS}
-    figure, panels = _panels(len(refusal), f"{height.name}, against over-refusal (best: lower left)")
-    colours = None
-    for panel, line in zip(panels, refusal, strict=True):
-        panel.set_title(line.prompt_set, fontsize=11)
-        panel.set_xlabel("over-refusal, %")
-        for label in labels:
-            x, y = (lines[each][label] for each in (line, height))
-            if x.mean is None or y.mean is None:
-                continue
-            panel.errorbar(100 * x.mean, 100 * y.mean, _bar(y), _bar(x), color=GREY, linewidth=1, capsize=3, zorder=1)
-            share = lines[helpful[line.prompt_set]][label].mean if line.prompt_set in helpful else None
-            colour: dict[str, Any] = {"facecolor": "none"}
-            if share is not None:
-                colour = {"c": [100 * share], "cmap": "cividis", "vmin": 0, "vmax": 100}
-            point = panel.scatter([100 * x.mean], [100 * y.mean], s=60, edgecolor="black", zorder=2, **colour)
-            colours = colours if share is None else point
-            panel.annotate(label, (100 * x.mean, 100 * y.mean), (7, 6), textcoords="offset points", fontsize=9)
-        panel.set_xlim(left=-1)
-        panel.set_ylim(-3, 108)
-    panels[0].set_ylabel("attack success, %")
-    if colours is not None:
-        figure.colorbar(colours, ax=panels, label="helpfulness, %")
-    return figure
+    rows = []
+    for across in refusal:
+        for up in success:
+            points = [
+                {"checkpoint": label, "set": across.prompt_set, "measure": up.name}
+                | _around("x", lines[across][label])
+                | _around("y", lines[up][label])
+                | _around(
+                    "help", lines[helpful[across.prompt_set]][label] if across.prompt_set in helpful else Combined()
+                )
+                for label in labels
+            ]
+            rows += _placed([point for point in points if point["x"] is not None and point["y"] is not None])
+    if not rows:
+        return None
+    judged = any(row["help"] is not None for row in rows)
+    first = next((line.name for line in success if not line.attack), success[0].name)
+    choice = alt.binding_select(options=[line.name for line in success], name="Attack success ")
+    chosen = alt.param(name="measure", value=first, bind=choice if len(success) > 1 else alt.Undefined)
+
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("x:Q", title="over-refusal (← better)", axis=PERCENT, scale=alt.Scale(domainMin=0)),
+        y=alt.Y("y:Q", title="attack success (↓ better)", axis=PERCENT, scale=alt.Scale(domain=[0, 1.04], nice=False)),
+    )
+    # What no other checkpoint beats on one side without being beaten on the other.
+    order = [alt.SortField("x"), alt.SortField("y")]
+    front = base.transform_window(least="min(y)", frame=[None, -1], sort=order, groupby=["set"]).transform_filter(
+        "!isValid(datum.least) || datum.y < datum.least"
+    )
+    bar = base.mark_rule(strokeWidth=1.2, color=colour("muted"))
+    key = legend(symbolStrokeColor=colour("ink"), symbolFillColor="transparent" if judged else alt.Undefined)
+    shade = alt.Fill(
+        "help:Q",
+        title="helpfulness",
+        scale=alt.Scale(scheme="cividis", domain=[0, 1]),
+        legend=alt.Legend(orient="bottom", format="%", gradientLength=160, direction="horizontal"),
+    )
+    points = base.mark_point(size=170, filled=True, stroke=colour("ink"), strokeWidth=1.3, opacity=1).encode(
+        shade if judged else compared_colours("checkpoint", labels, key),
+        shape=compared_shapes("checkpoint", labels, key),
+        tooltip=[asked("checkpoint"), *(alt.Tooltip(f"{axis}_text:N", title=name) for axis, name in _AXES.items())],
+    )
+    where = {key: alt.ExprRef(f"datum.{key}") for key in ("dx", "dy", "align")}
+    names = base.mark_text(fontWeight=600, **where).encode(text="checkpoint:N")  # type: ignore[arg-type]
+    layers = alt.layer(
+        front.mark_line(interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.2, color=colour("muted")),
+        bar.encode(x="x_low:Q", x2="x_high"),
+        bar.encode(y="y_low:Q", y2="y_high"),
+        points,
+        names,
+    ).properties(height=300)
+    chart = filtered(
+        panels(layers, "set", sort=[line.prompt_set for line in refusal])
+        .add_params(chosen)
+        .transform_filter("datum.measure == measure"),
+        checkpoints=labels,
+    )
+    return sized(chart, "Attack success against over-refusal", count=len(refusal), width=280, left=60)
 
 
-def _bar(found: Combined) -> list[list[float]]:
-    """Lengths of the bar below and above the value, in per cent, inside 0 to 100; none where there is no interval."""
-    if found.mean is None or found.low is None or found.high is None:
-        return [[0.0], [0.0]]
-    return [[100 * (found.mean - max(found.low, 0.0))], [100 * (min(found.high, 1.0) - found.mean)]]
+_AXES = {"x": "over-refusal", "y": "attack success", "help": "helpfulness"}
 
 
-def refusal_positions(runs: Sequence[Run]) -> Figure:
-    """Histogram of the places where refusals start, a panel per label; prefilled responses apart, because they cannot
-    refuse before their prefill ends."""
+def _around(name: str, found: Combined) -> dict[str, Any]:
+    """Value, ends inside 0 to 1 (a standard deviation may reach beyond) and text of a point on one axis."""
+    value = found.mean
+    if value is None:
+        return {name: None, f"{name}_text": "-"}
+    low, high = (value if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_text": f"{found} %"}
+
+
+def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each point with a place for its name where no other point and no other name is near, if there is one."""
+    across, up = 280 / max([0.08, *(point["x_high"] for point in points)]), 290
+    taken = [(across * point["x"], up * point["y"]) for point in points]
+    for point, (x, y) in zip(points, list(taken), strict=True):
+        width = 7 * len(point["checkpoint"])
+        for dx, dy, align in ((11, -10, "left"), (11, 14, "left"), (-11, -10, "right"), (-11, 14, "right")):
+            centre = x + dx + (width / 2 if align == "left" else -width / 2)
+            free = all(
+                abs(centre - other) > width / 2 + 12 or abs(y - dy - height) > 13
+                for other, height in taken
+                if (other, height) != (x, y)
+            )
+            if free and centre > width / 2:
+                break
+        else:
+            dx, dy, align = 11, -10, "left"
+            centre = x + dx + width / 2
+        taken.append((centre, y - dy))
+        point |= {"dx": dx, "dy": dy, "align": align}
+    return points
+
+
+def attack_outcomes(runs: Sequence[Run]) -> Any:
+    """What became of the responses to each attack: a panel per attack, a bar per checkpoint. The first outcome shown
+    has its interval. Unscored responses stand outside the shares, unless nothing else is asked for."""
     groups = group_by_label(runs)
-    figure, panels = _panels(len(groups), "Where refusals of harmful prompts start (all attacks)")
-    names = [name for name, _, _ in POSITION_BUCKETS]
-    for panel, (label, members) in zip(panels, groups.items(), strict=True):
-        free, every = (
-            np.array([sum(_position_count(run, key, name) for run in members) for name in names])
-            for key in ("positions_without_prefill", "positions")
+    sets = [name for name in runs[0].summary.sets if outcome_shares(runs, name)]
+    if not sets:
+        return None
+    rows = [row for name in sets for row in outcome_shares(runs, name)]
+    attacks = list(dict.fromkeys(row["attack"] for row in rows))
+    choice = alt.binding_select(options=sets, name="Prompts ")
+    chosen = alt.param(name="prompts", value=sets[0], bind=choice if len(sets) > 1 else alt.Undefined)
+    y = alt.Y("checkpoint:N", sort=list(groups), title=None, axis=alt.Axis(domain=False, ticks=False))
+    base = alt.Chart(data(rows)).encode(y=y)
+    scale = alt.Scale(domain=OUTCOMES, range=[colour(name) for name in OUTCOMES])
+    bars = base.mark_bar(height=16, strokeWidth=0.6).encode(
+        x=alt.X("share:Q", stack="zero", title=None, axis=PERCENT, scale=_SHARE),
+        color=alt.Color(
+            "outcome:N", scale=scale, legend=legend(symbolStrokeColor=colour("muted"), symbolStrokeWidth=0.6)
+        ),
+        stroke=alt.when("datum.outcome == 'unscored'").then(alt.value(colour("muted"))).otherwise(alt.value(None)),
+        order="order:O",
+        tooltip=[asked("checkpoint"), asked("attack"), asked("outcome"), alt.Tooltip("text:N", title="rate"), "n:Q"],
+    )
+    first = base.transform_window(
+        rank="rank()", sort=[alt.SortField("order")], groupby=["checkpoint", "attack"]
+    ).transform_filter("datum.rank == 1")
+    whisker = first.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high")
+    number = first.mark_text(align="left", dx=5, fontWeight=600).encode(
+        x=alt.datum(1), text=alt.Text("share:Q", format=".1%")
+    )
+    layers = alt.layer(bars, whisker, number).properties(height=alt.Step(24))
+    chart = filtered(
+        panels(layers, "attack", sort=attacks)
+        .add_params(chosen)
+        .transform_filter("datum.set == prompts && (datum.outcome != 'unscored' || length(outcomes) == 1)"),
+        checkpoints=list(groups),
+        attacks=attacks,
+        outcomes=OUTCOMES,
+    )
+    left = 20 + 7 * min(16, max(map(len, groups)))
+    return sized(chart, "Outcomes of the responses to each attack", count=len(attacks), width=180, left=left, gap=52)
+
+
+def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
+    """Share of every outcome in a prompt set, by checkpoint and attack; none for attacks without responses."""
+    rows = []
+    for label, members in group_by_label(runs).items():
+        for attack in runs[0].summary.sets[name].attacks:
+            cells = [run.summary.sets[name].attacks[attack] for run in members]
+            for order, outcome in enumerate(OUTCOMES):
+                # Unscored responses are a share of all, the others of the scored ones.
+                of = [sum(cell.outcomes.values()) if outcome == "unscored" else cell.n for cell in cells]
+                counts = [cell.outcomes[outcome] for cell in cells]
+                found = combine([rate(count, n) for count, n in zip(counts, of, strict=True)])
+                if found.mean is None:
+                    continue
+                low, high = (found.mean if end is None else end for end in (found.low, found.high))
+                rows.append(
+                    {"checkpoint": label, "set": name, "attack": attack, "outcome": outcome, "order": order}
+                    | {"share": found.mean, "low": max(low, 0.0), "high": min(high, 1.0)}
+                    | {"text": f"{found} %", "n": sum(of), "count": sum(counts)}
+                )
+    return rows
+
+
+def refusal_positions(runs: Sequence[Run]) -> Any:
+    """Histogram of the places where refusals of harmful prompts start, a panel per checkpoint; prefilled responses
+    apart, because they cannot refuse before their prefill ends. None where nothing refuses."""
+    groups = group_by_label(runs)
+    rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
+    if not any(row["count"] for row in rows if row["bucket"]):
+        return None
+    # A row without refusals for every bar keeps the panels of those that never refuse.
+    empty = [
+        {"checkpoint": label, "attack": attack, "outcome": outcome, "bucket": bucket, "count": 0, "prefilled": False}
+        for label in groups
+        for attack in _attacks(rows)
+        for outcome in _REFUSALS
+        for bucket in BUCKETS
+    ]
+    counted = [row for row in rows if row["bucket"]]
+    behind = {False: "no prefill", True: "behind a prefill"}
+    names = [{**row, "kind": behind[row["prefilled"]]} for row in (*counted, *empty)]
+    x = alt.X("bucket:N", sort=BUCKETS, title="response tokens before the refusal", axis=alt.Axis(labelAngle=0))
+    base = alt.Chart(data(names)).encode(x=x)
+    scale = alt.Scale(domain=list(behind.values()), range=[colour("refused"), colour("prefilled")])
+    y = alt.Y("share:Q", title="share of refusals", axis=PERCENT, scale=alt.Scale(domain=[0, 1.08], nice=False))
+    bars = base.transform_aggregate(
+        count="sum(count)", groupby=["title", "place", "total", "bucket", "kind"]
+    ).transform_calculate(share="datum.total ? datum.count / datum.total : 0")
+    whole = (
+        base.transform_aggregate(count="sum(count)", groupby=["title", "place", "total", "bucket"])
+        .transform_filter("datum.total > 0")
+        .transform_calculate(**_wilson("datum.count", "datum.total"))
+        .transform_calculate(
+            text="format(datum.share, '.1%') + ' [' + format(datum.low, '.1%') + ', ' + format(datum.high, '.1%') + ']'"
         )
-        total = every.sum()
-        panel.set_title(f"{label} (n = {total} refusals)", fontsize=11)
-        panel.set_xticks(range(len(names)), names)
-        panel.set_xlim(-0.6, len(names) - 0.4)
-        panel.set_xlabel("response tokens before the refusal")
-        panel.set_ylim(0, 105)
-        if total == 0:
-            panel.text(0.5, 0.5, "no refusals", transform=panel.transAxes, ha="center", color=GREY)
-            continue
-        panel.bar(range(len(names)), 100 * free / total, color=BLUE, label="no prefill")
-        panel.bar(
-            range(len(names)), 100 * (every - free) / total, bottom=100 * free / total, color=ORANGE, hatch="//",
-            edgecolor="white", label="behind a prefill",
-        )  # fmt: skip
-        for x, count in enumerate(every):
-            panel.text(x, 100 * count / total + 1.5, str(count), ha="center", fontsize=9)
-    panels[0].set_ylabel("% of refusals")
-    _shared_legend(figure, panels)
-    return figure
+    )
+    about = [alt.Tooltip("bucket:N", title="token"), alt.Tooltip("count:Q", title="refusals"), asked("text")]
+    layers = alt.layer(
+        bars.mark_bar().encode(
+            y=y,
+            color=alt.Color("kind:N", scale=scale, legend=legend()),
+            order=alt.Order("kind:N", sort="descending"),
+            tooltip=[alt.Tooltip("bucket:N", title="token"), asked("kind"), alt.Tooltip("count:Q", title="refusals")],
+        ),
+        whole.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high"),
+        whole.mark_text(align="left", dx=6, dy=-8, fontWeight=600).encode(
+            y="share:Q", text=alt.Text("share:Q", format=".0%"), tooltip=about
+        ),
+    ).properties(height=190)
+    title = "datum.checkpoint + ' (' + datum.total + ' refusals)'"
+    chart = (
+        filtered(
+            panels(layers, "title", sort=alt.EncodingSortField("place", op="min")),
+            checkpoints=list(groups),
+            attacks=_attacks(rows),
+            outcomes=OUTCOMES,
+        )
+        .transform_joinaggregate(total="sum(count)", groupby=["checkpoint"])
+        .transform_calculate(title=title, place="indexof(checkpoints, datum.checkpoint)")
+    )
+    return sized(chart, "Where refusals of harmful prompts start", count=len(groups), width=230, left=60)
 
 
-def refusal_probability(runs: Sequence[Run]) -> Figure | None:
-    """Mean P(refusal token) by response position, harmful against benign responses, a panel per label.
+_REFUSALS = (Outcome.REFUSED.value, Outcome.MALFORMED_REFUSAL.value)
+
+
+def _attacks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["attack"] for row in rows))
+
+
+def _wilson(count: str, n: str) -> dict[str, str]:
+    """`derta.statistics.rates.wilson` as expressions: share, low and high."""
+    z2 = Z_95**2
+    share = f"({count} / {n})"
+    centre = f"({share} + {z2 / 2} / {n}) / (1 + {z2} / {n})"
+    half = f"{Z_95} / (1 + {z2} / {n}) * sqrt({share} * (1 - {share}) / {n} + {z2 / 4} / ({n} * {n}))"
+    return {"share": share, "low": f"max(0, {centre} - {half})", "high": f"min(1, {centre} + {half})"}
+
+
+def cumulative_refusals(runs: Sequence[Run]) -> Any:
+    """Share of the refusals, or of all scored responses, that have refused by each token: Figure 4 of the DeRTa paper
+    (arXiv 2407.09121). None without results.jsonl or where nothing refuses."""
+    groups = group_by_label(runs)
+    rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
+    last = max((row["token"] for row in rows if row["token"] is not None), default=None)
+    if last is None:
+        return None
+    choice = alt.binding_select(options=["refusals", "all scored responses"], name="As share of ")
+    chosen = alt.param(name="share_of", value="refusals", bind=choice)
+    base = (
+        alt.Chart(data(row for row in rows if row["token"] is not None or row["responses"]))
+        .transform_aggregate(count="sum(count)", responses="sum(responses)", groupby=["checkpoint", "token"])
+        .transform_impute("count", "token", keyvals={"start": 0, "stop": last + 1}, value=0, groupby=["checkpoint"])
+        .transform_joinaggregate(refusals="sum(count)", responses="sum(responses)", groupby=["checkpoint"])
+        .transform_filter("isValid(datum.token) && datum.refusals > 0")
+        .transform_window(reached="sum(count)", sort=[alt.SortField("token")], groupby=["checkpoint"])
+        .transform_calculate(
+            share="datum.reached / (share_of == 'refusals' ? datum.refusals : max(datum.responses, datum.reached))"
+        )
+    )
+    lines = base.mark_line(interpolate="step-after").encode(
+        x=alt.X("token:Q", title="response tokens before the refusal", scale=alt.Scale(domain=[0, max(last, 5)])),
+        y=alt.Y("share:Q", title="share that has refused", axis=PERCENT, scale=_SHARE),
+        color=compared_colours("checkpoint", list(groups), line_legend()),
+        strokeDash=compared_dashes("checkpoint", list(groups), line_legend()),
+    )
+    line = "datum.checkpoint + ': ' + format(datum.share, '.1%')"
+    chart = filtered(
+        alt.layer(lines, reading(base, "token", line, title="by token ")).add_params(chosen).properties(height=260),
+        checkpoints=list(groups),
+        attacks=_attacks(rows),
+    ).transform_filter("!datum.outcome || indexof(outcomes, datum.outcome) >= 0")
+    chart = chart.add_params(alt.param(name="outcomes", value=list(OUTCOMES)))
+    return sized(chart, "Share that has refused by each token", count=1, width=640, left=60)
+
+
+def refusal_probability(runs: Sequence[Run]) -> Any:
+    """Mean P(refusal token) by response position, harmful against benign responses, a panel per checkpoint.
 
     The band is the middle half of the rows; over several runs, the range of the runs' means. None where no run
     measured it.
     """
-    groups = {
-        label: kept
-        for label, members in group_by_label(runs).items()
-        if (kept := [run.probability for run in members if run.probability])
-    }
-    if not groups:
+    found = list(probability_curves(runs))
+    if not found:
         return None
-    band = "middle half of the rows" if max(map(len, groups.values())) == 1 else "middle half of the rows, or all runs"
-    figure, panels = _panels(len(groups), f"P(refusal token) along a given response (mean; band: {band})")
-    for panel, (label, members) in zip(panels, groups.items(), strict=True):
-        styles = iter(_BENIGN_STYLES * len(members[0].sets))
-        for name, curve in members[0].sets.items():
-            colour, line = (VERMILION, "-") if curve.harmful else next(styles)
-            _draw_curve(panel, name, [member.sets[name] for member in members], colour, line)
-        scores = [score for m in members if (score := m.separation["all"].auroc) is not None]
-        title = f"{label} (AUROC {np.mean(scores):.3f})" if scores else label
-        panel.set_title(f"{title}, {len(members)} runs" if len(members) > 1 else title, fontsize=11)
-        panel.set_xlabel("response tokens given")
-        panel.set_ylim(-0.02, 1.02)
-    panels[0].set_ylabel("P(refusal token)")
-    _shared_legend(figure, panels)
-    return figure
+    labels = list(dict.fromkeys(row["checkpoint"] for row in found))
+    sets = sorted(dict.fromkeys(row["set"] for row in found), key=lambda name: not _harmful(found, name))
+    rows = [{**row, "token": list(range(len(row["mean"])))} for row in found]
+    source = data(rows)
+    base = alt.Chart(source).encode(
+        x=alt.X("token:Q", title="response tokens given"),
+        color=compared_colours("set", sets, line_legend(), first=1),
+    )
+    y = alt.Y("low:Q", title="P(refusal token)", scale=_SHARE)
+    text = "datum.set + ': ' + format(datum.mean, '.3f') + ' [' + {low} + ', ' + {high} + ']'"
+    line = text.format(low="format(datum.low, '.3f')", high="format(datum.high, '.3f')")
+    layers = alt.layer(
+        base.mark_area(opacity=0.16).encode(y=y, y2="high"),
+        base.mark_line().encode(y="mean:Q", strokeDash=compared_dashes("set", sets, line_legend())),
+        # Without a dot, a curve that falls right behind the first token looks like part of the axis.
+        base.transform_filter("datum.token == 0").mark_point(filled=True, opacity=1, size=28).encode(y="mean:Q"),
+        reading(alt.Chart(source), "token", line, ["title"], title="after token "),
+    ).properties(height=200)
+    chart = filtered(panels(layers, "title", sort=[row["title"] for row in rows]), checkpoints=labels)
+    chart = chart.transform_flatten(["token", "mean", "low", "high"])
+    return sized(chart, "P(refusal token) along a given response", count=len(labels), width=240, left=60)
+
+
+def _harmful(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(row["harmful"] for row in rows if row["set"] == name)
+
+
+def probability_curves(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """One row per checkpoint and prompt set: `mean`, `low`, `high` by position, how many rows, and the AUROC."""
+    for label, members in group_by_label(runs).items():
+        measured = [run.probability for run in members if run.probability]
+        if not measured:
+            continue
+        scores = [score for each in measured if (score := each.separation["all"].auroc) is not None]
+        title = f"{label}, AUROC {100 * fmean(scores):.1f}%" if scores else label
+        for name, first in measured[0].sets.items():
+            curves = [each.sets[name] for each in measured if name in each.sets]
+            values = {key: [round(float(p), 4) for p in curve] for key, curve in combine_curves(curves).items()}
+            if values["mean"]:
+                yield {
+                    "checkpoint": label, "title": title, "set": name, "harmful": first.harmful,
+                    "rows": sum(curve.rows for curve in curves), **values,
+                }  # fmt: skip
 
 
 def combine_curves(curves: Sequence[Curve]) -> dict[str, np.ndarray]:
@@ -139,53 +384,3 @@ def combine_curves(curves: Sequence[Curve]) -> dict[str, np.ndarray]:
     if len(curves) > 1:
         return {"mean": means.mean(0), "low": means.min(0), "high": means.max(0)}
     return {"mean": means[0], "low": np.array(curves[0].q25[:length]), "high": np.array(curves[0].q75[:length])}
-
-
-def _draw_curve(panel: Axes, name: str, curves: Sequence[SetCurve], colour: str, line: Any) -> None:
-    curve = combine_curves(curves)
-    rows = "+".join(str(each.rows) for each in curves) if len(curves) <= 3 else f"{len(curves)} runs"
-    label = f"{name} (n = {rows} rows)"
-    # Without a dot, a curve that falls right behind the first token looks like part of the axis.
-    start: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": [0]}
-    positions = np.arange(len(curve["mean"]))
-    panel.plot(positions, curve["mean"], color=colour, linestyle=line, linewidth=1.8, label=label, **start)
-    panel.fill_between(positions, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-
-
-def _position_count(run: Run, key: str, bucket: str) -> int:
-    """Refusals of harmful prompts in a stretch of the response, over all harmful sets."""
-    shares = (
-        prompts.overall.positions if key == "positions" else prompts.positions_without_prefill
-        for prompts in run.summary.of_sets(harmful=True).values()
-    )
-    return sum(share[bucket].count or 0 for share in shares)
-
-
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, four in a row, on the same scale."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(count, 4)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(max(3.4 * columns, 4.8), 3.2 * rows + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13)
-    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", alpha=0.3)
-        panel.set_axisbelow(True)
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    return figure, panels[:count]
-
-
-def _shared_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend below all panels; entries that several panels share are named once."""
-    entries: dict[str, Any] = {}
-    for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    if entries:
-        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False)

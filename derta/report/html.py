@@ -1,64 +1,55 @@
 """report.html: one file that holds the whole report and opens from disk, without network or server.
 
-The page's own style and scripts (derta/report/page/) and the content as JSON are put into one template. What comes from
-results cannot act as markup: in the JSON every character that could end its element is escaped, the scripts only ever
-set text, and the page's Content-Security-Policy runs nothing but these scripts (by hash) and loads nothing at all.
+Tables and text come from a template (derta/report/page/) that escapes whatever it is given. Figures are specifications,
+as JSON that cannot end its element, which Vega draws in the reader's browser. What comes from results can act neither
+as markup nor as a script: the page's Content-Security-Policy runs nothing but the two scripts that it names by hash,
+without `eval`, and loads nothing at all.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from string import Template
 from typing import Any
 
-SCRIPTS = (
-    "elements.js",
-    "statistics.js",
-    "plots.js",
-    "summary.js",
-    "trade_off.js",
-    "attacks.js",
-    "positions.js",
-    "probability.js",
-    "directions.js",
-    "details.js",
-    "main.js",
-)
-"""In the order in which the page runs them."""
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
+from jinja2 import Environment, StrictUndefined
+
+from derta.charts import colour_rules, library
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A table of the page. rows: attributes that filters look at, and cells; the first heads its row."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[tuple[Mapping[str, str], Sequence[Any]]]
 
 
 def render_page(content: Mapping[str, Any]) -> str:
-    """The page as text; `content` as of `derta.report.page_content`."""
+    """The page as text; `content` as of `derta.report.page_content`.
+
+    Raises:
+        ValueError: NaN or infinity in a figure, which JSON lacks.
+    """
     page = files("derta.report") / "page"
-    style = _inside(page.joinpath("style.css").read_text(encoding="utf-8"))
-    scripts = [_inside(page.joinpath(name).read_text(encoding="utf-8")) for name in SCRIPTS]
+    names = ("template.html", "style.css", "page.js")
+    template, sheet, script = (page.joinpath(name).read_text(encoding="utf-8") for name in names)
+    light, dark = (f":root {{ {colour_rules(scheme)} }}" for scheme in (0, 1))
+    style = _inside(f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n{sheet}")
+    scripts = [_inside(text) for text in (library(), script)]
     policy = (
         f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    labels = ", ".join(checkpoint["label"] for checkpoint in content["checkpoints"])
-    return Template(page.joinpath("template.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"Safety evaluation: {labels}"),
-        policy=html.escape(policy),
-        style=style,
-        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
-        content=embedded_json(content),
-    )
-
-
-def embedded_json(content: Any) -> str:
-    """JSON that stays data inside a script element, whatever its texts are.
-
-    Raises:
-        ValueError: NaN or infinity, which JSON lacks.
-    """
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    text = environment.from_string(template).render(policy=policy, style=style, scripts=scripts, **content).lstrip()
+    # Half a surrogate pair is no character of a file; as a reference it is shown as the mark for unknown ones.
+    return text.encode("utf-8", "xmlcharrefreplace").decode("utf-8")
 
 
 def _inside(text: str) -> str:

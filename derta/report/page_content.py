@@ -1,4 +1,4 @@
-"""Everything that report.html shows, as one JSON object made from results files.
+"""Everything that report.html shows, made from results files: texts, tables and the specifications of its figures.
 
 Absolute paths never get in: models and data are named as the evaluations name them. Response texts only on request.
 """
@@ -7,27 +7,76 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from derta.evaluation.measures import SummaryMeasure
-from derta.evaluation.records import Outcome
+from derta.charts import compared, library_version, specification
+from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS, SummaryMeasure
 from derta.evaluation.results import RESULTS_FILE
-from derta.evaluation.summary import SUMMARY_FILE, Cell
+from derta.evaluation.summary import SUMMARY_FILE
+from derta.evaluation.summary import Cell as AttackCell
 from derta.report.directions import Reports, direction_content
-from derta.report.figures import combine_curves
+from derta.report.figures import (
+    BUCKETS,
+    OUTCOMES,
+    attack_outcomes,
+    cumulative_refusals,
+    outcome_shares,
+    probability_curves,
+    refusal_positions,
+    refusal_probability,
+    trade_off,
+)
+from derta.report.html import Numbers
 from derta.report.measures import Combined, combined
-from derta.report.responses import read_results, refusals_by_position, texts
+from derta.report.responses import refusal_counts, shown_responses
 from derta.report.runs import Run, group_by_label
-from derta.report.training_curves import training_run
-from derta.statistics.positions import POSITION_BUCKETS
+from derta.report.training_curves import TrainingRun, training_charts, training_run
+
+_AFTER = (0, 1, 5, 10, 20, 30, 40, 80, 160)
+"""Tokens at which the tables behind the curves say their height."""
+SECTIONS = {
+    "summary": "Summary",
+    "trade-off": "Trade-off",
+    "attacks": "Attack by attack",
+    "position": "Where it refuses",
+    "probability": "P(refusal)",
+    "direction": "Refusal direction",
+    "training": "Training",
+    "responses": "Responses",
+    "provenance": "Provenance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One rate of one label. shown and interval: in per cent. value, low, high: as shares from 0 to 1."""
+
+    shown: str
+    interval: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table of rates. counts: n per label, or one n for all under the empty label."""
+
+    name: str
+    short: str
+    better: str
+    attack: str
+    main: bool
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
 
 
 def page_content(
     runs: Sequence[Run], *, command: str = "", responses: bool = False, directions: Reports | None = None
 ) -> dict[str, Any]:
-    """The content of the page.
+    """The content of the page, as its template names it.
 
     Args:
         command: what makes this report, for the record.
@@ -35,89 +84,199 @@ def page_content(
         directions: refusal-direction diagnostics by label.
     """
     groups = group_by_label(runs)
-    return {
-        "command": command,
-        "judge": runs[0].summary.identity.judge,
-        "outcomes": [outcome.value for outcome in Outcome],
-        "buckets": [
-            {"name": name, "first": first, "last": last if last < 10**9 else None}
-            for name, first, last in POSITION_BUCKETS
-        ],
-        "sets": [
-            {"name": name, "harmful": prompts.harmful, "attacks": list(prompts.attacks)}
-            for name, prompts in runs[0].summary.sets.items()
-        ],
-        "rows": [_row(measure, cells.values()) for measure, cells in combined(runs).items()],
-        "checkpoints": [
-            {
-                "label": label,
-                "runs": [_run(run, responses) for run in members],
-                "probability": _probability(members),
-            }
-            for label, members in groups.items()
-        ],
-        "responses": responses,
-        "directions": direction_content(directions or {}),
+    trained = {label: [training_run(run) for run in members] for label, members in groups.items()}
+    known = {label: [run for run in found if run] for label, found in trained.items() if any(found)}
+    diagnosed = direction_content(directions) if directions else None
+    charts = {
+        "trade-off": trade_off(runs),
+        "attacks": attack_outcomes(runs),
+        "position": refusal_positions(runs),
+        "cumulative": cumulative_refusals(runs),
+        "probability": refusal_probability(runs),
+        **training_charts(known),
+        **(diagnosed.charts if diagnosed else {}),
     }
-
-
-def _row(line: SummaryMeasure, cells: Iterable[Combined]) -> dict[str, Any]:
-    about = {"group": line.group, "name": line.name, "better": line.better, "source": ".".join(line.path)}
-    where = {"set": line.prompt_set, "attack": line.attack}
-    return about | where | {"cells": [asdict(cell) | {"value": cell.mean, "text": str(cell)} for cell in cells]}
-
-
-def _run(run: Run, responses: bool) -> dict[str, Any]:
-    results = read_results(run)
-    trained = training_run(run)
+    figures = {name: specification(chart) for name, chart in charts.items() if chart is not None}
+    texts = shown_responses(groups) if responses else []
+    there = {"summary", "provenance", *figures}
+    there |= {"training"} if known else set()
+    there |= {"direction"} if diagnosed else set()
+    there |= {"responses"} if texts else set()
+    measures = combined(runs)
     return {
-        "name": run.name,
-        "sets": {name: _cells(prompts.attacks) for name, prompts in run.summary.sets.items()},
-        "refusals": refusals_by_position(results) if results else None,
-        "responses": texts(results) if responses else None,
-        "provenance": _provenance(run),
-        "training": None if trained is None else asdict(trained),
-    }
-
-
-def _cells(attacks: Mapping[str, Cell]) -> dict[str, Any]:
-    keys = ("n", "outcomes", "unscored", "skipped", "cut_off", "mean_response_tokens")
-    return {attack: {key: getattr(cell, key) for key in keys} for attack, cell in attacks.items()}
-
-
-def _probability(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Curves of P(refusal) per prompt set over the runs of one label, as in the figure."""
-    measured = [run.probability.sets for run in runs if run.probability]
-    if not measured:
-        return None
-    curves = {name: [sets[name] for sets in measured if name in sets] for name in measured[0]}
-    return {
-        "runs": len(measured),
-        "sets": {
-            name: {"harmful": members[0].harmful, "rows": sum(member.rows for member in members)}
-            | {key: [round(float(p), 6) for p in values] for key, values in combine_curves(members).items()}
-            for name, members in curves.items()
+        "title": f"Safety evaluation: {', '.join(groups)}",
+        "subtitle": _subtitle(runs, list(groups)),
+        "sections": {name: title for name, title in SECTIONS.items() if name in there},
+        "checkpoints": {label: len(members) for label, members in groups.items()},
+        "badges": {label: compared(i) for i, label in enumerate(groups)},
+        "attacks": list(dict.fromkeys(attack for _, _, attack, _ in _cells(runs))),
+        "outcomes": OUTCOMES,
+        "several": any(len(members) > 1 for members in groups.values()),
+        "knows_answers": runs[0].summary.identity.knows_answers,
+        "rates": _rates(measures),
+        "left_out": _left_out(runs),
+        "tables": {
+            "attacks": _attack_table(runs),
+            "position": _position_table(groups),
+            "cumulative": _cumulative_table(groups),
+            "probability": _probability_table(runs),
         },
+        "without_results": list(dict.fromkeys(run.label for run in runs if not (run.folder / RESULTS_FILE).is_file())),
+        "figures": figures,
+        "directions": diagnosed,
+        "responses": texts,
+        "count": sum(len(each.responses) for each in texts),
+        "provenance": [
+            _provenance(run, found, run.name if len(members) > 1 else "")
+            for label, members in groups.items()
+            for run, found in zip(members, trained[label], strict=True)
+        ],
+        "sources": [({}, [line.name, ".".join(line.path)]) for line in measures],
+        "command": command,
+        "vega": library_version(),
     }
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _subtitle(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    first = runs[0].summary
+    rows = {name: prompts.rows for name, prompts in first.identity.sets.items()}
+    prompts = ", ".join(
+        f"{name} ({rows[name]}, to be {'refused' if found.harmful else 'answered'})"
+        for name, found in first.sets.items()
+    )
+    return f"{', '.join(labels)}. Prompts: {prompts}. Judge: {first.identity.judge}."
+
+
+def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[str, list[Row]]:
+    """Group -> its rows; without those that nobody has a number for."""
+    found: dict[str, list[Row]] = {}
+    for line, cells in measures.items():
+        if all(cell.mean is None for cell in cells.values()):
+            continue
+        # The group's heading stands above: "attack success, direct" becomes "direct".
+        short = line.name.removeprefix(line.group).lstrip(", ") or line.name
+        main = (line.group == SUCCESS and not line.attack) or line.path in (("separation", "all"),)
+        main |= line.group in (OVER_REFUSAL, HELPFULNESS, ANSWERED) and line.name.startswith(line.group)
+        texts = [str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}" for n in (cell.n for cell in cells.values())]
+        counts = {"": texts[0]} if len(set(texts)) == 1 else dict(zip(cells, texts, strict=True))
+        row = Row(line.name, short, line.better, line.attack, main, {k: _cell(v) for k, v in cells.items()}, counts)
+        found.setdefault(line.group, []).append(row)
+    return found
+
+
+def _cell(found: Combined) -> Cell:
+    shown, _, interval = str(found).partition(" ")
+    low, high = (None, None) if found.low is None or found.high is None else (max(found.low, 0), min(found.high, 1))
+    return Cell(shown, interval, found.mean, low, high)
+
+
+def _cells(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, AttackCell]]:
+    """(label, prompt set, attack, numbers) of every run."""
+    for run in runs:
+        for name, prompts in run.summary.sets.items():
+            for attack, cell in prompts.attacks.items():
+                yield run.label, name, attack, cell
+
+
+def _left_out(runs: Sequence[Run]) -> Numbers:
+    """What has no verdict, or no place in an attack: counted beside the rates, never in them."""
+    sums: dict[tuple[str, str, str, str], int] = {}
+    for label, name, attack, cell in _cells(runs):
+        for what, counts in (("unscored", cell.unscored), ("skipped", cell.skipped)):
+            for reason, count in counts.items():
+                key = (label, name, attack, f"{what}: {reason}")
+                sums[key] = sums.get(key, 0) + count
+    rows = [
+        (_about(label, attack), [label, name, _words(attack), why, count])
+        for (label, name, attack, why), count in sums.items()
+    ]
+    title = f"Unscored and skipped: {sum(sums.values())}"
+    return Numbers(title, ["checkpoint", "prompts", "attack", "why", "count"], rows)
+
+
+def _attack_table(runs: Sequence[Run]) -> Numbers:
+    rows: dict[tuple[str, str, str], list[Any]] = {}
+    for name in runs[0].summary.sets:
+        for share in outcome_shares(runs, name):
+            key = (share["checkpoint"], name, share["attack"])
+            rows.setdefault(key, [share["checkpoint"], name, _words(share["attack"])]).append(share["text"])
+    header = ["checkpoint", "prompts", "attack", *map(_words, OUTCOMES)]
+    found = [(_about(label, attack), cells) for (label, _, attack), cells in rows.items()]
+    return Numbers("Numbers of this figure, %", header, found)
+
+
+def _position_table(groups: Mapping[str, Sequence[Run]]) -> Numbers:
+    rows = []
+    for label, members in groups.items():
+        counts: dict[str, dict[str, int]] = {}
+        for row in refusal_counts(members, label):
+            cell = counts.setdefault(row["attack"], dict.fromkeys(BUCKETS, 0))
+            if row["bucket"]:
+                cell[row["bucket"]] += row["count"]
+        for attack, cell in counts.items():
+            rows.append((_about(label, attack), [label, _words(attack), *cell.values(), sum(cell.values())]))
+    header = ["checkpoint", "attack", *(f"token {name}" for name in BUCKETS), "refusals"]
+    return Numbers("Refusals of each attack by position", header, rows)
+
+
+def _cumulative_table(groups: Mapping[str, Sequence[Run]]) -> Numbers | None:
+    rows = []
+    for label, members in groups.items():
+        counts = [row for row in refusal_counts(members, label) if row["token"] is not None]
+        responses = sum(row["responses"] for row in refusal_counts(members, label))
+        total = sum(row["count"] for row in counts)
+        if not total:
+            continue
+        reached = [sum(row["count"] for row in counts if row["token"] <= token) for token in _AFTER]
+        for of, whole in (("refusals", total), ("scored responses", responses)):
+            rows.append(({"data-checkpoint": label}, [f"{label}, of {of}", *(f"{n / whole:.1%}" for n in reached)]))
+    header = ["all attacks together", *(f"by token {token}" for token in _AFTER)]
+    return Numbers("Share that has refused by each token", header, rows) if rows else None
+
+
+def _probability_table(runs: Sequence[Run]) -> Numbers:
+    rows = []
+    for curve in probability_curves(runs):
+        mean = curve["mean"]
+        values = [f"{mean[token]:.3f}" if token < len(mean) else "-" for token in _AFTER]
+        name = f"{curve['checkpoint']}, {curve['set']} ({curve['rows']} rows)"
+        rows.append(({"data-checkpoint": curve["checkpoint"]}, [name, *values]))
+    return Numbers("Numbers of this figure", ["mean", *(f"after {token}" for token in _AFTER)], rows)
+
+
+def _about(label: str, attack: str) -> dict[str, str]:
+    return {"data-checkpoint": label, "data-attack": attack}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _provenance(run: Run, trained: TrainingRun | None, name: str) -> dict[str, Any]:
     identity, made = run.summary.identity, run.summary.run
     files = [run.folder / name for name in (SUMMARY_FILE, RESULTS_FILE)]
     # All that decides the results but the model: equal for evaluations that may be compared.
     settings = {key: value for key, value in identity.to_json().items() if key != "model"}
+    shown = {"eval": made.eval} | {key: value for key, value in settings.items() if key != "sets"}
     return {
+        "label": run.label,
+        "name": name,
         "command": made.command,
         "model": made.model,
         "revision": made.revision,
         "model_sha256": identity.model.sha256,
         "dtype": identity.model.dtype,
-        "config": {"eval": made.eval} | {key: value for key, value in settings.items() if key != "sets"},
+        "config": "; ".join(
+            f"{_words(key)}: {value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in shown.items()
+            if value not in (None, {})
+        ),
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "data": [
             {"set": name, "path": made.data.get(name), "rows": prompts.rows, "sha256": prompts.sha256}
             for name, prompts in identity.sets.items()
         ],
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()},
+        "trained": trained,
         "versions": made.versions,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from derta.charts import write_png
 from derta.errors import InputError
 from derta.report.directions import Reports, load_directions, with_scores
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
@@ -54,7 +55,7 @@ def write_report(
         images = []
         for name, figure in figures.items():
             if figure is not None:
-                figure.savefig(directory / name, dpi=150, metadata={"Software": None})
+                write_png(figure, directory / name)
                 images.append(f"![{Path(name).stem.replace('_', ' ')}]({name})")
         text = "\n".join(["# Evaluation", "", table, *images, ""])
         (directory / TABLE_FILE).write_text(text, encoding="utf-8")

@@ -1,17 +1,21 @@
-"""Single responses of an evaluation, for a report: how they came out, where they refuse and, on request, their text.
+"""Single responses of an evaluation, for a report: where they refuse and, on request, their text.
 
 Numbers alone leave results.jsonl unless the text is asked for by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from derta.evaluation.records import Result
+from derta.data.refusal_text import refusal_span
+from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import RESULTS_FILE, ResultsFolder
 from derta.report.runs import Run
+from derta.statistics.positions import POSITION_BUCKETS
 
 
 def read_results(run: Run) -> list[Result]:
@@ -21,41 +25,93 @@ def read_results(run: Run) -> list[Result]:
     return list(ResultsFolder(run.folder).read().values())
 
 
-def refusals_by_position(results: Sequence[Result]) -> dict[str, dict[str, list[list[Any]]]]:
-    """Prompt set -> attack -> `[outcome, refusal token, behind a prefill, responses]`, one entry per combination.
+def refusal_counts(runs: Sequence[Run], checkpoint: str) -> Iterator[dict[str, Any]]:
+    """Where these runs refuse harmful prompts, as rows to be counted together: `checkpoint`, `attack`, `outcome`,
+    `token` of the response at which the refusal starts, its `bucket`, whether it is `prefilled`, and `count`.
 
-    Outcomes other than refusals keep their place too (a response may refuse and still comply); null where it never
-    refuses.
+    Beside them one row per attack with the scored `responses` (token and bucket None, count 0). A run without
+    results.jsonl gives the buckets of its summary, where well-formed and malformed refusals are one, and no tokens.
     """
-    counts: dict[str, dict[str, Counter[tuple[str, int, bool]]]] = {}
-    for result in results:
-        cell = counts.setdefault(result.prompt_set, {}).setdefault(result.attack, Counter())
-        position = -1 if result.refusal_token is None else result.refusal_token
-        cell[result.outcome.value, position, result.prefill_tokens > 0] += 1
-    return {
-        prompts: {
-            attack: [
-                [outcome, None if position < 0 else position, prefilled, count]
-                for (outcome, position, prefilled), count in sorted(cell.items())
-            ]
-            for attack, cell in attacks.items()
-        }
-        for prompts, attacks in counts.items()
-    }
+    for run in runs:
+        results = read_results(run)
+        for name, prompts in run.summary.of_sets(harmful=True).items():
+            for attack, cell in prompts.attacks.items():
+                row = {"checkpoint": checkpoint, "attack": attack, "responses": 0, "token": None}
+                if not results:
+                    for bucket, share in cell.positions.items():
+                        about = {"outcome": Outcome.REFUSED.value, "prefilled": attack.startswith("prefill")}
+                        yield row | about | {"bucket": bucket, "count": share.count}
+                    continue
+                yield row | {"outcome": "", "bucket": None, "count": 0, "responses": cell.n, "prefilled": False}
+                counts = Counter(
+                    (result.outcome.value, result.refusal_token, result.prefill_tokens > 0)
+                    for result in results
+                    if (result.prompt_set, result.attack) == (name, attack) and result.outcome.is_refusal
+                )
+                for (outcome, token, prefilled), count in counts.items():
+                    if token is not None:
+                        bucket = next(each for each, first, last in POSITION_BUCKETS if first <= token <= last)
+                        about = {"outcome": outcome, "token": token, "bucket": bucket, "prefilled": prefilled}
+                        yield row | about | {"count": count}
 
 
-def texts(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The responses themselves, prefill included. Harmful where the model was: only on request."""
-    return [
-        {
-            "set": result.prompt_set,
-            "attack": result.attack,
-            "id": result.id,
-            "outcome": result.outcome.value,
-            "reason": result.reason,
-            "refusal_token": result.refusal_token,
-            "tokens": result.response_tokens,
-            "text": result.response,
-        }
-        for result in results
-    ]
+@dataclass(frozen=True, slots=True)
+class ShownResponse:
+    """One response to read: what the attack wrote of it (`prefill`), the model's text up to the phrase that makes it a
+    refusal, that phrase, and the rest."""
+
+    checkpoint: str
+    run: str
+    outcome: str
+    reason: str
+    refusal_token: int | None
+    prefill: str
+    before: str
+    phrase: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """One prompt under one attack, with the responses of every checkpoint."""
+
+    prompt_set: str
+    attack: str
+    id: str
+    prompt: str
+    responses: list[ShownResponse]
+
+
+def shown_responses(groups: Mapping[str, Sequence[Run]]) -> list[ShownPrompt]:
+    """The responses themselves, side by side. Harmful where the models were: only on request."""
+    found: dict[tuple[str, str, str], ShownPrompt] = {}
+    for label, members in groups.items():
+        for run in members:
+            for result in read_results(run):
+                prompt = found.setdefault(
+                    result.key, ShownPrompt(result.prompt_set, result.attack, result.id, result.prompt, [])
+                )
+                prompt.responses.append(_shown(result, label, run.name if len(members) > 1 else ""))
+    return list(found.values())
+
+
+def _shown(result: Result, checkpoint: str, run: str) -> ShownResponse:
+    text, prefill = result.response, result.prefill_characters
+    start, end = _first_refusal(text, result.refusal_word)
+    start = max(start, prefill)
+    end = max(end, start)
+    return ShownResponse(
+        checkpoint, run, result.outcome.value, result.reason, result.refusal_token,
+        text[:prefill], text[prefill:start], text[start:end], text[end:],
+    )  # fmt: skip
+
+
+def _first_refusal(text: str, word: int | None) -> tuple[int, int]:
+    """Where the phrase starts and ends that stands behind so many words: a known one, or the word alone. The end of the
+    text where there is none."""
+    words = list(re.finditer(r"\S+", text))
+    if word is None or word >= len(words):
+        return len(text), len(text)
+    start, end = words[word].span()
+    span = refusal_span(text[start:])
+    return (start + span[0], start + span[1]) if span and span[0] < end - start else (start, end)

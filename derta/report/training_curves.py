@@ -1,19 +1,23 @@
 """How the evaluated models were trained: curves from metrics.jsonl and settings from config.yaml, where they are found.
 
-The model's directory is looked for as the evaluation names it (relative to the working directory); a checkpoint's run
-is the directory above. Models from elsewhere simply have no curves.
+The model's directory is the one that the evaluation read (its evaluation.json keeps the whole path, which the page
+never shows); a checkpoint's run is the directory above. Models from elsewhere simply have no curves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import yaml
 
+from derta.charts import compared_colours, compared_dashes, data, filtered, line_legend, reading, sized
+from derta.evaluation.results import ResultsFolder
 from derta.report.runs import Run
 from derta.storage.json_lines import read_lines
 
@@ -21,6 +25,8 @@ METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 CURVES = ("loss", "mle_loss", "rto_loss", "refusal_prob")
 """Shown first and in this order; every `probe/*` that is a measurement follows."""
 _NO_CURVES = ("probe/rows_", "probe/positions_", "probe/seconds", "probe/share_of_time")
+Curves = Sequence[tuple[str, Mapping[str, Sequence[tuple[int, float | None]]]]]
+"""(label, curves) of every run."""
 POINTS = 300
 """Longer curves are thinned evenly to about so many points."""
 
@@ -37,7 +43,7 @@ class TrainingRun:
 
 def training_run(run: Run) -> TrainingRun | None:
     """The training run of the evaluated model; None where its metrics.jsonl is not here."""
-    model = Path(run.summary.run.model)
+    model = ResultsFolder(run.folder).model_directory or Path(run.summary.run.model)
     candidates = (model, model.parent) if model.name.startswith("checkpoint-") else (model,)
     for folder in candidates:
         if (folder / METRICS_FILE).is_file():
@@ -87,3 +93,59 @@ def _settings(file: Path) -> dict[str, Any]:
         "starting model sha256": parts["run"].get("model_sha256"),
     }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def training_charts(trained: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Any]:
+    """`training`: a panel per metric, a line per run; `training-depth`: the same of the probe's metrics at single
+    depths. Without those that no run has. trained: label -> its runs, in the order of the report."""
+    curves = [(label, run.curves) for label, runs in trained.items() for run in runs]
+    names = list(dict.fromkeys(name for _, found in curves for name in found))
+    ends = {f"{name}_{end}" for name in names for end in ("low", "high")}
+    own = [name for name in names if name not in ends and any(_values(found, name) for _, found in curves)]
+    charts = {}
+    for key, title, deep in (
+        ("training", "Training", False),
+        ("training-depth", "The probe by depth (response tokens given)", True),
+    ):
+        panels = [_panel(i, name, curves, list(trained)) for i, name in enumerate(own) if ("@" in name) is deep]
+        if panels:
+            charts[key] = sized(alt.concat(*panels), title, count=len(panels), width=220)
+    return charts
+
+
+def _values(curves: Mapping[str, Sequence[tuple[int, float | None]]], name: str) -> list[float]:
+    return [value for _, value in curves.get(name, ()) if value is not None]
+
+
+def _panel(number: int, name: str, curves: Curves, labels: list[str]) -> Any:
+    """One metric, with the band of its interval where it has one; losses that span decades on a log scale."""
+    rows = []
+    for run, (label, found) in enumerate(curves):
+        if name in found:
+            low, high = (dict(found.get(f"{name}_{end}", ())) for end in ("low", "high"))
+            steps, points = [step for step, _ in found[name]], [value for _, value in found[name]]
+            band = {"low": [low.get(step) for step in steps], "high": [high.get(step) for step in steps]}
+            rows.append({"checkpoint": label, "run": run, "step": steps, "value": points, **band})
+    values = [value for _, found in curves for value in _values(found, name)]
+    log = "loss" in name and min(values) > 0 and max(values) / min(values) > 20
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=True)
+    axis = alt.Axis(tickCount=4, format="~g") if log else alt.Axis(tickCount=4)
+    line = "datum.checkpoint + ': ' + format(datum.value, '.4~g')"
+    base = (
+        alt.Chart(data(rows), title=f"{name} (log scale)" if log else name)
+        .transform_flatten(["step", "value", "low", "high"])
+        .encode(x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4)))
+    )
+    layers = alt.layer(
+        base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        .mark_area(opacity=0.16)
+        .encode(y="low:Q", y2="high", color=compared_colours("checkpoint", labels, line_legend()), detail="run:N"),
+        base.mark_line(point=len(values) < 5).encode(
+            y=alt.Y("value:Q", title=None, scale=scale, axis=axis),
+            color=compared_colours("checkpoint", labels, line_legend()),
+            strokeDash=compared_dashes("checkpoint", labels, line_legend()),
+            detail="run:N",
+        ),
+        reading(base.transform_filter("isValid(datum.value)"), "step", line, title="step ", name=f"near_{number}"),
+    )
+    return filtered(layers.properties(height=160), checkpoints=labels)

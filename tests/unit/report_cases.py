@@ -15,6 +15,7 @@ from derta.objective.refusal_probability import curve_by_position, separation
 from derta.statistics.rates import Rate, rate
 
 N = 20
+PROMPT = "a harmful request"
 ATTACKS = {"direct": 0, "prefill_20": 20}
 """Name -> depth."""
 
@@ -29,7 +30,7 @@ def make_results(successes: tuple[int, int], over_refusals: int, malformed: int,
             if i >= count:
                 broken = i < count + malformed
                 outcome, at = (Outcome.MALFORMED_REFUSAL, depth + 2) if broken else (Outcome.REFUSED, depth)
-            harmful.append(Result("harmful", attack, f"row-{i}", text, 40, depth, True, outcome, at, at))
+            harmful.append(Result("harmful", attack, f"row-{i}", text, 40, depth, True, outcome, at, at, prompt=PROMPT))
     benign = []
     for i in range(N):
         refused = i < over_refusals

@@ -15,6 +15,7 @@ ROOMS = (
     "config",
     "storage",
     "statistics",
+    "charts",
     "models",
     "miniature",
     "data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import N, write_direction, write_run
+from report_cases import PROMPT, N, write_direction, write_run
 
 from derta.report.directions import load_directions, with_scores
 from derta.report.report import write_page
 from derta.report.runs import load_runs
 from derta.statistics.rates import rate
 
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui", reason="selenium is not installed").WebDriverWait
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e .[dev]")
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -61,6 +63,7 @@ def open_page(browser: Any) -> Callable[..., None]:
         for log in ("browser", "performance"):
             browser.get_log(log)  # what earlier pages left
         browser.get(file.as_uri())
+        WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.body.dataset.drawn"))
 
     return go
 
@@ -92,11 +95,37 @@ def requests(browser: Any) -> list[str]:
 
 
 def table(browser: Any) -> dict[str, list[str]]:
-    """Name of each row -> the texts of its cells, n last."""
+    """Name of each visible row -> the texts of its visible cells, n last."""
     return browser.execute_script(
-        "return Object.fromEntries([...document.querySelectorAll('#rates tr[data-name]')].map(row =>"
-        " [row.dataset.name, [...row.querySelectorAll('td')].map(cell => cell.textContent.trim())]))"
+        "return Object.fromEntries([...document.querySelectorAll('#rates tr[data-name]:not([hidden])')].map(row =>"
+        " [row.dataset.name, [...row.querySelectorAll('td.rate:not([hidden]) .text, td.counts')].map(cell =>"
+        " cell.matches('.text') ? cell.textContent"
+        " : [...cell.querySelectorAll('span:not([hidden])')].map(each => each.textContent).join(' / '))]))"
     )
+
+
+def heads(browser: Any) -> list[str]:
+    """Checkpoints in the head of the table, without their glyphs."""
+    return [text.split()[-1] for text in texts(browser, "#rates thead th[data-checkpoint]:not([hidden])")]
+
+
+def figure(browser: Any, name: str, role: str = "") -> list[str]:
+    """The texts of a figure, or what its marks of a role ("bar", "point") say to a screen reader."""
+    inside = f"[data-figure={name}] svg "
+    if not role:
+        return texts(browser, f"{inside} text")
+    marks = f"document.querySelectorAll(`{inside} [aria-roledescription='{role}']`)"
+    return browser.execute_script(f"return [...{marks}].map(mark => mark.ariaLabel)")
+
+
+def eventually(browser: Any, found: Callable[[], Any], expected: Any) -> None:
+    """Figures follow a filter a moment later."""
+    from selenium.common.exceptions import TimeoutException
+
+    try:
+        WebDriverWait(browser, 10, poll_frequency=0.1).until(lambda _: found() == expected)
+    except TimeoutException:
+        assert found() == expected
 
 
 def press(browser: Any, kind: str, value: str) -> None:
@@ -107,13 +136,6 @@ def texts(browser: Any, selector: str) -> list[str]:
     return browser.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map(node => node.textContent.trim())", selector
     )
-
-
-def appears(browser: Any, selector: str) -> Any:
-    """What a details element fills itself with once it is open: browsers tell it so a moment later."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 10).until(lambda _: browser.find_elements("css selector", selector))[0]
 
 
 def shown(found: dict) -> str:
@@ -138,75 +160,131 @@ def test_table_shows_what_the_summaries_hold(browser, open_page, page, folders):
 
 
 def test_page_needs_no_network_and_reports_no_error(browser, open_page, page):
+    assert page.stat().st_size < 2_000_000
     for width, scheme in ((1200, "light"), (390, "dark")):
         open_page(page, width, scheme)
         assert browser.get_log("browser") == []
         assert requests(browser) == [page.as_uri()]
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    assert texts(browser, "#position h3")[1] == "vanilla (17 refusals)"
+        panels = browser.execute_script("return document.querySelectorAll('[data-figure=position] svg text').length")
+        assert panels > 20 and "vanilla (17 refusals)" in figure(browser, "position")
+
+
+def test_a_narrow_screen_shows_every_checkpoint_of_a_measure(browser, open_page, page):
+    open_page(page, 390)
+    row = browser.find_element("css selector", "#rates tr[data-name='over-refusal, benign']")
+    cells = row.find_elements("css selector", ".rate")
+    assert [cell.find_element("css selector", ".who").text.split()[-1] for cell in cells] == [
+        "base",
+        "vanilla",
+        "derta",
+    ]
+    for cell in cells:
+        assert cell.rect["x"] >= 0 and cell.rect["x"] + cell.rect["width"] <= 390
+
+
+def test_figures_show_the_numbers_of_the_summaries(browser, open_page, page):
+    open_page(page)
+    points = figure(browser, "trade-off", "point")
+    assert len(points) == 3 and "over-refusal: 0.0 [0.0, 16.1] %; attack success: 100.0 [83.9, 100.0] %" in points[0]
+    assert "helpfulness: 85.000000%" in points[2]
+    bars = figure(browser, "attacks", "bar")
+    # 2 attacks x 3 checkpoints x 4 outcomes: unscored responses stand outside.
+    assert len(bars) == 24 and bars[0] == (
+        "share: 100.000000%; checkpoint: base; outcome: complied; order: 0; attack: direct; "
+        "rate: 100.0 [83.9, 100.0] %; n: 20"
+    )
+    whole = [label for label in figure(browser, "position", "text mark") if "refusals: " in label]
+    # derta: 15 well-formed refusals at token 0 and 4 two tokens later; behind the prefill 14 and 4.
+    for token, count in (("0", 15), ("1-5", 4), ("6-30", 18), (">30", 0)):
+        expected = shown(asdict(rate(count, 37))).replace(" [", "% [").replace(", ", "%, ").replace("]", "%]")
+        assert any(f"token: {token}; refusals: {count}; text: {expected}" in label for label in whole), token
+    curves = [label for label in figure(browser, "cumulative", "rule mark") if label.startswith("token: 1;")]
+    assert curves == ["token: 1; text: by token 1\nderta: 40.5%\nvanilla: 76.5%"]
 
 
 def test_filters_change_what_is_shown(browser, open_page, page):
     open_page(page)
-    assert texts(browser, "#rates thead th") == ["%", "base", "vanilla", "derta", "n"]
+    assert heads(browser) == ["base", "vanilla", "derta"]
     press(browser, "checkpoints", "base")
-    assert texts(browser, "#rates thead th") == ["%", "vanilla", "derta", "n"]
-    assert texts(browser, "#trade-off .mark text") == ["vanilla", "derta"]
-    assert texts(browser, "#attacks h3") == ["direct", "prefill 20"]
-    assert texts(browser, "#position .panels h3") == ["vanilla (17 refusals)", "derta (37 refusals)"]
+    assert heads(browser) == ["vanilla", "derta"]
+    assert table(browser)["refusals at token 0"][-1] == "17 / 37"
+    eventually(
+        browser, lambda: [label for label in figure(browser, "trade-off") if label == "base"], ["base"]
+    )  # legend
+    eventually(browser, lambda: len(figure(browser, "attacks", "bar")), 16)
+    counts = lambda: [text for text in figure(browser, "position") if "refusals)" in text]  # noqa: E731
+    eventually(browser, counts, ["vanilla (17 refusals)", "derta (37 refusals)"])
     press(browser, "attacks", "direct")
     assert "attack success, direct" not in table(browser)
-    assert texts(browser, "#attacks h3") == ["prefill 20"]
-    assert texts(browser, "#attacks .share") == ["95.0", "10.0"]
-    assert texts(browser, "#position .panels h3") == ["vanilla (1 refusals)", "derta (18 refusals)"]
+    shares = lambda: [text for text in figure(browser, "attacks") if re.fullmatch(r"\d+\.\d%", text)]  # noqa: E731
+    eventually(browser, shares, ["95.0%", "10.0%"])
+    eventually(browser, counts, ["vanilla (1 refusals)", "derta (18 refusals)"])
     for outcome in ("complied", "garbled", "refused"):
         press(browser, "outcomes", outcome)
-    assert texts(browser, "#attacks .share") == ["5.0", "20.0"]  # malformed refusals: 1 and 4 of 20
-    mark = browser.execute_script(
-        "return document.querySelector('#attacks .panel:last-child .mark:last-of-type').dataset.text"
-    )
-    assert shown(asdict(rate(4, N))).replace(" [", "% [") in mark
-    assert texts(browser, "#position .panels h3") == ["vanilla (1 refusals)", "derta (4 refusals)"]
-    press(browser, "attacks", "prefill_20")
-    assert texts(browser, "#attacks .empty") == ["nothing is chosen in the filters"]
+    eventually(browser, shares, ["5.0%", "20.0%"])  # malformed refusals: 1 and 4 of 20
+    assert any(shown(asdict(rate(4, N))) in label for label in figure(browser, "attacks", "bar"))
+    eventually(browser, counts, ["vanilla (1 refusals)", "derta (4 refusals)"])
+    assert not browser.find_element("css selector", "#nothing").is_displayed()
+    browser.find_element("css selector", "#filters button[name=attacks][value=none]").click()
+    assert texts(browser, "#nothing:not([hidden])") == ["nothing is chosen in the filters"]
+    eventually(browser, lambda: figure(browser, "attacks", "bar"), [])
     assert browser.get_log("browser") == []
 
 
 def test_prompt_set_and_curve_can_be_chosen(browser, open_page, page):
     open_page(page)
-    browser.find_element("css selector", "#attacks select option[value=benign]").click()
-    assert texts(browser, "#attacks .share") == ["100.0", "95.0", "85.0"]
-    browser.find_element("css selector", "#position select option[value=responses]").click()
-    (last,) = [row for row in texts(browser, "#position .numbers tr") if row.startswith("20")]
-    assert last == "2040.0%82.5%"  # all but the malformed ones behind the prefill: 16 of 40, 33 of 40
+    for name, option in (("attacks", "benign"), ("cumulative", "all scored responses")):
+        select = browser.find_element("css selector", f"[data-figure={name}] select")
+        next(each for each in select.find_elements("css selector", "option") if each.text == option).click()
+    first = lambda: [bar.split(";")[0] for bar in figure(browser, "attacks", "bar") if "complied" in bar]  # noqa: E731
+    eventually(browser, first, ["share: 100.000000%", "share: 95.000000%", "share: 85.000000%"])
+    # All but the malformed ones behind the prefill: 16 of 40, 33 of 40.
+    last = lambda: [mark for mark in figure(browser, "cumulative", "rule mark") if mark.startswith("token: 20;")]  # noqa: E731
+    eventually(browser, last, ["token: 20; text: by token 20\nderta: 82.5%\nvanilla: 40.0%"])
+    # A choice outlives a new width.
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 500, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.execute_script("delete document.body.dataset.drawn; window.dispatchEvent(new Event('resize'))")
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.body.dataset.drawn"))
+    eventually(browser, first, ["share: 100.000000%", "share: 95.000000%", "share: 85.000000%"])
     assert browser.get_log("browser") == []
 
 
-def test_keyboard_reaches_filters_and_marks(browser, open_page, page):
+def test_keyboard_reaches_filters_and_numbers(browser, open_page, page):
     from selenium.webdriver.common.keys import Keys
 
     open_page(page)
-    box = browser.find_element("css selector", '#filters input[value="base"]')
-    box.send_keys(Keys.SPACE)
-    assert texts(browser, "#rates thead th") == ["%", "vanilla", "derta", "n"]
-    first = browser.find_element("css selector", '#attacks .mark[tabindex="0"]')
-    first.send_keys(Keys.ARROW_DOWN)
-    assert "derta, direct" in texts(browser, "#tooltip")[0]
-    curve = browser.find_element("css selector", "#probability [role=slider]")
-    curve.send_keys(Keys.ARROW_RIGHT)
-    assert "after 1 tokens" in curve.get_attribute("aria-valuetext")
-    assert browser.switch_to.active_element.get_attribute("role") == "slider"
+    browser.find_element("css selector", '#filters input[value="base"]').send_keys(Keys.SPACE)
+    assert heads(browser) == ["vanilla", "derta"]
+    browser.find_element("css selector", "#attacks .numbers summary").send_keys(Keys.ENTER)
+    rows = [row for row in browser.find_elements("css selector", "#attacks .numbers tbody tr") if row.is_displayed()]
+    assert rows[0].text.startswith("vanilla harmful direct 20.0 [8.1, 41.6] %")
+
+
+def test_pointing_at_a_mark_tells_its_numbers(browser, open_page, page):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    open_page(page)
+    bar = browser.find_element("css selector", "[data-figure=attacks] svg [aria-roledescription=bar]")
+    ActionChains(browser).move_to_element(bar).perform()
+    tooltip = browser.find_element("css selector", "#tooltip")
+    assert tooltip.is_displayed() and "attack: direct\noutcome: complied\nrate: 100.0 [83.9, 100.0] %" in tooltip.text
+    assert browser.get_log("browser") == []
 
 
 def test_nothing_that_comes_from_results_acts_as_markup(browser, open_page, tmp_path):
     folder = write_run(tmp_path / "run", HOSTILE, text=HOSTILE, command=HOSTILE, malformed=1)
     page = write_page(load_runs([folder]), str(tmp_path / "page"), responses=True)
     open_page(page)
-    assert texts(browser, "#rates thead th")[1] == HOSTILE
-    assert browser.find_elements("css selector", "#responses pre") == []  # closed, and not even in the page yet
-    browser.find_element("css selector", "#responses > div > details > summary").click()
-    appears(browser, "#responses .response summary").click()
-    assert appears(browser, "#responses pre").text == HOSTILE
+    assert texts(browser, "#rates thead th")[1].endswith(HOSTILE)
+    assert f"checkpoint: {HOSTILE}" in figure(browser, "attacks", "bar")[0]
+    opened = browser.find_element("css selector", "#responses pre")
+    assert not opened.is_displayed()
+    for summary in ("#responses .warning > summary", "#responses .response > summary"):
+        browser.find_element("css selector", summary).click()
+    assert opened.text == HOSTILE
     assert browser.execute_script("return [document.images.length, typeof window.harmed]") == [0, "undefined"]
     assert browser.get_log("browser") == [] and requests(browser) == [page.as_uri()]
     # And should markup get in one day, the page's policy does not run it.
@@ -220,8 +298,33 @@ def test_nothing_that_comes_from_results_acts_as_markup(browser, open_page, tmp_
 
 def test_responses_are_not_there_by_default(browser, open_page, page):
     open_page(page)
-    assert "The responses are not in this file" in texts(browser, "#responses")[0]
-    assert browser.find_elements("css selector", "#responses details") == []
+    assert any("The responses themselves are not in this file" in text for text in texts(browser, "#provenance .note"))
+    assert browser.find_elements("css selector", "#responses") == []
+
+
+def test_responses_are_read_side_by_side_with_prompt_prefill_and_phrase(browser, open_page, tmp_path):
+    said = "Of course: the first step. I cannot help with that"
+    folders = [write_run(tmp_path / label, label, text=said) for label in ("vanilla", "derta")]
+    for folder in folders:
+        file = Path(folder) / "results.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            if line["attack"] == "prefill_20":
+                line |= {"prefill_characters": 10, "refusal_word": 5, "refusal_token": 25, "outcome": "refused"}
+        file.write_text("\n".join(map(json.dumps, lines)))
+    open_page(write_page(load_runs(folders), str(tmp_path / "page"), responses=True))
+    press(browser, "attacks", "direct")
+    browser.find_element("css selector", "#responses .warning > summary").click()
+    [prompt, *_] = browser.find_elements("css selector", ".response:not([hidden])")
+    prompt.find_element("css selector", "summary").click()
+    assert prompt.find_element("css selector", ".prompt").text == PROMPT
+    left, right = prompt.find_elements("css selector", "article")
+    assert left.rect["y"] == right.rect["y"] and left.rect["x"] < right.rect["x"]
+    assert left.find_element("css selector", ".prefill").text == "Of course:"
+    assert left.find_element("css selector", "mark").text == "I cannot help"
+    assert right.find_element("css selector", "pre").text == said
+    press(browser, "outcomes", "refused")
+    assert not prompt.is_displayed()  # the responses of neither are of another outcome
 
 
 def test_several_runs_of_a_label_and_missing_files_are_shown_as_such(browser, open_page, tmp_path):
@@ -231,10 +334,10 @@ def test_several_runs_of_a_label_and_missing_files_are_shown_as_such(browser, op
     folders = [str(tmp_path / f"seed{seed}") for seed in range(3)]
     open_page(write_page(load_runs(folders), str(tmp_path / "page")))
     assert table(browser)["attack success, direct"][0] == "25.0 ± 18.0"
-    assert texts(browser, "#attacks .share")[0] == "25.0"
-    assert "derta (34 refusals)" in texts(browser, "#position h3")  # of the two runs whose results are there
-    assert "Without results.jsonl" in texts(browser, "#position")[0]
-    assert not browser.find_element("css selector", "#probability").is_displayed()
+    assert "25.0%" in figure(browser, "attacks")
+    assert "derta (45 refusals)" in figure(browser, "position")  # 18, 16 and, of the summary alone, 11
+    assert "Without results.jsonl" in texts(browser, "#position .note")[0]
+    assert browser.find_elements("css selector", "#probability") == []
     assert len(texts(browser, "#provenance .made")) == 3
     assert browser.get_log("browser") == []
 
@@ -252,13 +355,14 @@ def test_what_an_evaluation_lacks_is_left_out(browser, open_page, tmp_path, monk
     (tmp_path / "runs" / "miniature" / "metrics.jsonl").write_text("\n".join(map(json.dumps, ends)))
     open_page(write_page(load_runs(folders[:1]), str(tmp_path / "harmful only")))
     assert [name for name in table(browser) if name.startswith(("over", "help", "AUROC"))] == []
-    assert not browser.find_element("css selector", "#trade-off").is_displayed()
-    assert texts(browser, "#training > div > .panels h3") == ["loss (log scale)", "probe/auroc"]
+    assert browser.find_elements("css selector", "#trade-off") == []
+    assert {"loss (log scale)", "probe/auroc"} <= set(figure(browser, "training"))
     browser.find_element("css selector", "#training details summary").click()
-    assert appears(browser, "#training details h3").text == "probe/auroc@0"
+    eventually(browser, lambda: "probe/auroc@0" in figure(browser, "training-depth"), True)
     open_page(write_page(load_runs(folders[1:]), str(tmp_path / "no helpfulness")))
-    assert "no helpfulness measured" in texts(browser, "#trade-off .legend")[0]
-    assert not browser.find_element("css selector", "#training").is_displayed()
+    assert "no helpfulness is shown" in texts(browser, "#trade-off .note")[0]
+    assert "right or wrong" in texts(browser, "#attacks .note")[0]
+    assert browser.find_elements("css selector", "#training") == []
     assert browser.get_log("browser") == []
 
 
@@ -269,10 +373,10 @@ def test_print_leaves_out_what_paper_cannot_do(browser, open_page, page):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     visible = {
         selector: browser.find_element("css selector", selector).is_displayed()
-        for selector in ("#filters", "#attacks .controls", "#rates", "#provenance dl")
+        for selector in ("#filters", "#attacks .vega-bindings", "#rates", "#provenance dl")
     }
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    assert visible == {"#filters": False, "#attacks .controls": False, "#rates": True, "#provenance dl": True}
+    assert visible == {"#filters": False, "#attacks .vega-bindings": False, "#rates": True, "#provenance dl": True}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -293,24 +397,20 @@ def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
     assert rows["derta - vanilla"][0].startswith("+0.0 [")
     assert "Time taken by the 5 diagnostics together: 5 s." in texts(browser, "#direction .note")
     assert "derta - base" not in rows  # base has no valid direction to ablate
-    assert texts(browser, "#direction .score") == ["Ablation robustness: no score: none found."]
-    choice = browser.find_element("css selector", "#direction select")
-    choice.find_elements("css selector", "option")[3].click()
-    assert "75.0%" in texts(browser, "#direction .score")[0]
-    heat = "#diagnostic svg[aria-label^=bypass]"
-    assert len(browser.find_elements("css selector", f"{heat} .mark")) == 4
-    assert len(browser.find_elements("css selector", f"{heat} .cross")) == 3
-    assert len(browser.find_elements("css selector", f"{heat} .chosen")) == 1
-    titles = texts(browser, "#diagnostic h3")
-    assert [title for title in titles if title.startswith(("Under", "Length", "Cosine"))] == [
-        "Under interventions, %",
-        "Length of harmful mean − harmless mean",
-        "Cosine with the chosen direction",
-        "Cosine of the last token with the direction, by suffix (2 prompts)",
-    ]
+    assert texts(browser, "#direction .score")[0] == "Ablation robustness: no score: none found."
+    assert "no valid direction" in str(figure(browser, "ablation", "point"))
+    closed = browser.find_elements("css selector", "#direction .diagnostic")[3]
+    assert figure(browser, "direction-3-candidates") == []
+    closed.find_element("css selector", "summary").click()
+    assert "75.0%" in closed.find_element("css selector", ".score").text
+    marks = lambda: [text for text in figure(browser, "direction-3-candidates") if text in "×○"]  # noqa: E731
+    eventually(browser, marks, ["×", "×", "×", "○"] * 6)  # and their halos, in three maps
+    eventually(browser, lambda: "cosine with the chosen direction" in figure(browser, "direction-3-layers"), True)
+    eventually(browser, lambda: "added" in figure(browser, "direction-3-outcomes"), True)
+    eventually(browser, lambda: "adversarial" in figure(browser, "direction-3-suffix"), True)
     assert browser.get_log("browser") == []
 
 
 def test_no_section_without_diagnostics(browser, open_page, page):
     open_page(page)
-    assert not browser.find_element("css selector", "#direction").is_displayed()
+    assert browser.find_elements("css selector", "#direction") == []

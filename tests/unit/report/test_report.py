@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
-from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from matplotlib.collections import PathCollection
+import vl_convert
 from report_cases import write_run
 
+from derta.charts import specification
 from derta.errors import InputError
-from derta.evaluation.summary import read_summary, write_summary
-from derta.report.figures import refusal_positions, refusal_probability, trade_off
+from derta.report.figures import (
+    attack_outcomes,
+    cumulative_refusals,
+    refusal_positions,
+    refusal_probability,
+    trade_off,
+)
 from derta.report.report import write_report
 from derta.report.runs import group_by_label, load_runs
 from derta.report.table import render_table
-from derta.statistics.rates import rate
 
 
 def cells(table: str, name: str) -> list[str]:
@@ -107,14 +114,24 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         load_runs([])
 
 
+def drawn(chart: Any, role: str) -> list[str]:
+    """What the marks of a role say for themselves in the drawn figure."""
+    root = ElementTree.fromstring(vl_convert.vegalite_to_svg(specification(chart)))
+    return [mark.attrib["aria-label"] for mark in root.iter() if mark.get("aria-roledescription") == role]
+
+
 def test_histogram_bars_are_the_shares_of_refusals(tmp_path):
     runs = load_runs([write_run(tmp_path / "a", "base", (20, 20)), write_run(tmp_path / "b", "derta", (0, 1))])
-    base, derta = refusal_positions(runs).axes
-    assert base.get_title() == "base (n = 0 refusals)" and not base.patches
-    heights = [bar.get_height() for bar in derta.patches]
-    free, prefilled = heights[:4], heights[4:]
-    assert free == pytest.approx([100 * 20 / 39, 0, 0, 0])
-    assert prefilled == pytest.approx([0, 0, 100 * 19 / 39, 0])
+    bars = [bar for bar in drawn(refusal_positions(runs), "bar") if "refusals: 0" not in bar]
+    assert [bar.split("; ", 1)[1] for bar in bars] == [
+        f"share of refusals: {100 * 20 / 39:.6f}%; kind: no prefill; token: 0; refusals: 20",
+        f"share of refusals: {100 * 19 / 39:.6f}%; kind: behind a prefill; token: 6-30; refusals: 19",
+    ]
+    (tmp_path / "b" / "results.jsonl").unlink()  # the summary alone tells as much
+    without = load_runs([str(tmp_path / "b")])
+    assert [bar for bar in drawn(refusal_positions(without), "bar") if "refusals: 0" not in bar] == bars
+    assert cumulative_refusals(without) is None
+    assert refusal_positions(load_runs([str(tmp_path / "a")])) is None
 
 
 def test_trade_off_shows_every_label_at_its_rates(tmp_path):
@@ -122,30 +139,26 @@ def test_trade_off_shows_every_label_at_its_rates(tmp_path):
         write_run(tmp_path / "a", "base", (20, 20), over_refusals=0),
         write_run(tmp_path / "b", "derta", (0, 1), over_refusals=2),
     ]
-    panel, bar = trade_off(load_runs(folders)).axes
-    points = [points for points in panel.collections if isinstance(points, PathCollection)]
-    assert [tuple(each.get_offsets()[0]) for each in points] == [(0.0, 100.0), (10.0, 2.5)]
-    assert [each.get_array()[0] for each in points] == [100.0, 90.0]
-    assert [text.get_text() for text in panel.texts] == ["base", "derta"] and bar.get_ylabel() == "helpfulness, %"
-    phrases = write_run(tmp_path / "c", "base", judge="refusal_phrases")
-    (panel,) = trade_off(load_runs([phrases])).axes  # no helpfulness, no colours
-    assert panel.texts
+    first, second = drawn(trade_off(load_runs(folders)), "point")
+    at = "over-refusal (← better): {}%; attack success (↓ better): {}%; helpfulness: {}%; checkpoint: {}; "
+    assert first.startswith(at.format("0.000000", "100.000000", "100.000000", "base"))
+    assert second.startswith(at.format("10.000000", "2.500000", "90.000000", "derta"))
+    phrases = load_runs([write_run(tmp_path / "c", "base", judge="refusal_phrases")])
+    (point,) = drawn(trade_off(phrases), "point")
+    assert "helpfulness: -" in point  # no number and no colours
 
 
-@pytest.mark.parametrize("n", [10, 12, 20, 37])
-def test_rates_of_none_and_all_are_drawn(tmp_path, n):
-    """Intervals end exactly at 0 and 1: the lengths of error bars are never below zero, whatever the rounding."""
-    folder = write_run(tmp_path / "a", "base", (0, 20))
-    summary = read_summary(folder)
-    harmful, benign = summary.sets["harmful"], summary.sets["benign"]
-    for one, other in ((rate(0, n), rate(n, n)), (rate(n, n), rate(0, n))):
-        sets = {
-            "harmful": replace(harmful, overall=replace(harmful.overall, complied=one)),
-            "benign": replace(benign, overall=replace(benign.overall, refused=other)),
-        }
-        write_summary(folder, replace(summary, sets=sets))
-        (panel, _) = trade_off(load_runs([folder])).axes
-        assert [tuple(points.get_offsets()[0]) for points in panel.collections if isinstance(points, PathCollection)]
+@pytest.mark.parametrize("n", [3, 10, 12, 60])
+@pytest.mark.parametrize("complied", ["none", "all"])
+def test_rates_of_none_and_all_are_drawn_inside_their_axis(tmp_path, monkeypatch, n, complied):
+    """Wilson's bounds of 0 of n and n of n are 0 and 1 only up to rounding."""
+    monkeypatch.setattr("report_cases.N", n)
+    count = n if complied == "all" else 0
+    runs = load_runs([write_run(tmp_path / "a", "base", (count, count), over_refusals=n - count)])
+    for label in drawn(trade_off(runs), "rule mark"):
+        ends = [float(number) for number in re.findall(r"_(?:low|high): ([^;]+)", label)]
+        assert len(ends) == 2 and all(0 <= end <= 1 for end in ends)
+    assert drawn(attack_outcomes(runs), "bar") and (count == n or drawn(refusal_positions(runs), "bar"))
 
 
 def test_a_pipe_in_a_label_stays_in_its_cell(tmp_path):
@@ -155,12 +168,20 @@ def test_a_pipe_in_a_label_stays_in_its_cell(tmp_path):
 
 
 def test_probability_figure_draws_the_curves_and_cuts_their_thin_ends(tmp_path):
-    (panel,) = refusal_probability(load_runs([write_run(tmp_path / "a", "base")])).axes
-    curves = {line.get_label(): line.get_ydata() for line in panel.get_lines()}
-    assert curves["harmful (n = 6 rows)"] == pytest.approx([0.9] * 40)
-    assert curves["benign (n = 6 rows)"] == pytest.approx([0.1] * 40)  # one row alone reaches token 40
-    assert panel.get_title() == "base (AUROC 1.000)"
+    chart = refusal_probability(load_runs([write_run(tmp_path / "a", "base")]))
+    said = [rule.split("text: ")[1] for rule in drawn(chart, "rule mark")]
+    assert len(said) == 40  # one row alone reaches token 40
+    assert said[7] == "after token 7\nbenign: 0.100 [0.100, 0.100]\nharmful: 0.900 [0.900, 0.900]"
+    assert "base, AUROC 100.0%" in json.dumps(specification(chart))
     assert refusal_probability(load_runs([write_run(tmp_path / "b", "base", probability=False)])) is None
+
+
+def test_names_of_points_that_lie_together_do_not_cover_one_another(tmp_path):
+    folders = [write_run(tmp_path / label, label, (0, 1), over_refusals=2) for label in ("rto", "derta", "dpo")]
+    chart = specification(trade_off(load_runs(folders)))
+    rows = chart["data"]["values"]
+    places = {(row["checkpoint"], row["dx"], row["dy"]) for row in rows if row["measure"].endswith("direct")}
+    assert len({(dx, dy) for _, dx, dy in places}) == len(places) == 3
 
 
 def test_report_is_written_with_its_figures_and_without_absolute_paths(tmp_path):
