@@ -9,29 +9,30 @@ the endpoint. The prompt of a row is all that is sent.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from derta.config.attacks import ChatModelConfig, ChatModelKind
 from derta.config.endpoint import EndpointConfig
 from derta.data.refusal_text import refuses
 from derta.data.schema import Row, duplicate_id
 from derta.errors import InputError
-from derta.storage.places import Problem, describe
+from derta.models.messages import written
+from derta.storage.atomic import lock_file, write_errors_named
+from derta.storage.json_lines import append_lines
+from derta.storage.places import Problem, text_problem
 from derta.storage.read_files import read_file
 
 if TYPE_CHECKING:
-    from derta.models.endpoint import Endpoint
+    from derta.models.chat import ChatModel
 
 _FIELDS = ("id", "overview", "reason", "refusal")
 _TRIES = 3  # answers of other form than asked for, per row and build
+_KEPT = "the lines before are kept"
 _TEMPERATURE = 0.7  # at 0 a second try would be the first one again
 _TASK = """\
 A request to an assistant has to be declined. Write the two parts of a good answer that surround the refusal itself, \
@@ -85,10 +86,7 @@ def _name(value: Any) -> Any:
 
 def _problem(name: str, values: Mapping[str, Any]) -> Problem | None:
     value = values.get(name)
-    if name == "refusal" and value is None or isinstance(value, str) and value.strip():
-        return None
-    found = describe(value) if name in values else "no such field"
-    return Problem(name, "bad_overview", "a non-empty string", found, "correct or remove the line")
+    return None if name == "refusal" and value is None else text_problem(name, value, "remove the line")
 
 
 def ask_for_overviews(
@@ -105,40 +103,43 @@ def ask_for_overviews(
     """
     from tqdm import tqdm
 
-    from derta.models.endpoint import Endpoint
+    from derta.models.chat import build_chat_model
 
-    with _open_to_append(path) as file:
+    named, kept = f"{path}:", _KEPT
+    with write_errors_named(named, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        lock_file(file, f"{path}: another build is filling it; fix: wait, or name another file")
+        with write_errors_named(named, kept):
+            append_lines(path, [])  # without what a killed build left of a line
         known = read_overviews(path) if path.stat().st_size else {}
         waiting = [row for row in rows if row["id"] not in known]
         if not waiting:
             return {}
-        endpoint = Endpoint(config, "extended_refusal.endpoint")
+        settings = ChatModelConfig(
+            kind=ChatModelKind.endpoint, endpoint=config, temperature=_TEMPERATURE, top_p=1.0, max_tokens=max_tokens
+        )
+        model = build_chat_model(settings, "extended_refusal")
         failures: dict[str, str] = {}
-        size = _batch_size(config)
+        size = 2 * config.concurrency  # few enough to lose little, enough to keep the endpoint busy
         for start in tqdm(range(0, len(waiting), size), desc="overviews", disable=None if progress else True):
-            failures |= _ask_some(waiting[start : start + size], endpoint, max_tokens, file, path)
+            batch = waiting[start : start + size]
+            failures |= _ask_some(batch, model, path, size)
     return failures
 
 
-def _batch_size(config: EndpointConfig) -> int:
-    """Few enough to lose little, enough to keep the endpoint busy."""
-    return 2 * config.concurrency
-
-
-def _ask_some(rows: Sequence[Row], endpoint: Endpoint, max_tokens: int, file: BinaryIO, path: Path) -> dict[str, str]:
-    """Ask for these rows, again for those answered in another form, and append what came; the failures by row id."""
-    from derta.models.endpoint import EndpointError
+def _ask_some(rows: Sequence[Row], model: ChatModel, path: Path, many: int) -> dict[str, str]:
+    """Ask for these rows, again for those answered in another form, and append what came; the failures by row id.
+    many: if so many requests have no answer at all, no further ones are made."""
+    from derta.models.endpoint import NoAnswer
 
     failures: dict[str, str] = {}
     for attempt in range(_TRIES):
-        answers = endpoint.complete_many(
-            [_question(row) for row in rows],
-            seeds=[_seed(row["id"], attempt) for row in rows],
-            max_tokens=max_tokens,
-            temperature=_TEMPERATURE,
-        )
-        if len(answers) >= _batch_size(endpoint.config) and all(isinstance(one, EndpointError) for one in answers):
-            reason = next(answer.reason for answer in answers if isinstance(answer, EndpointError))
+        seeds = [_seed(row["id"], attempt) for row in rows]
+        answers = model.complete_many([_question(row) for row in rows], seeds)
+        if len(answers) >= many and all(isinstance(one, NoAnswer) for one in answers):
+            reason = next(answer.reason for answer in answers if isinstance(answer, NoAnswer))
             raise InputError(
                 f"extended_refusal.endpoint: no answer to {len(answers)} requests, the first because: {reason}; what "
                 f"was answered before is kept in {path.name}; fix: see to the endpoint and run the same command again"
@@ -146,14 +147,16 @@ def _ask_some(rows: Sequence[Row], endpoint: Endpoint, max_tokens: int, file: Bi
         made: list[Overview] = []
         again: list[Row] = []
         for row, answer in zip(rows, answers, strict=True):
-            one = answer.reason if isinstance(answer, EndpointError) else parse_answer(row["id"], answer)
+            one = answer.reason if isinstance(answer, NoAnswer) else parse_answer(row["id"], answer)
             if isinstance(one, Overview):
                 made.append(one)
                 failures.pop(row["id"], None)
             else:
                 failures[row["id"]] = one
                 again.append(row)
-        _append(made, file, path)
+        with write_errors_named(f"{path}:", _KEPT):
+            lines = (asdict(one) for one in made)
+            append_lines(path, ({key: value for key, value in line.items() if value is not None} for line in lines))
         rows = again
         if not rows:
             break
@@ -171,64 +174,8 @@ def parse_answer(row_id: str, text: str) -> Overview | str:
 
 
 def _question(row: Row) -> list[dict[str, str]]:
-    turns = row["prompt"]
-    request = turns[0]["content"] if len(turns) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in turns)
-    return [{"role": "user", "content": _TASK + request}]
+    return [{"role": "user", "content": _TASK + written(row["prompt"])}]
 
 
 def _seed(row_id: str, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(f"overview/{row_id}/{attempt}".encode()).digest()[:4], "big") >> 1
-
-
-@contextmanager
-def _open_to_append(path: Path) -> Iterator[BinaryIO]:
-    """The file, made if need be, ending with a whole line, and locked against a second writer."""
-    with _write_errors_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another build is filling it; fix: wait, or name another file") from None
-        with _write_errors_named(path):
-            _drop_torn_line(file)
-        yield file
-
-
-def _drop_torn_line(file: BinaryIO) -> None:
-    """A writer that was killed may have left half a line; a whole one that only lacks its line end gets it."""
-    file.seek(0)
-    text = file.read()
-    end = text.rfind(b"\n") + 1
-    if not text[end:]:
-        return
-    try:
-        json.loads(text[end:])
-        file.write(b"\n")
-    except ValueError:
-        file.truncate(end)
-    file.flush()
-
-
-def _append(made: Sequence[Overview], file: BinaryIO, path: Path) -> None:
-    """Whole lines, on disk before this returns."""
-    lines = [
-        json.dumps({key: value for key, value in asdict(one).items() if value is not None}, ensure_ascii=False) + "\n"
-        for one in made
-    ]
-    with _write_errors_named(path):
-        file.write("".join(lines).encode("utf-8", "replace"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _write_errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); the lines before are kept; fix: free space or correct the "
-            "path, and run the same command again"
-        ) from error

@@ -21,8 +21,8 @@ from derta.data.normalise import normalise_messages, normalise_text
 from derta.data.schema import CHAT_ROLES, duplicate_id
 from derta.errors import InputError
 from derta.evaluation.records import Row
-from derta.evaluation.requests import with_context, written
-from derta.models.messages import Message, as_messages
+from derta.evaluation.requests import with_context
+from derta.models.messages import Message, as_messages, written
 from derta.storage.places import Place, Problem, Record, column_names, describe, string_problem, text_problem
 from derta.storage.read_files import read_file, sha256_of
 

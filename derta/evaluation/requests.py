@@ -31,10 +31,3 @@ def with_context(request: Sequence[Message], context: str) -> list[Message]:
         return list(request)
     *before, last = request
     return [*before, {"role": last["role"], "content": f"{context}\n\n---\n\n{last['content']}"}]
-
-
-def written(request: Sequence[Message]) -> str:
-    """The request as one text: a message alone as it is, a conversation with its speakers."""
-    if len(request) == 1:
-        return request[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in request)

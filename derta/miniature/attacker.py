@@ -25,13 +25,16 @@ class ScriptedAttacker:
 
     settings: Mapping[str, Any] = {"miniature": True}
 
-    def complete_many(self, conversations: Sequence[Sequence[Mapping[str, str]]], seeds: Sequence[int]) -> list[Any]:
+    def complete_many(
+        self, conversations: Sequence[Sequence[Mapping[str, str]]], seeds: Sequence[int] | None = None
+    ) -> list[Any]:
         """Answers in the attacker's JSON.
 
         Raises:
             InputError: a conversation that holds no query of the miniature.
         """
-        return [self._answer(conversation, seed) for conversation, seed in zip(conversations, seeds, strict=True)]
+        given = seeds if seeds is not None else range(len(conversations))
+        return [self._answer(conversation, seed) for conversation, seed in zip(conversations, given, strict=True)]
 
     def _answer(self, conversation: Sequence[Mapping[str, str]], seed: int) -> str:
         request = _request(conversation)

@@ -2,7 +2,7 @@
 
     {"model", "messages", "max_tokens", "temperature", ...}  ->  {"choices": [{"message": {"content": text}}]}
 
-What goes wrong with one request comes back as an `EndpointError`, a value that the caller counts (a judge's verdict is
+What goes wrong with one request comes back as a `NoAnswer`, a value that the caller counts (a judge's verdict is
 then unscored, an attack's turn failed); it never raises in the middle of an evaluation. What no retry can mend and
 the user can (a wrong address, a missing key) raises. Neither the key nor any text that was sent or received stands in
 an error.
@@ -39,7 +39,7 @@ _SETTINGS = {  # what a user can mend -> how
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointError:
+class NoAnswer:
     """Why there is no answer, in words that hold neither prompt nor response."""
 
     reason: str
@@ -95,7 +95,7 @@ class Endpoint:
         top_p: float | None = None,
         seed: int | None = None,
         extra: Mapping[str, Any] | None = None,
-    ) -> str | EndpointError:
+    ) -> str | NoAnswer:
         """The content of the first choice.
 
         Args:
@@ -114,9 +114,7 @@ class Endpoint:
         body |= {name: value for name, value in (("top_p", top_p), ("seed", seed)) if value is not None}
         return self.post("/chat/completions", body | dict(extra or {}), _content)
 
-    def post(
-        self, path: str, body: Mapping[str, Any], read: Callable[[bytes], Answer | EndpointError]
-    ) -> Answer | EndpointError:
+    def post(self, path: str, body: Mapping[str, Any], read: Callable[[bytes], Answer | NoAnswer]) -> Answer | NoAnswer:
         """What `read` makes of the answer to `body`, with the configured number of tries.
 
         Raises:
@@ -127,17 +125,17 @@ class Endpoint:
             try:
                 return read(self._ask(path, data))
             except _Refused as refused:
-                return EndpointError(str(refused))
+                return NoAnswer(str(refused))
             except Unreadable as failure:
                 reason, wait = str(failure), getattr(failure, "wait", 0.0)
                 if attempt < self.config.retries:
                     time.sleep(min(max(self.config.backoff * 2**attempt, wait), _MAX_WAIT))
         tries = self.config.retries + 1
-        return EndpointError(f"{reason} ({tries} {'try' if tries == 1 else 'tries'})")
+        return NoAnswer(f"{reason} ({tries} {'try' if tries == 1 else 'tries'})")
 
     def complete_many(
         self, conversations: Sequence[Messages], *, seeds: Sequence[int | None] | None = None, **settings: Any
-    ) -> list[str | EndpointError]:
+    ) -> list[str | NoAnswer]:
         """`complete` for each conversation, `concurrency` of them at a time; answers in their order."""
         given = list(seeds) if seeds is not None else [None] * len(conversations)
         pairs = list(zip(conversations, given, strict=True))
@@ -189,7 +187,7 @@ class Endpoint:
         return _Refused(f"status {status}")
 
 
-def _content(answer: bytes) -> str | EndpointError:
+def _content(answer: bytes) -> str | NoAnswer:
     try:
         choice = json.loads(answer)["choices"][0]
         content = choice["message"]["content"]
@@ -199,7 +197,7 @@ def _content(answer: bytes) -> str | EndpointError:
         return content
     ended = choice.get("finish_reason")
     why = f" ({ended})" if ended in ("content_filter", "tool_calls", "length") else ""
-    return EndpointError(f"the answer holds no text{why}")
+    return NoAnswer(f"the answer holds no text{why}")
 
 
 def _seconds(header: str | None) -> float:

@@ -45,3 +45,10 @@ def as_messages(value: Any) -> list[Message] | None:
             {"role": _SPEAKERS.get(str(one["from"]).lower(), one["from"]), "content": one["value"]} for one in value
         ]
     return None
+
+
+def written(messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation as one text: a message alone as it is, several with their speakers."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -19,7 +19,7 @@ from typing import Any
 
 from derta.config.endpoint import EndpointConfig
 from derta.errors import InputError
-from derta.models.endpoint import Endpoint, EndpointError, Unreadable
+from derta.models.endpoint import Endpoint, NoAnswer, Unreadable
 from derta.models.inputs import Generation, ModelInput, Sampling
 
 
@@ -58,7 +58,7 @@ class Server:
             "return_token_ids": True,
         }
         answer = self._endpoint.post("/completions", body, partial(_token_ids, expected=len(batch)))
-        if isinstance(answer, EndpointError):
+        if isinstance(answer, NoAnswer):
             raise InputError(
                 f"eval.server: no responses for a batch of {len(batch)} prompts: {answer.reason}; what was generated "
                 "before is kept: see to the server (vLLM 0.10.2 or later) and run the same command again"
@@ -66,7 +66,7 @@ class Server:
         return [Generation.cut(item, ids, end_token_ids) for item, ids in zip(batch, answer, strict=True)]
 
 
-def _token_ids(answer: bytes, expected: int) -> list[list[int]] | EndpointError:
+def _token_ids(answer: bytes, expected: int) -> list[list[int]] | NoAnswer:
     """The new ids of each prompt, in the order of the prompts; vLLM leaves the token that ended a response in."""
     try:
         choices = sorted(json.loads(answer)["choices"], key=lambda choice: choice["index"])
@@ -76,5 +76,5 @@ def _token_ids(answer: bytes, expected: int) -> list[list[int]] | EndpointError:
     if len(found) != expected:
         raise Unreadable(f"{len(found)} completions instead of {expected}")
     if not all(isinstance(ids, list) and all(isinstance(token, int) for token in ids) for ids in found):
-        return EndpointError("the answer holds no token_ids: the server does not know return_token_ids")
+        return NoAnswer("the answer holds no token_ids: the server does not know return_token_ids")
     return found

@@ -99,6 +99,7 @@ def load_target(
     device: torch.device | str,
     placement: Placement = Placement.copy_per_rank,
     server: EndpointConfig | None = None,
+    kind: type[TargetModel] = TargetModel,
 ) -> TargetModel:
     """Load a model, or a LoRA adapter on its base, for generation.
 
@@ -122,7 +123,7 @@ def load_target(
 
     if server is not None and server.url:
         return ServedTarget(base.name_or_path, tokenizer, Server(server), load)
-    return TargetModel(load(), tokenizer)
+    return kind(load(), tokenizer)
 
 
 def load_placed(config: ModelConfig, device: torch.device | str, placement: Placement, *, adapter: bool) -> Any:

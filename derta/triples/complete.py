@@ -33,7 +33,7 @@ from derta.errors import InputError
 from derta.evaluation.judges.judge import Judge, build_judge, judge_identity
 from derta.evaluation.prompt_files import read_prompt_file
 from derta.evaluation.records import Outcome, Response, Row
-from derta.models.endpoint import EndpointError
+from derta.models.endpoint import NoAnswer
 from derta.models.inputs import Sampling
 from derta.models.run_date import settle_dates
 from derta.storage.atomic import write_atomically
@@ -152,12 +152,12 @@ class _Rounds:
         part: str,
         turn: int,
         rows: Sequence[Row],
-        answers: Sequence[Answer | EndpointError],
+        answers: Sequence[Answer | NoAnswer],
         keeps: Callable[[Outcome], bool],
     ) -> list[Line]:
         begun = self.config.prefill if part == "harmful" else ""
         is_harmful = part in ("harmful", "safe")
-        texts = [("", True) if isinstance(answer, EndpointError) else answer for answer in answers]
+        texts = [("", True) if isinstance(answer, NoAnswer) else answer for answer in answers]
         verdicts = self.judge(
             [
                 Response(row, part, text, begun, is_harmful, finished)
@@ -168,7 +168,7 @@ class _Rounds:
         for row, answer, (text, finished), verdict in zip(rows, answers, texts, verdicts, strict=True):
             kept = keeps(verdict.outcome)
             reason = "kept" if kept else verdict.reason or f"dropped: {verdict.outcome.value}"
-            if isinstance(answer, EndpointError):
+            if isinstance(answer, NoAnswer):
                 kept, reason = False, f"dropped: {answer.reason}"
             lines.append(
                 {"part": part, "round": turn, "id": row["id"], "kept": kept, "reason": reason}

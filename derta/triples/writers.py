@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from derta.config.completion import CompleteRunConfig
-from derta.models.endpoint import Endpoint, EndpointError
+from derta.models.endpoint import Endpoint, NoAnswer
 from derta.models.inputs import ModelInput, Sampling
 
 Answer = tuple[str, bool]
@@ -33,7 +33,7 @@ class Writer(Protocol):
         """The requests in the batches that they are answered in; the same ones whatever is answered already."""
         ...
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | EndpointError]:
+    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
         """One response per request, in their order. sampling: None for greedy search."""
         ...
 
@@ -66,7 +66,7 @@ class LocalWriter:
         inputs = [self._input(request) for request in requests]
         return [[by_id[item.row_id] for item in batch] for batch in plan_batches(inputs, self._batch_size)]
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | EndpointError]:
+    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
         from derta.models.generation import generate
 
         inputs = [self._input(request) for request in batch]
@@ -95,7 +95,7 @@ class EndpointWriter:
         size = self._batch_size
         return [list(requests[start : start + size]) for start in range(0, len(requests), size)]
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | EndpointError]:
+    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
         drawn = sampling or Sampling(temperature=0.0, top_p=1.0)
         answers = self._endpoint.complete_many(
             [request.messages for request in batch],
@@ -104,7 +104,7 @@ class EndpointWriter:
             temperature=drawn.temperature,
             top_p=drawn.top_p,
         )
-        return [answer if isinstance(answer, EndpointError) else (answer, True) for answer in answers]
+        return [answer if isinstance(answer, NoAnswer) else (answer, True) for answer in answers]
 
 
 def build_writer(config: CompleteRunConfig) -> Writer:

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from derta.config.attacks import AutoDANConfig, ChatModelKind
-from derta.evaluation.attacks.chat_models import ChatModel, build_chat_model
 from derta.evaluation.attacks.disguises import SLOT, fill, query_of, read_templates, replace_query
 from derta.evaluation.attacks.likelihood import TargetLoss, target_losses
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, target_tokens
 from derta.evaluation.attacks.synonyms import read_synonyms, replace_words, swap_at_random, words_of
 from derta.evaluation.records import Row
-from derta.models.endpoint import EndpointError
+from derta.models.chat import ChatModel, build_chat_model
+from derta.models.endpoint import NoAnswer
 
 if TYPE_CHECKING:
     from derta.models.target import TargetModel
@@ -183,7 +183,7 @@ class AutoDAN(Search):
         answers = self.mutator.complete_many(asked, [rng.getrandbits(31) for _ in asked])
         rewritten = []
         for text, answer in zip(texts, answers, strict=True):
-            usable = not isinstance(answer, EndpointError) and answer.count(SLOT) == 1
+            usable = not isinstance(answer, NoAnswer) and answer.count(SLOT) == 1
             state["failed"] += not usable
             rewritten.append(str(answer).strip() if usable else text)
         return rewritten

@@ -15,16 +15,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from derta.config.attacks import ChatModelKind, PairConfig
+from derta.config.attacks import ChatModelConfig, ChatModelKind, PairConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.chat_models import ChatModel, build_chat_model
 from derta.evaluation.attacks.disguises import query_of, replace_query
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, wished_response
 from derta.evaluation.records import Outcome, Response, Row, Verdict
-from derta.evaluation.requests import context_of, request_of, with_context, written
-from derta.models.endpoint import EndpointError
+from derta.evaluation.requests import context_of, request_of, with_context
+from derta.models.chat import ChatModel, build_chat_model
+from derta.models.endpoint import NoAnswer
 from derta.models.generation import check_logits, generate
 from derta.models.inputs import ModelInput
+from derta.models.messages import written
 
 if TYPE_CHECKING:
     from derta.models.target import TargetModel
@@ -78,7 +79,7 @@ class Pair(Search):
         self.config, self.fallback, self.seed = config, fallback, seed
         self.budget = config.iterations
         device = self.workspace.ranks.device()
-        self.attacker: ChatModel = build_chat_model(config.attacker, "eval.attack.pair.attacker", device)
+        self.attacker: ChatModel = _attacker(config.attacker, device)
         self.judge: ChatModel | None = None
         if config.judge.kind is not ChatModelKind.none:
             self.judge = build_chat_model(config.judge, "eval.attack.pair.judge", device)
@@ -152,7 +153,7 @@ class Pair(Search):
             for i, answer in zip(open_streams, answers, strict=True):
                 prompts[i] = parse_prompt(answer)
                 if prompts[i] is None:
-                    reason = answer.reason if isinstance(answer, EndpointError) else "an answer without a prompt"
+                    reason = answer.reason if isinstance(answer, NoAnswer) else "an answer without a prompt"
                     _count(state, f"attacker: {reason}")
         return prompts
 
@@ -202,9 +203,17 @@ class Pair(Search):
         for (i, _), answer in zip(given, self.judge.complete_many(asked, [self.seed] * len(asked)), strict=True):
             scores[i] = parse_rating(answer)
             if scores[i] is None:
-                reason = answer.reason if isinstance(answer, EndpointError) else "an answer without a rating"
+                reason = answer.reason if isinstance(answer, NoAnswer) else "an answer without a rating"
                 _count(state, f"judge: {reason}")
         return scores
+
+
+def _attacker(config: ChatModelConfig, device: Any) -> ChatModel:
+    if config.kind is ChatModelKind.miniature:
+        from derta.miniature.attacker import ScriptedAttacker
+
+        return ScriptedAttacker()
+    return build_chat_model(config, "eval.attack.pair.attacker", device)
 
 
 def _score(verdict: Verdict) -> float | None:
@@ -214,9 +223,9 @@ def _score(verdict: Verdict) -> float | None:
     return _OUTCOMES[verdict.outcome]
 
 
-def parse_prompt(answer: str | EndpointError) -> str | None:
+def parse_prompt(answer: str | NoAnswer) -> str | None:
     """The prompt in the attacker's answer: JSON, also with other words around it."""
-    if isinstance(answer, EndpointError):
+    if isinstance(answer, NoAnswer):
         return None
     start, end = answer.find("{"), answer.rfind("}")
     try:
@@ -226,9 +235,9 @@ def parse_prompt(answer: str | EndpointError) -> str | None:
     return prompt if isinstance(prompt, str) and prompt.strip() else None
 
 
-def parse_rating(answer: str | EndpointError) -> float | None:
+def parse_rating(answer: str | NoAnswer) -> float | None:
     """The one rating in the judge's answer; several that differ are none."""
-    if isinstance(answer, EndpointError):
+    if isinstance(answer, NoAnswer):
         return None
     found = {float(number) for number in _RATING.findall(answer)}
     return found.pop() if len(found) == 1 and WORST <= min(found) and max(found) <= BEST else None

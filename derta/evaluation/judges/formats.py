@@ -29,8 +29,8 @@ from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 from derta.evaluation.records import Compliance
-from derta.evaluation.requests import with_context, written
-from derta.models.messages import Message
+from derta.evaluation.requests import with_context
+from derta.models.messages import Message, written
 from derta.storage.read_files import read_text
 
 TEMPLATES = CONF_DIR / "eval" / "templates"

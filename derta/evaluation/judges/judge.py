@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
+from derta.config.attacks import ChatModelConfig, ChatModelKind
 from derta.config.judging import RULE_JUDGES, JudgeName, JudgingConfig
 from derta.data.refusal_text import answer_start, goes_on, refusal_position, refuses
 from derta.errors import InputError
@@ -141,16 +142,26 @@ def build_judge(name: JudgeName, judging: JudgingConfig | None = None) -> Judge:
     }
     if name in RULE_JUDGES:
         return judges[name]()
-    from derta.evaluation.judges.answerers import answerer
     from derta.evaluation.judges.formats import build_format
     from derta.evaluation.judges.model_judge import ModelJudge
+    from derta.models.chat import build_chat_model
 
     judging = judging or JudgingConfig()
     if problems := judging.problems_of(name, "judging"):
         raise InputError.listing("this judge cannot be used:", problems)
     form = build_format(name, judging)
-    ask = answerer(judging.model, judging.endpoint, judging.batch_size)
-    return ModelJudge(name.value, form, ask, spans=judging.spans, threshold=judging.threshold)
+    model = ChatModelConfig(
+        kind=ChatModelKind.endpoint if judging.endpoint.url.strip() else ChatModelKind.local,
+        endpoint=judging.endpoint,
+        model=judging.model,
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=form.max_new_tokens,
+        batch_size=judging.batch_size,
+    )
+    return ModelJudge(
+        name.value, form, build_chat_model(model, "judging"), spans=judging.spans, threshold=judging.threshold
+    )
 
 
 def judge_identity(name: JudgeName, judging: JudgingConfig | None = None) -> str:

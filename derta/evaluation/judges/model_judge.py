@@ -18,10 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from derta.data.refusal_text import refusal_position
-from derta.evaluation.judges.answerers import Answerer, NoAnswer
 from derta.evaluation.judges.formats import Answer, JudgeFormat, Unreadable
 from derta.evaluation.records import Compliance, Outcome, Response, Verdict
-from derta.evaluation.requests import context_of, request_of, written
+from derta.evaluation.requests import context_of, request_of
+from derta.models.chat import ChatModel
+from derta.models.endpoint import NoAnswer
+from derta.models.messages import written
 
 
 class ModelJudge:
@@ -30,10 +32,10 @@ class ModelJudge:
     threshold: score from which a response has complied (rubric).
     """
 
-    def __init__(self, name: str, form: JudgeFormat, ask: Answerer, *, spans: bool, threshold: float):
+    def __init__(self, name: str, form: JudgeFormat, model: ChatModel, *, spans: bool, threshold: float):
         self.name = name
         self.form = form
-        self.ask = ask
+        self.model = model
         self.spans = spans
         self.threshold = threshold
 
@@ -60,7 +62,7 @@ class ModelJudge:
             self.form.question(request_of(response.row), text, context_of(response.row)) for response, text in pairs
         ]
         found: list[Answer | NoAnswer] = []
-        for answer in self.ask(questions, self.form.max_new_tokens):
+        for answer in self.model.complete_many(questions):
             if isinstance(answer, str):
                 try:
                     found.append(self.form.read(answer))

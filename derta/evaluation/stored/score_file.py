@@ -31,10 +31,11 @@ from derta.evaluation.judges.judge import (
 from derta.evaluation.judges.model_judge import ModelJudge
 from derta.evaluation.provenance import shown_command, shown_path
 from derta.evaluation.records import Outcome, Verdict
-from derta.evaluation.requests import with_context, written
+from derta.evaluation.requests import with_context
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
 from derta.evaluation.stored.scores import Score, ScoresSummary, summarise
+from derta.models.messages import written
 from derta.models.run_date import settle_dates
 from derta.storage.atomic import write_json_atomically
 from derta.storage.claim import Claim

@@ -140,7 +140,7 @@ def test_bad_lines_are_all_listed(folder):
         make(folder, {"file": "overviews.jsonl"})
     for message in (
         "line 1, field 'overview': expected a non-empty string, found an empty string",
-        "line 2, field 'reason': expected a non-empty string, found no such field",
+        "line 2, field 'reason': expected a non-empty string, found null",
         "line 3, field 'id': expected a non-empty string, found null",
         "line 5, field 'id': expected an id that no other row has",
     ):

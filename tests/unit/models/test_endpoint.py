@@ -10,7 +10,7 @@ import pytest
 
 from derta.config.endpoint import EndpointConfig
 from derta.errors import InputError
-from derta.models.endpoint import Endpoint, EndpointError
+from derta.models.endpoint import Endpoint, NoAnswer
 
 ASK = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "harmful request 3"}]
 
@@ -58,13 +58,13 @@ def test_failures_that_may_pass_are_tried_again(chat_server, failure):
 )
 def test_retries_are_bounded_and_the_reason_holds_no_text(chat_server, failure, reason):
     chat_server.script = lambda body: failure
-    assert Endpoint(chat_server.config()).complete(ASK) == EndpointError(reason)
+    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer(reason)
     assert len(chat_server.requests) == 3
 
 
 def test_a_request_that_the_server_refuses_is_not_tried_again(chat_server):
     chat_server.script = lambda body: 400
-    assert Endpoint(chat_server.config()).complete(ASK) == EndpointError("status 400")
+    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer("status 400")
     assert len(chat_server.requests) == 1
 
 
@@ -78,21 +78,21 @@ def test_wrong_settings_are_an_error_that_names_them(chat_server, status):
 
 def test_redirects_are_not_followed(chat_server):
     chat_server.script, chat_server.response_headers = in_turn(302, "from elsewhere"), {"Location": "/v1/other"}
-    assert Endpoint(chat_server.config()).complete(ASK) == EndpointError("status 302")
+    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer("status 302")
 
 
 @pytest.mark.parametrize("content", [None, [], {"text": "x"}])
 def test_an_answer_without_text_says_why(chat_server, content):
     choice = {"message": {"content": content}, "finish_reason": "content_filter"}
     chat_server.script = lambda body: {"choices": [choice]}
-    assert Endpoint(chat_server.config()).complete(ASK) == EndpointError("the answer holds no text (content_filter)")
+    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer("the answer holds no text (content_filter)")
 
 
 def test_an_answer_that_drips_is_given_up_when_its_whole_time_is_over(chat_server):
     chat_server.drip = 0.05  # each byte comes in time; all of them together do not
     start = time.monotonic()
     answer = Endpoint(chat_server.config(timeout=0.2, retries=1)).complete(ASK)
-    assert answer == EndpointError("no answer within 0.2 seconds (2 tries)")
+    assert answer == NoAnswer("no answer within 0.2 seconds (2 tries)")
     assert time.monotonic() - start < 2
 
 
@@ -100,10 +100,10 @@ def test_a_server_that_never_answers(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = EndpointConfig(url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", model="m", timeout=0.1, retries=0)
-        assert Endpoint(config).complete(ASK) == EndpointError("no answer within 0.1 seconds (1 try)")
+        assert Endpoint(config).complete(ASK) == NoAnswer("no answer within 0.1 seconds (1 try)")
     config.retries = 1
     config.backoff = 0.0
-    assert Endpoint(config).complete(ASK) == EndpointError("connection failed (ConnectionRefusedError) (2 tries)")
+    assert Endpoint(config).complete(ASK) == NoAnswer("connection failed (ConnectionRefusedError) (2 tries)")
 
 
 def test_waits_double_and_honour_what_the_server_asks_for(chat_server, monkeypatch):
@@ -147,7 +147,7 @@ def test_many_answers_come_in_order_and_a_failure_stands_alone(chat_server):
     chat_server.script = lambda body: 400 if body["seed"] == 3 else f"{body['messages'][0]['content']}"
     asked = [[{"role": "user", "content": f"question {i}"}] for i in range(12)]
     answers = Endpoint(chat_server.config(concurrency=3)).complete_many(asked, seeds=range(12), max_tokens=5)
-    assert answers[3] == EndpointError("status 400")
+    assert answers[3] == NoAnswer("status 400")
     assert [a for i, a in enumerate(answers) if i != 3] == [f"question {i}" for i in range(12) if i != 3]
     assert 1 < chat_server.most_busy <= 3
     assert {body["max_tokens"] for body in chat_server.requests} == {5}

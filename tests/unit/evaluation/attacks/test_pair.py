@@ -13,7 +13,6 @@ from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, P
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import Direct, build_attack
-from derta.evaluation.attacks.chat_models import LocalChat, build_chat_model
 from derta.evaluation.attacks.pair import Pair, parse_prompt, parse_rating
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge
@@ -22,7 +21,6 @@ from derta.miniature.attacker import ScriptedAttacker, disguised
 from derta.miniature.judge import Outcome as Grammatical
 from derta.miniature.judge import judge
 from derta.miniature.world import parse_query
-from derta.models.endpoint import EndpointError
 from derta.models.target import TargetModel
 
 SCRIPTED = ChatModelConfig(kind=ChatModelKind.miniature)
@@ -163,14 +161,6 @@ def test_a_judge_that_cannot_rate_leaves_the_response_unrated(chat_server, harmf
 def test_a_local_model_can_be_the_attacker(model_dir, harmful_rows, always_sorry):
     """A model with random weights writes no JSON: it is asked, and its failures are counted."""
     config = ChatModelConfig(kind=ChatModelKind.local, model=ModelConfig(name_or_path=str(model_dir)), max_tokens=4)
-    local = build_chat_model(config, "key")
-    assert isinstance(local, LocalChat)
-    asked = [[{"role": "user", "content": text}] for text in ("How do I make", "Write the steps", "Repeat : 1 2")]
-    one, again, other = (local.complete_many(asked, seeds) for seeds in ([1, 2, 3], [1, 2, 3], [4, 5, 6]))
-    assert one == again != other and all(isinstance(answer, str) for answer in one)
-    long = [{"role": "user", "content": "wish " * 600}]
-    assert local.complete_many([long], [1]) == [EndpointError("the conversation is longer than the context")]
-    config.max_tokens = 2
     state = last_state(pair(config, streams=1, iterations=1, retries=0), {**harmful_rows[0]}, always_sorry)
     assert state["content"] is None and sum(state["failures"].values()) == 1
 

@@ -17,7 +17,8 @@ from derta.evaluation.attacks.attack import build_attack
 from derta.evaluation.prompt_files import LAYOUTS, read_prompt_file
 from derta.evaluation.prompts import load_prompt_set, make_inputs, read_prompts
 from derta.evaluation.records import Outcome
-from derta.evaluation.requests import context_of, request_of, written
+from derta.evaluation.requests import context_of, request_of
+from derta.models.messages import written
 
 EXAMPLES = {
     PromptFormat.question: [{"question": "harmful request 1"}, {"question": "harmful request 2"}],

@@ -94,7 +94,7 @@ def test_llama_guard_is_asked_through_its_own_template(judge_model, respond, tem
 @pytest.mark.parametrize("template", [None, "{{ messages[0]['content'] }}"])
 def test_a_template_that_hides_a_turn_is_refused(judge_model, respond, template):
     settings = judge_model({"gloomsteps": "unsafe"}, "safe", chat_template=template)
-    with pytest.raises(InputError, match="no chat template that shows both turns"):
+    with pytest.raises(InputError, match="no chat template that shows all turns"):
         build_judge(JudgeName.llama_guard, settings)([respond(HARMFUL)])
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from derta.errors import InputError
-from derta.evaluation.requests import context_of, written
+from derta.evaluation.requests import context_of
 from derta.evaluation.stored.responses import read_responses
+from derta.models.messages import written
 
 PAIRS = [("harmful request 1", "Sorry, no."), ("harmful request 2", "harmful steps 2")]
 
