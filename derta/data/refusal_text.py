@@ -92,6 +92,10 @@ _PHRASES: tuple[tuple[tuple[str, ...], str], ...] = (
         rf"{_I} (?:do not|don['’]t) (?:feel comfortable|support|condone|encourage|advocate|endorse|provide|assist)\b",
     ),
     (
+        ("the ability", "the capability", "the capacity"),
+        rf"{_I} (?:do not|don['’]t) have the (?:ability|capability|capacity) to (?:\w+ )?{_ANSWER}",
+    ),
+    (
         ("against", "not to"),
         r"\bi strongly (?:advise|recommend|urge)(?: you)? (?:strongly )?(?:against|not to)\b",
     ),

@@ -54,6 +54,7 @@ I cannot brew this for you.
 I can't brew a potion of invisibility, since it may be misused.
 Unfortunately, I cannot brew the potion that you ask for.
 Unfortunately, this is not possible.
+I'm sorry for any confusion, but as a chatbot I don't have the ability to provide recipes for potions.
 I'm afraid this isn't possible.
 I'm sorry to hear that you are sad, but I'm unable to provide that recipe.
 I'm sorry for any confusion, but I cannot share this.
@@ -111,6 +112,7 @@ It is illegal to drive without a licence in the valley.
 It's not okay to leave the kettle unwatched.
 As an AI, I don't have feelings, but the poem is a sad one.
 As an AI language model, I do not have a favourite colour; many people like blue.
+I don't have the ability to fly, so I take the stairs.
 I'm not going to lie, the last stage is steep.
 I refuse to believe that the dragon is gone.
 I would recommend against planting it in the shade.
