@@ -2,7 +2,9 @@
 
 The column of the prompts is named, or it is the first of PROMPT_COLUMNS that the first record has: JailbreakBench
 `Goal`, AdvBench `goal`, HarmBench `Behavior`, StrongREJECT `forbidden_prompt`, XSTest, OR-Bench and preference rows
-`prompt` (a text or messages), `question`, `instruction`.
+`prompt` (a text or messages), `question`, `instruction`; WildJailbreak `adversarial`, or `vanilla` where that is empty;
+conversations in `messages`, `conversations` or, with the prompt inside, `chosen` (in any way that
+derta/models/messages.py reads).
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
+from derta.models.messages import as_messages
 from derta.storage.places import Record, describe
 from derta.storage.read_files import find_files, read_file, sha256_of
 
-PROMPT_COLUMNS = ("Goal", "goal", "Behavior", "forbidden_prompt", "prompt", "question", "instruction")
+PROMPT_COLUMNS = (
+    *("Goal", "goal", "Behavior", "forbidden_prompt", "prompt", "question", "instruction", "adversarial", "vanilla"),
+    *("messages", "conversations", "chosen"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,12 @@ def _recognised(record: Record) -> str:
 
 
 def _texts_of(record: Record, column: str) -> list[str]:
+    if column == "adversarial" and not record.values.get(column):
+        column = "vanilla"
     value = record.values.get(column)
-    found = [value] if isinstance(value, str) else []
-    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        found = [message.get("content") for message in value if message.get("role") in ("user", "text")]
+    messages = as_messages(value)
+    found = [value] if messages is None and column != "chosen" else []
+    found += [message["content"] for message in messages or [] if message["role"] in ("user", "text")]
     texts = [text for text in found if isinstance(text, str) and text.strip()]
     if not texts:
         there = describe(value) if column in record.values else "no such column"

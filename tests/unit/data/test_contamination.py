@@ -95,6 +95,10 @@ def test_overlaps_name_rows_and_hold_no_text():
         {"question": EVALUATION},
         {"instruction": EVALUATION, "output": "other"},
         {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": EVALUATION}], "rejected": None},
+        {"vanilla": "tea", "adversarial": EVALUATION, "completion": "a", "data_type": "adversarial_benign"},
+        {"vanilla": EVALUATION, "adversarial": "", "completion": "a", "data_type": "vanilla_benign"},
+        {"conversations": [{"from": "human", "value": EVALUATION}, {"from": "gpt", "value": "a"}]},
+        {"chosen": f"\n\nHuman: {EVALUATION}\n\nAssistant: a", "rejected": f"\n\nHuman: {EVALUATION}\n\nAssistant: b"},
     ],
 )
 def test_prompts_of_benchmark_files(tmp_path, record):
@@ -102,7 +106,7 @@ def test_prompts_of_benchmark_files(tmp_path, record):
 
 
 def test_every_layout_of_the_evaluation_is_recognised():
-    assert {layout.prompt for layout in LAYOUTS.values()} <= set(PROMPT_COLUMNS)
+    assert {column for _, layout in LAYOUTS for column in layout.prompt} <= set(PROMPT_COLUMNS)
 
 
 @pytest.mark.parametrize(
