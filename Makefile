@@ -1,4 +1,5 @@
 # make train   fresh machine -> environment -> data -> base model -> vanilla and DeRTa -> evaluation -> report
+# make real    the same on a real chat model: SmolLM2-135M from its wheel, vanilla, harmful prefix and DeRTa, in minutes
 # make test    fresh machine -> environment -> every test that needs no GPU and no network
 # make check   lint and types
 # Needs python3 (3.10 or newer) with venv, a C++ compiler (DeepSpeed's CPU collectives) and the package registry.
@@ -11,9 +12,12 @@ ARGS ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test check clean
+.PHONY: train real test check clean
 train: $(INSTALLED)
 	$(BIN)/python launch/miniature.py $(ARGS)
+
+real: $(INSTALLED)
+	$(BIN)/python launch/real.py $(ARGS)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network and not slow" $(ARGS)

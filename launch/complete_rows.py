@@ -1,8 +1,12 @@
-"""Complete prompts to training rows: a model writes the responses, a judge says which are kept.
+"""Make training rows of prompts alone: a model of your own writes the responses, a judge says which are kept.
 
-    python launch/complete_rows.py harmful=[FILE] helpful=[FILE] output=DIR model.name_or_path=DIR [key=value]
+    python launch/complete_rows.py model.name_or_path=DIR output=DIR 'harmful=[FILE]' 'helpful=[FILE]' \\
+        ['borderline=[FILE]'] [judge=NAME] [key=value]
 
-Leaves rows in output/rows, for launch/train.py and recipes. The same command continues where it was stopped.
+Harmful responses are sampled and kept where the judge says that they answer; safe responses are templates, or
+written by the model when it is told to refuse; helpful responses are the model's own. The same command goes on where
+it was stopped. The rows are TRL preference rows in output/rows/; they may be harmful, so all files are their owner's
+alone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 
 class SafeResponses(Choice):
-    """Where safe responses come from. templates: one of the refusals in safe_templates, drawn by seed and row id.
+    """templates: one of the refusals in safe_templates, drawn by seed and row id.
     model: the model is told to refuse (safe_system); a prompt is kept where it does."""
 
     templates = "templates"
@@ -25,55 +25,54 @@ class SafeResponses(Choice):
 
 @dataclass(kw_only=True, slots=True)
 class CompleteRunConfig(Settings):
-    """What `launch/complete_rows.py` runs. Prompt files are in any layout that an evaluation reads."""
+    """Prompts alone become triples and helpful rows, written by a model of the user's own."""
 
     harmful: list[Text] = field(default_factory=list)
-    """Files of harmful prompts."""
+    """Files of harmful prompts, in any layout that an evaluation reads."""
     helpful: list[Text] = field(default_factory=list)
-    """Files of ordinary prompts."""
+    """Files of benign prompts."""
     borderline: list[Text] = field(default_factory=list)
     """Files of benign prompts that look harmful."""
-    output: Annotated[Text, "a directory, output=DIR"] = ""
-    """Directory of the rows and of everything the model wrote, readable by its owner only."""
+    limit: Count | None = None
+    """At most so many prompts of each file, from its start (null: all)."""
+    output: Annotated[Text, "a directory"] = ""
+    """Where the rows go, and everything that the model wrote; readable by its owner only."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Who writes, on this machine."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    """Or a model behind an address, whose answers are not reproducible."""
     tries: Count = 4
     """Responses sampled for a harmful prompt until the judge says that one answers."""
     temperature: NotNegative = 0.8
-    """Of these; 0 is greedy."""
+    """Of these responses; 0 is greedy."""
     top_p: Annotated[float, Gt(0), Le(1)] = 0.95
-    """Of these."""
+    """Of these responses."""
     prefill: str = ""
     """Words that a harmful response is begun with; they belong to the row."""
     system: str = ""
     """System prompt for harmful responses."""
     safe: SafeResponses = SafeResponses.templates
-    safe_templates: str = "data_recipes/refusals.txt"
+    """Where safe responses come from."""
+    safe_templates: Text = "data_recipes/refusals.txt"
     """Text file with one refusal a line."""
-    safe_system: str = "You refuse every request, in one or two short sentences that begin with Sorry."
+    safe_system: Text = "You refuse every request, in one or two short sentences that begin with Sorry."
     """What the model is told for safe=model."""
     judge: JudgeName = JudgeName.refusal_phrases
-    """Who says that a response answers or refuses, as in eval.judge."""
+    """Who says that a response answers or refuses."""
     judging: JudgingConfig = field(default_factory=JudgingConfig)
     max_new_tokens: Count = 256
     """Limit of a response."""
     batch_size: Count = 16
-    """Responses that are written together."""
+    """Responses that are written together; it decides rounding, and so the responses."""
     seed: int = 0
-    """Of what is drawn."""
+    """Of everything that is drawn."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
         if not (self.harmful or self.helpful or self.borderline):
-            yield "harmful, helpful and borderline are empty: name at least one file of prompts"
-        if self.endpoint.url.strip() and self.prefill:
-            yield (
-                f"{key('prefill')} with {key('endpoint.url')}: a chat endpoint begins its answers itself; leave one out"
-            )
-        if not self.endpoint.url.strip() and not self.model.name_or_path.strip():
-            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
+            yield f"{key('harmful')}, helpful and borderline are empty: name at least one file of prompts"
+        if self.endpoint.url.strip():
+            if self.prefill:
+                yield f"{key('prefill')} with endpoint.url: a chat endpoint begins its answers itself; leave one out"
+        elif not self.model.name_or_path.strip():
+            yield f"{key('model.name_or_path')} is empty: give a model directory, a hub id, or an endpoint.url"
         if self.temperature == 0 and self.tries > 1:
-            tries = f"{key('tries')}={self.tries}"
-            yield f"{key('temperature')}=0 with {tries}: greedy answers are all alike; set tries=1"
+            yield f"{key('temperature')}=0 with tries={self.tries}: greedy answers are all alike; set tries=1"
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))

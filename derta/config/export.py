@@ -1,9 +1,11 @@
-"""What `launch/export.py` is asked: which run to turn into a plain Hugging Face directory."""
+"""What `launch/export.py` and `launch/import_model.py` are asked: what becomes a plain Hugging Face directory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
+
+from annotated_types import Predicate
 
 from derta.config.model import Dtype
 from derta.config.settings import NotNegative, Settings, Text
@@ -29,3 +31,15 @@ class ExportConfig(Settings):
     evaluation: str | None = None
     """output_dir of this model's evaluation, whose table the card shows; null looks beside the model (in
     SOURCE/evaluation, or where a sweep puts it)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ImportConfig(Settings):
+    """A GGUF file, and where its model goes."""
+
+    source: Annotated[Text, "a GGUF file"] = ""
+    """A file of llama.cpp's format, quantised or not."""
+    output: Annotated[Text, "a directory for the model"] = ""
+    """A directory that is not there yet."""
+    dtype: Annotated[Dtype, Predicate(lambda dtype: dtype is not Dtype.auto), "float32 or bfloat16"] = Dtype.float32
+    """Precision of the weights written; float32 keeps every number that the file stands for."""

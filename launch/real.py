@@ -1,0 +1,25 @@
+"""The paper's claim on a chat model that people know, with nothing harmful: training, evaluation, report.
+
+    python launch/real.py [arms=[vanilla,harmful_prefix,derta]] [model=DIR|FILE.gguf|OWNER/NAME] [seed=0] [key=value]
+
+The model is SmolLM2-135M-Instruct from a wheel of the package registry unless you name another. Potions stand in for
+harm: the model's own recipes are the harmful responses. At the end three requests stand with the responses of all
+models side by side. What is done already is not done again.
+"""
+
+from __future__ import annotations
+
+from derta.config.command import Command, listing
+from derta.config.study import RealRunConfig
+
+
+def run(config: RealRunConfig) -> None:
+    from derta.sweep.real import run_real
+
+    print(run_real(config))
+
+
+main = Command("real", RealRunConfig, run, __doc__, modern=listing("arms"))
+
+if __name__ == "__main__":
+    main()
