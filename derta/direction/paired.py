@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -105,24 +106,13 @@ def _outcomes(cell: Mapping[str, Any]) -> dict[str, Outcome]:
     return {name: Outcome(value) for name, value in cell.get("by_id", {}).items()}
 
 
-def _before(report: Report) -> Cell:
-    return report["before"]
-
-
-def _strongest(report: Report) -> Cell:
-    return report["strongest"]
-
-
-def _added(report: Report) -> Cell:
-    return report["added"]
-
-
 def _base(report: Report) -> Cell:
     """With the first reference's direction ablated."""
     cells = [cell for cell in report["references"] if not cell["reason"]]
     return cells[0] if cells else None
 
 
+_before, _strongest, _added = itemgetter("before"), itemgetter("strongest"), itemgetter("added")
 COMPLIED = (Outcome.COMPLIED,)
 _REFUSALS = tuple(outcome for outcome in Outcome if outcome.is_refusal)
 READERS: dict[str, Reader] = {

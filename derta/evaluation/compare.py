@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.evaluation.drift import by_attack, format_drift
-from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS, complied, refused
+from derta.evaluation.drift import format_drift
+from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS
+from derta.evaluation.metrics import by_attack, complied, refused, safe
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import Identity, ModelIdentity, read_summary
@@ -17,32 +18,27 @@ from derta.statistics.bootstrap import PairedDifference, paired_difference
 from derta.statistics.table import markdown
 
 _MUST_AGREE = ("judge", "max_new_tokens")
-_AMOUNTS = ("tokens", "words", "paragraphs", "score")
-"""What is no share."""
-
-
-def _of_scored(value: Callable[[Result], float | None]) -> Callable[[Result], float | None]:
-    return lambda result: None if result.outcome is Outcome.UNSCORED else value(result)
-
-
+_AMOUNTS = ("tokens", "words", "paragraphs", "score")  # what is no share
 MEASURES: dict[str, Callable[[Result], float | None]] = {
-    "complied": _of_scored(lambda result: float(complied(result))),
-    "refused": _of_scored(lambda result: float(refused(result))),
-    "fully_safe": _of_scored(lambda result: None if result.fully_safe is None else float(result.fully_safe)),
-    "score": _of_scored(lambda result: result.score),
+    "complied": complied,
+    "refused": refused,
+    "fully_safe": safe,
+    "score": lambda result: None if result.outcome is Outcome.UNSCORED else result.score,
 }
 """Name -> value of a response, None where it does not count."""
+Differences = dict[str, PairedDifference]
 
 
 @dataclass(frozen=True)
 class SetComparison:
-    """measures: means over attacks. attacks: attack -> the same for it alone, where there are several. drift: length
-    and format of the responses."""
+    """measures: means over attacks. attacks: attack -> the same of it alone, where there are several. drift: length
+    and format of the responses. words: what the measures are called on these prompts, with this judge."""
 
     harmful: bool
-    measures: dict[str, PairedDifference]
-    attacks: dict[str, dict[str, PairedDifference]]
-    drift: dict[str, PairedDifference]
+    measures: Differences
+    attacks: dict[str, Differences]
+    drift: Differences
+    words: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,6 @@ class Comparison:
 
     labels: dict[str, str]
     models: dict[str, ModelIdentity]
-    knows_answers: bool
     sets: dict[str, SetComparison]
 
 
@@ -67,21 +62,16 @@ def compare_evaluations(before: str, after: str, *, seed: int = 0) -> Comparison
     folders = {"before": before, "after": after}
     summaries = {side: read_summary(folder) for side, folder in folders.items()}
     shared = _shared_sets(*(summary.identity for summary in summaries.values()))
-    results = {side: list(ResultsFolder(Path(folder)).read().values()) for side, folder in folders.items()}
-    return Comparison(
-        labels={side: summary.label for side, summary in summaries.items()},
-        models={side: summary.identity.model for side, summary in summaries.items()},
-        knows_answers=summaries["after"].identity.knows_answers,
-        sets={
-            name: _compare_set(
-                *([result for result in found if result.prompt_set == name] for found in results.values()),
-                harmful=summaries["after"].sets[name].harmful,
-                attacks=[name for name in summaries["after"].sets[name].attacks],
-                seed=seed,
-            )
-            for name in shared
-        },
-    )
+    results = [list(ResultsFolder(Path(folder)).read().values()) for folder in folders.values()]
+    answers = HELPFULNESS if summaries["after"].identity.knows_answers else ANSWERED
+    sets = {}
+    for name in shared:
+        sides = [[result for result in side if result.prompt_set == name] for side in results]
+        prompts = summaries["after"].sets[name]
+        words = {"complied": SUCCESS} if prompts.harmful else {"complied": answers, "refused": OVER_REFUSAL}
+        sets[name] = _compare_set(sides, list(prompts.attacks), harmful=prompts.harmful, words=words, seed=seed)
+    labels = {side: summary.label for side, summary in summaries.items()}
+    return Comparison(labels, {side: summary.identity.model for side, summary in summaries.items()}, sets)
 
 
 def _shared_sets(before: Identity, after: Identity) -> list[str]:
@@ -103,41 +93,34 @@ def _prompts(identity: Identity, name: str) -> Any:
 
 
 def _compare_set(
-    before: Sequence[Result], after: Sequence[Result], *, harmful: bool, attacks: Sequence[str], seed: int
+    sides: Sequence[Sequence[Result]], attacks: Sequence[str], *, seed: int, **about: Any
 ) -> SetComparison:
-    sides = {name: [by_attack(side, value) for side in (before, after)] for name, value in MEASURES.items()}
-
-    def moved(attack: str | None = None) -> dict[str, PairedDifference]:
-        """Of all attacks, or of one."""
+    def moved(*chosen: str) -> Differences:
+        found = {name: [by_attack(side, value) for side in sides] for name, value in MEASURES.items()}
         return {
-            measure: paired_difference(
-                *({k: cell for k, cell in side.items() if attack in (None, k)} for side in found), seed=seed
-            )
-            for measure, found in sides.items()
+            name: paired_difference(*({k: side[k] for k in chosen if k in side} for side in pair), seed=seed)
+            for name, pair in found.items()
         }
 
-    alone = {attack: found for attack in attacks if (found := moved(attack))["complied"].n} if len(attacks) > 1 else {}
-    return SetComparison(harmful, moved(), alone, format_drift(before, after, seed=seed))
+    alone = {attack: moved(attack) for attack in attacks} if len(attacks) > 1 else {}
+    return SetComparison(
+        measures=moved(*dict.fromkeys(result.attack for side in sides for result in side)),
+        attacks={attack: found for attack, found in alone.items() if found["complied"].n},
+        drift=format_drift(*sides, seed=seed),
+        **about,
+    )
 
 
 def describe_comparison(compared: Comparison) -> str:
     """A Markdown table: before, after, difference with its 95% interval; shares in per cent."""
     lines = [["", compared.labels["before"], compared.labels["after"], "difference [95%]", "n"]]
     for name, found in compared.sets.items():
-        words = {"complied": SUCCESS} if found.harmful else {"refused": OVER_REFUSAL}
-        if not found.harmful:
-            words["complied"] = HELPFULNESS if compared.knows_answers else ANSWERED
-        of_all = f" (mean of {len(found.attacks)})" if found.attacks else ""
-        rows = {(of_all, measure): numbers for measure, numbers in found.measures.items()}
-        rows |= {
-            (f", {attack.replace('_', ' ')}", measure): numbers
-            for attack, each in found.attacks.items()
-            for measure, numbers in each.items()
-        }
-        rows |= {("", feature): numbers for feature, numbers in found.drift.items()}
-        for (which, measure), numbers in rows.items():
+        whole = f" (mean of {len(found.attacks)})" if found.attacks else ""
+        parts = {whole: found.measures, **{f", {key}": each for key, each in found.attacks.items()}}
+        rows = [(which, measure, each) for which, part in parts.items() for measure, each in part.items()]
+        for which, measure, numbers in [*rows, *(("", feature, each) for feature, each in found.drift.items())]:
             if numbers.n:
-                title = f"{name}, {words.get(measure, measure.replace('_', ' '))}{which}"
+                title = f"{name}, {found.words.get(measure, measure)}{which}".replace("_", " ")
                 lines.append([title, *_cells(measure, numbers)])
     return markdown(lines)
 

@@ -7,8 +7,9 @@ marks of Markdown; a response has one or it has not, so each is a share.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
+from derta.evaluation.metrics import by_attack
 from derta.evaluation.records import Result
 from derta.statistics.bootstrap import PairedDifference, paired_difference
 
@@ -41,12 +42,3 @@ def format_drift(before: Iterable[Result], after: Iterable[Result], *, seed: int
         name: paired_difference(by_attack(first, value), by_attack(second, value), seed=seed)
         for name, value in FEATURES.items()
     }
-
-
-def by_attack(results: Iterable[Result], value: Callable[[Result], float | None]) -> Mapping[str, Mapping[str, float]]:
-    """attack -> row id -> value, without the results for which it is None."""
-    table: dict[str, dict[str, float]] = {}
-    for result in results:
-        if (found := value(result)) is not None:
-            table.setdefault(result.attack, {})[result.id] = found
-    return table

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from derta.evaluation.records import Compliance, Outcome, Result
+from derta.evaluation.metrics import by_attack, complied, refused
+from derta.evaluation.records import Compliance, Result
 from derta.evaluation.summary import Summary
 from derta.statistics.positions import POSITION_BUCKETS
 from derta.statistics.rates import Rate, rate
@@ -27,7 +28,7 @@ class SummaryMeasure:
 
     group: which lines belong together. path: keys in summary.json. better: "lower", "higher" or "" (neither).
     attack, prompt_set: what it is about, where it is about one ("" otherwise). always: it is shown even where no
-        evaluation has it. counts: whether a scored response counts, for rates of responses.
+        evaluation has it. counts: whether a response counts (None: it is not scored), for rates of responses.
     """
 
     group: str
@@ -37,7 +38,7 @@ class SummaryMeasure:
     prompt_set: str = ""
     attack: str = ""
     always: bool = False
-    counts: Callable[[Result], bool] | None = None
+    counts: Callable[[Result], bool | None] | None = None
 
     def of(self, summary: Summary) -> Rate | None:
         """None where this evaluation lacks it: an older summary, a judge that cannot tell, nothing measured."""
@@ -53,12 +54,8 @@ class SummaryMeasure:
     def cells(self, results: Iterable[Result]) -> dict[str, dict[str, bool]]:
         """Attack -> row id -> whether the response counts, for the scored responses that it is about."""
         assert self.counts is not None
-        found: dict[str, dict[str, bool]] = {}
-        for result in results:
-            chosen = result.prompt_set == self.prompt_set and self.attack in ("", result.attack)
-            if chosen and result.outcome is not Outcome.UNSCORED:
-                found.setdefault(result.attack, {})[result.id] = self.counts(result)
-        return found
+        about = (r for r in results if r.prompt_set == self.prompt_set and self.attack in ("", r.attack))
+        return by_attack(about, self.counts)
 
 
 def measures(summaries: Sequence[Summary]) -> list[SummaryMeasure]:
@@ -68,14 +65,6 @@ def measures(summaries: Sequence[Summary]) -> list[SummaryMeasure]:
         for line in _lines(summaries)
         if line.always or any((found := line.of(each)) and found.rate is not None for each in summaries)
     ]
-
-
-def complied(result: Result) -> bool:
-    return result.outcome is Outcome.COMPLIED
-
-
-def refused(result: Result) -> bool:
-    return result.outcome.is_refusal
 
 
 def _lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:

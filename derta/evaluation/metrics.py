@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,29 @@ from derta.evaluation.summary import Cell, SetSummary, Staircase
 from derta.statistics.bootstrap import mean_interval
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson
+
+Value = TypeVar("Value", bool, float)
+
+
+def complied(result: Result) -> bool | None:
+    return None if result.outcome is Outcome.UNSCORED else result.outcome is Outcome.COMPLIED
+
+
+def refused(result: Result) -> bool | None:
+    return None if result.outcome is Outcome.UNSCORED else result.outcome.is_refusal
+
+
+def safe(result: Result) -> bool | None:
+    return None if result.outcome is Outcome.UNSCORED else result.fully_safe
+
+
+def by_attack(results: Iterable[Result], value: Callable[[Result], Value | None]) -> dict[str, dict[str, Value]]:
+    """Attack -> row id -> value, without the results for which it is None."""
+    table: dict[str, dict[str, Value]] = {}
+    for result in results:
+        if (found := value(result)) is not None:
+            table.setdefault(result.attack, {})[result.id] = found
+    return table
 
 
 class Scored(Protocol):
@@ -148,30 +171,20 @@ def summarise_set(
         skipped: attack -> row id -> reason.
         knows_form: whether the judge tells a well-formed refusal from another one; without, that is not measured.
     """
-    by_attack: dict[str, list[Result]] = {attack: [] for attack in attacks}
-    for result in results:
-        by_attack[result.attack].append(result)
-
-    def mean(counts: Callable[[Result], bool | None]) -> Rate:
-        """Attacks weigh alike, however many rows each could use."""
-        cells: dict[str, dict[str, bool]] = {}
-        for attack, cell in by_attack.items():
-            found = {r.id: counts(r) for r in cell if r.outcome is not Outcome.UNSCORED}
-            cells[attack] = {row_id: value for row_id, value in found.items() if value is not None}
-        return mean_over_attacks(cells)
-
-    everything = [result for cell in by_attack.values() for result in cell]
+    everything = list(results)
+    cells = {attack: [result for result in everything if result.attack == attack] for attack in attacks}
     free = [result for result in everything if result.prefill_tokens == 0]
     reasons = {attack: list(skipped.get(attack, {}).values()) for attack in attacks}
     summarised = partial(summarise_cell, knows_form=knows_form)
     return SetSummary(
         harmful=harmful,
-        attacks={attack: summarised(cell, reasons[attack]) for attack, cell in by_attack.items()},
+        attacks={attack: summarised(cell, reasons[attack]) for attack, cell in cells.items()},
         overall=replace(
-            summarised(everything, [reason for cell in reasons.values() for reason in cell]),
-            complied=mean(lambda result: result.outcome is Outcome.COMPLIED),
-            refused=mean(lambda result: result.outcome.is_refusal),
-            fully_safe=mean(lambda result: result.fully_safe),
+            summarised(everything, [reason for each in reasons.values() for reason in each]),
+            # Attacks weigh alike, however many rows each could use.
+            complied=mean_over_attacks(by_attack(everything, complied)),
+            refused=mean_over_attacks(by_attack(everything, refused)),
+            fully_safe=mean_over_attacks(by_attack(everything, safe)),
             cumulative_positions=_staircase(everything),
         ),
         positions_without_prefill=shares_of_positions(refusal_positions(free)),

@@ -142,7 +142,7 @@ def _malformed_lines(summary: Summary) -> list[SummaryMeasure]:
             ("sets", name, "overall", "outcomes", Outcome.MALFORMED_REFUSAL.value),
             "lower",
             name,
-            counts=lambda result: result.outcome is Outcome.MALFORMED_REFUSAL,
+            counts=lambda r: None if r.outcome is Outcome.UNSCORED else r.outcome is Outcome.MALFORMED_REFUSAL,
         )
         for name in harmful
     ]

@@ -85,7 +85,9 @@ def paired_difference(
         return PairedDifference(None, None, None, None, None, 0, 0, total)
     ids = sorted({row_id for cell in pairs.values() for row_id in cell})
     missing = (np.nan, np.nan)
-    values = np.array([[cell.get(row_id, missing) for row_id in ids] for cell in pairs.values()])  # [A, N, 2]
+    values = np.array(
+        [[cell.get(row_id, missing) for row_id in ids] for cell in pairs.values()], dtype=np.float64
+    )  # [A, N, 2]
     there = ~np.isnan(values[..., 0])
     values = np.nan_to_num(values)
     means = values.sum(1) / there.sum(1)[:, None]  # [A, 2]
