@@ -69,14 +69,14 @@ def _build(recipe: Path, _: Any, workers: int) -> None:
 
 
 def _tokenise(_: Path, rows: Any, workers: int) -> None:
-    from derta.config import Arm
+    from derta.config import ObjectiveConfig
     from derta.objective.refusal_token import resolve_refusal_token
+    from derta.objective.rows import RowSettings
     from derta.training.dataset import build_row_table
 
     refusal = resolve_refusal_token(tokenizer(), "Sorry", None)
-    build_row_table(
-        _fresh(rows), tokenizer(), refusal, arm=Arm.derta, max_length=MAX_LENGTH, num_proc=_processes(workers)
-    )
+    settings = RowSettings(objective=ObjectiveConfig(), max_length=MAX_LENGTH, seed=0)
+    build_row_table(_fresh(rows), tokenizer(), refusal, settings, num_proc=_processes(workers))
 
 
 def _bare(rows: Any, workers: int) -> None:

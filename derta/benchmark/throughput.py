@@ -48,9 +48,9 @@ def checkpoints(size: str) -> list[Line]:
         theirs = trl_trainer(
             llama(vocabulary, hidden, layers), ready, f"{folder}/trl", 1, per_device_train_batch_size=2
         )
-        from derta.training.callbacks import CompletionRecord
+        from derta.training.resume import Checkpoints
 
-        record = CompletionRecord()
+        record = Checkpoints()
         for trainer in (ours, theirs):
             trainer.train()
 

@@ -44,8 +44,8 @@ def arguments(output_dir: str, steps: int, **changes: Any) -> dict[str, Any]:
 def our_trainer(model: Any, rows: list[dict[str, Any]], output_dir: str, steps: int, **changes: Any) -> Any:
     from transformers import PrinterCallback
 
-    from derta.training.callbacks import MetricsFile
     from derta.training.config import DeRTaConfig
+    from derta.training.metrics import MetricsFile
     from derta.training.trainer import DeRTaTrainer
 
     settings = arguments(output_dir, steps, max_length=changes.pop("max_length", MAX_LENGTH), **changes)
@@ -183,9 +183,10 @@ def _share_of_probe(trainer: Any) -> Line:
 
     rows = [{"kind": "triple" if row["rejected"] else "helpful", **row} for row in miniature_rows(400, seed=1)]
     probe = RefusalProbe(
-        trainer, rows, resolve_refusal_token(tokenizer(), "Sorry", None),
+        rows, tokenizer(), resolve_refusal_token(tokenizer(), "Sorry", None),
         every=_PROBE_EVERY, rows_per_side=_PROBE_ROWS, max_length=MAX_LENGTH,
     )  # fmt: skip
+    probe.attach(trainer)
     step, measurement = step_seconds(trainer)(), statistics.median(seconds(probe.measure) for _ in range(3))
     count = 2 + (_PROBE_RUN - 1) // _PROBE_EVERY
     return Line(

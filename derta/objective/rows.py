@@ -23,16 +23,19 @@ Sources: DeRTa, arXiv 2407.09121, section 3; reference code 70bdb52 for the end 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any, TypedDict
 
 import numpy as np
 
+from derta.config import ObjectiveConfig
+from derta.config.plain import plain
 from derta.objective.draws import is_ablated, kept_positions, prefix_length
 from derta.objective.refusal_token import RefusalToken
 
 IGNORE = -100
+NO_LIMIT = 1 << 30  # tokens per row, where no max_length is given
 
 
 class TokenObjective(IntEnum):
@@ -124,42 +127,61 @@ def rto_positions(prompt: int, harmful: int, max_length: int, *, at_end: bool) -
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """What decides which rows an example becomes and what stands in them: one object from the configuration to
+    RowBuilder, build_row_table and derta_config.json.
+
+    objective: arm, draws and copies; nobody changes it once it is here. max_length: tokens per row. seed: of all draws.
+    drop_long_prompts: leave rows out whose prompt alone fills max_length, instead of refusing them.
+    """
+
+    objective: ObjectiveConfig
+    max_length: int
+    seed: int
+    drop_long_prompts: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For derta_config.json: what the model was taught."""
+        settings = plain(asdict(self.objective))
+        limit = self.max_length if self.max_length < NO_LIMIT else None
+        taught = {"objective": settings.pop("name"), **settings, "max_length": limit}
+        own = {"refusal_text", "refusal_token_ids", "dpo_beta"}  # the resolved token is stored; another arm's
+        unused = own if self.objective.ablation.probability > 0 else {*own, "ablation"}
+        return {key: value for key, value in taught.items() if key not in unused}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowBuilder:
     """Turns an example and a view into this epoch's training row; pure in (seed, epoch, example id, copy)."""
 
     refusal: RefusalToken
-    max_length: int
-    seed: int
-    rto_dropout: float = 0.0
-    rto_at_end: bool = True
-    zero_prefix_fraction: float = 0.0
-    transition_tokens: int = 8
-    ablation_probability: float = 0.0
+    settings: RowSettings
 
     def build(self, example: TokenizedExample, view: int, copy: int, epoch: int) -> TrainingRow:
-        draw: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
+        objective, max_length = self.settings.objective, self.settings.max_length
+        draw: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
         prompt, harmful = len(example["prompt_ids"]), len(example["rejected_ids"])
         if view == View.RTO:
-            positions = rto_positions(prompt, harmful, self.max_length, at_end=self.rto_at_end)
-            kept = kept_positions(positions, dropout=self.rto_dropout, **draw)
-            return rto_row(example, self.refusal, kept, self.max_length)
+            positions = rto_positions(prompt, harmful, max_length, at_end=objective.rto_at_end)
+            kept = kept_positions(positions, dropout=objective.rto_dropout, **draw)
+            return rto_row(example, self.refusal, kept, max_length)
         if view == View.MLE_WITH_PREFIX:
-            longest = longest_prefix(prompt, len(example["chosen_continued_ids"]), harmful, self.max_length)
-            k = prefix_length(longest, zero_fraction=self.zero_prefix_fraction, **draw)
-            return mle_row(example, k, self.max_length)
+            longest = longest_prefix(prompt, len(example["chosen_continued_ids"]), harmful, max_length)
+            k = prefix_length(longest, zero_fraction=objective.zero_prefix_fraction, **draw)
+            return mle_row(example, k, max_length)
         if view == View.TRANSITION:
-            cut = first_tokens(example, self.transition_tokens)
-            longest = longest_prefix(prompt, len(cut["chosen_continued_ids"]), harmful, self.max_length)
-            return mle_row(cut, prefix_length(longest, **draw), self.max_length)
+            cut = first_tokens(example, objective.transition_tokens)
+            longest = longest_prefix(prompt, len(cut["chosen_continued_ids"]), harmful, max_length)
+            return mle_row(cut, prefix_length(longest, **draw), max_length)
         if view == View.FILLER:
             prompt_ids = example["prompt_ids"]
             none = [int(TokenObjective.NONE)] * prompt
             return {"input_ids": prompt_ids, "labels": [IGNORE] * prompt, "objective": none}
-        return mle_row(example, 0, self.max_length)
+        return mle_row(example, 0, max_length)
 
     def is_ablated(self, example_id: str, view: int, copy: int, epoch: int) -> bool:
         """Whether this epoch's row is trained with the refusal direction ablated: rows with harmful prefix alone."""
         if view not in (View.MLE_WITH_PREFIX, View.TRANSITION):
             return False
-        probability = self.ablation_probability
-        return is_ablated(probability, seed=self.seed, epoch=epoch, example_id=example_id, copy=copy)
+        probability = self.settings.objective.ablation.probability
+        return is_ablated(probability, seed=self.settings.seed, epoch=epoch, example_id=example_id, copy=copy)

@@ -23,8 +23,7 @@ from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
 from derta.models.taught import DERTA_CONFIG_FILE
 from derta.storage.atomic import new_folder, write_errors_named
-from derta.training.checkpoints import RECORD, complete_checkpoints
-from derta.training.identity import CONFIG_FILE
+from derta.training.resume import CONFIG_FILE, RECORD, complete_checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ Shapes: N prompts, P positions, L layers, H hidden size.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer
 
+from derta.config import AblationConfig
 from derta.errors import InputError
 from derta.models.generation import left_pad
 from derta.objective.rows import IGNORE, View
@@ -34,11 +36,11 @@ from derta.residual.blocks import locate_blocks
 from derta.residual.capture import block_inputs
 from derta.residual.direction_files import Direction, differences, load_direction, save_direction
 from derta.residual.interventions import directional_ablation
-from derta.training.undisturbed import undisturbed
+from derta.training.collator import ABLATED
+from derta.training.undisturbed import evenly, undisturbed
 
 logger = logging.getLogger(__name__)
 
-ABLATED = "ablated"  # key of a batch: which tokens are of ablated rows; taken out before the model sees it
 DIRECTION_FILE = "ablation_direction.safetensors"  # in a checkpoint
 _TAIL = 16  # tokens compared to find harmless prompts that end as the harmful ones do
 _LOOKED_AT = 2000  # harmless rows among which they are looked for
@@ -65,8 +67,8 @@ class DirectionPrompts:
         for place, (view, copy) in enumerate(zip(table["view"], table["copy"], strict=True)):
             if view in places and copy == 0:
                 places[view].append(place)
-        harmful = _prompts(table, _evenly(places[View.MLE_WITH_PREFIX], count))
-        others = _prompts(table, _evenly(places[View.MLE], _LOOKED_AT))
+        harmful = _prompts(table, evenly(places[View.MLE_WITH_PREFIX], count))
+        others = _prompts(table, evenly(places[View.MLE], _LOOKED_AT))
         if not harmful or not others:
             raise InputError(
                 f"objective.ablation needs prompts of both sides in the training rows, and there are "
@@ -84,8 +86,7 @@ class TrainingDirection:
     Args:
         trainer: whose model it is of.
         prompts: what it is computed from.
-        positions, layers: where it may be read; see AblationConfig.
-        refresh_steps: optimizer steps for which it is kept.
+        settings: where it may be read, and for how many steps it is kept.
         refusal_id: the token whose probability says how much the model refuses.
 
     Raises:
@@ -93,19 +94,10 @@ class TrainingDirection:
             cannot be reached.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        prompts: DirectionPrompts,
-        *,
-        positions: Sequence[int],
-        layers: Sequence[int] | None,
-        refresh_steps: int,
-        refusal_id: int,
-    ):
-        self.trainer, self.refresh_steps, self.refusal_id = trainer, refresh_steps, refusal_id
-        depth = len(locate_blocks(trainer.model))
-        layers = [depth // 2] if layers is None else layers
+    def __init__(self, trainer: Trainer, prompts: DirectionPrompts, settings: AblationConfig, refusal_id: int):
+        self.trainer, self.refresh_steps, self.refusal_id = trainer, settings.refresh_steps, refusal_id
+        depth, positions = len(locate_blocks(trainer.model)), settings.positions
+        layers = [depth // 2] if settings.layers is None else settings.layers
         if too_high := [layer for layer in layers if layer >= depth]:
             raise InputError(f"objective.ablation.layers={too_high}: the model has the layers 0 to {depth - 1}")
         self.places = [(position, layer) for position in positions for layer in layers]
@@ -119,6 +111,18 @@ class TrainingDirection:
         self._reach, self._pad_token_id = reach, tokenizer.pad_token_id
         self._batches = {"harmful": self._cut(prompts.harmful), "harmless": self._cut(prompts.harmless)}
         self.current: Direction | None = None
+
+    @contextlib.contextmanager
+    def ablated(self, batch: dict[str, Any]) -> Iterator[None]:
+        """For one micro-batch, forward and backward (with activation checkpointing the blocks run again there): its
+        ablated rows go without the direction. Every rank must enter it."""
+        tokens = batch.pop(ABLATED)
+        direction = self.at(self.trainer.state.global_step)
+        if not tokens.any():
+            yield
+            return
+        with directional_ablation(self.trainer.model, direction.vector, tokens=tokens):
+            yield
 
     def at(self, step: int) -> Direction:
         """The direction for the optimizer step behind `step` others. Every rank must call it."""
@@ -139,12 +143,12 @@ class TrainingDirection:
         if self.current is not None:
             save_direction(checkpoint / DIRECTION_FILE, self.current)
 
-    def load(self, checkpoint: Path) -> None:
+    def load(self, checkpoint: Path | None) -> None:
         """Take a checkpoint's direction; one without a file was saved by a run without ablation."""
-        file = checkpoint / DIRECTION_FILE
         self.current = None
-        if file.is_file():
-            self.current = load_direction(file, locate_blocks(self.trainer.model).hidden_size)
+        if checkpoint is not None and (checkpoint / DIRECTION_FILE).is_file():
+            hidden_size = locate_blocks(self.trainer.model).hidden_size
+            self.current = load_direction(checkpoint / DIRECTION_FILE, hidden_size)
 
     def _compute(self, step: int) -> Direction:
         with undisturbed(self.trainer) as model:
@@ -212,39 +216,8 @@ class TrainingDirection:
         return float((log_p - (-torch.expm1(log_p)).clamp(min=1e-12).log()).mean())
 
 
-class WithAblation(Trainer):
-    """Runs the ablated rows of a training step, forward and backward, without the refusal direction."""
-
-    _direction: TrainingDirection | None = None
-
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        tokens = inputs.pop(ABLATED, None)
-        if self._direction is None or tokens is None:
-            return super().training_step(model, inputs, *args, **kwargs)
-        direction = self._direction.at(self.state.global_step)
-        if not tokens.any():
-            return super().training_step(model, inputs, *args, **kwargs)
-        # Until the backward is through: with activation checkpointing the blocks run again there.
-        with directional_ablation(self.model, direction.vector, tokens=tokens):
-            return super().training_step(model, inputs, *args, **kwargs)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self._direction is not None:
-            self._direction.load(Path(checkpoint))
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
-        if self._direction is not None and self.is_world_process_zero():
-            self._direction.save(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
-
-
 def _prompts(table: Dataset, places: Sequence[int]) -> Prompts:
     return table.select(places)["prompt_ids"][:] if places else []
-
-
-def _evenly(items: Sequence[int], count: int) -> list[int]:
-    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
 def _common_tail(one: Sequence[int], other: Sequence[int]) -> int:

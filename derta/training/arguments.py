@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config import LongPrompts, PeftMethod, TrainRunConfig
+from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
+from derta.config.plain import plain
 from derta.training.config import DeRTaConfig
 
 if TYPE_CHECKING:
@@ -16,14 +17,20 @@ if TYPE_CHECKING:
     from derta.training.dpo import PairConfig
 
 
-def shared_arguments(config: TrainRunConfig, output_dir: Path, *, world_size: int, dtype: str) -> dict[str, Any]:
-    """What SFTConfig and DPOConfig have in common."""
+def arguments(config: TrainRunConfig, *, world_size: int, dtype: str) -> DeRTaConfig | PairConfig:
+    """The arguments of the trainer of the configured arm."""
+    shared = _shared_arguments(config, world_size=world_size, dtype=dtype)
+    return _dpo_arguments(config, shared) if config.objective.name is Arm.dpo else _derta_arguments(config, shared)
+
+
+def _shared_arguments(config: TrainRunConfig, *, world_size: int, dtype: str) -> dict[str, Any]:
+    """What DeRTaConfig and PairConfig have in common."""
     import torch
 
     trainer, optim = config.trainer, config.optim
     on_cpu = not torch.accelerator.is_available()
     return {
-        "output_dir": str(output_dir),
+        "output_dir": config.output_dir,
         "per_device_train_batch_size": trainer.micro_batch_size,
         "gradient_accumulation_steps": trainer.accumulation_steps(world_size),
         "num_train_epochs": trainer.epochs,
@@ -50,47 +57,35 @@ def shared_arguments(config: TrainRunConfig, output_dir: Path, *, world_size: in
         "deepspeed": copy.deepcopy(config.distributed.deepspeed),  # Hugging Face fills its "auto" fields in place
         "ddp_timeout": int(config.distributed.timeout_minutes * 60),
         "ddp_find_unused_parameters": False,
-        "report_to": [],
-        "run_name": config.logging.run_name or output_dir.name,
+        "report_to": [],  # W&B is written by a callback of our own
+        "run_name": config.logging.run_name or Path(config.output_dir).name,
         "push_to_hub": False,
         "max_length": config.data.max_length,
+        "peak_flops": config.logging.peak_flops,
+        "skip_grad_norm_above": trainer.skip_grad_norm_above,
     }
 
 
-def derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaConfig:
-    objective = config.objective
+def _derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaConfig:
+    objective = plain(asdict(config.objective))
+    ablation = objective.pop("ablation")
+    del objective["dpo_beta"]
     return DeRTaConfig(
         **shared,
+        objective=objective.pop("name"),
+        **objective,
+        **{f"ablation_{name}": value for name, value in ablation.items()},
         padding_free=config.trainer.padding_free,
-        objective=objective.name.value,
-        refusal_text=objective.refusal_text,
-        refusal_token_ids=objective.refusal_token_ids,
-        rto_weight=objective.rto_weight,
-        mle_weight=objective.mle_weight,
-        rto_dropout=objective.rto_dropout,
-        rto_at_end=objective.rto_at_end,
-        zero_prefix_fraction=objective.zero_prefix_fraction,
-        mle_copies=objective.mle_copies,
-        transition_copies=objective.transition_copies,
-        transition_tokens=objective.transition_tokens,
-        normalization=objective.normalization.value,
-        **{f"ablation_{name}": value for name, value in asdict(objective.ablation).items()},
         drop_long_prompts=config.data.long_prompts is LongPrompts.drop,
         shuffle=config.trainer.shuffle,
-        peak_flops=config.logging.peak_flops,
     )
 
 
-def dpo_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> PairConfig:
+def _dpo_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> PairConfig:
     from derta.training.dpo import PairConfig
 
     order = "random" if config.trainer.shuffle else "sequential"
-    return PairConfig(
-        **shared,
-        beta=config.objective.dpo_beta,
-        train_sampling_strategy=order,
-        peak_flops=config.logging.peak_flops,
-    )
+    return PairConfig(**shared, beta=config.objective.dpo_beta, train_sampling_strategy=order)
 
 
 def lora_config(config: TrainRunConfig) -> peft.LoraConfig | None:

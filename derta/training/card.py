@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import Trainer
@@ -15,6 +14,10 @@ from transformers import Trainer
 from derta.models.taught import DERTA_CONFIG_FILE
 from derta.models.template_date import fix_date
 from derta.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from derta.config import ModelConfig
+    from derta.data.load import LoadedRows
 
 _PAPER = "https://arxiv.org/abs/2407.09121"
 
@@ -26,75 +29,82 @@ _LIMITS = """\
 - Refusal may still hang on few directions in the residual stream and be removable by whoever holds the weights."""
 
 
-@dataclass(frozen=True)
-class DataCard:
-    """Where the rows came from: (source, revision, licence) of each, the recipe, and the hash of the whole."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model comes from, for its card.
 
-    sha256: str = ""
-    recipe: str = ""
-    sources: list[tuple[str, str, str]] = field(default_factory=list)
-
-    @classmethod
-    def from_manifest(cls, manifest: dict[str, Any] | None, sha256: str) -> DataCard:
-        known = manifest or {}
-        entries = known.get("sources", [])
-        recipe = f"`{known['recipe_name']}` (sha256 `{known['recipe_sha256'][:12]}`)" if "recipe_name" in known else ""
-        return cls(
-            sha256,
-            recipe,
-            [(entry["name"], entry["revision"] or "-", entry["licence"]) for entry in entries],
-        )
-
-
-class WithModelCard(Trainer, ABC):
-    """What a trainer of ours leaves beside the weights: derta_config.json and the model card.
-
-    Attributes:
-        data_card: where the rows came from.
-        base_model: (directory or hub id, revision) of what was trained; None reads it off the model.
+    base_model, revision: directory or hub id of what was trained; None reads it off the model. data_sha256: of the
+    rows. recipe: what they were built by. sources: (source, revision, licence) of each.
     """
 
-    data_card = DataCard()
-    base_model: tuple[str, str | None] | None = None
-    _tag_names: list[str]
+    base_model: str | None = None
+    revision: str | None = None
+    data_sha256: str = ""
+    recipe: str = ""
+    sources: tuple[tuple[str, str, str], ...] = ()
 
-    @abstractmethod
-    def derta_config(self) -> dict[str, Any]:
-        """What this model was taught."""
-
-    @abstractmethod
-    def card_facts(self) -> list[str]:
-        """Lines about the training for the card."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # under ZeRO every rank comes here, and one writes
-            # A pickle; config.yaml and derta_config.json say the same.
-            (Path(str(output_dir or self.args.output_dir)) / "training_args.bin").unlink(missing_ok=True)
-            path = Path(str(output_dir or self.args.output_dir)) / DERTA_CONFIG_FILE
-            day = fix_date(self.processing_class)  # type: ignore[arg-type]
-            taught = self.derta_config() | ({} if day is None else {"template_date": day})
-            path.write_text(json.dumps(taught, indent=2) + "\n", encoding="utf-8")
-
-    def create_model_card(self, model_name: str | None = None, dataset_name: Any = None, tags: Any = None) -> None:
-        if not self.is_world_process_zero():
-            return
-        model: Any = self.model
-        base, revision = self.base_model or (model.config._name_or_path or None, None)
-        if base and Path(base).is_dir():
-            base = None  # a local path means nothing to a reader of the card
-        output_dir = Path(str(self.args.output_dir))
-        write_model_card(
-            output_dir / "README.md",
-            name=model_name or output_dir.name,
-            base_model=base,
-            revision=revision,
-            tags=sorted({*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
-            facts=self.card_facts(),
-            data=self.data_card,
-            wandb_url=_wandb_url(),
-            is_adapter=hasattr(model, "peft_config"),
+    @classmethod
+    def of(cls, model: ModelConfig, rows: LoadedRows) -> Origin:
+        known = rows.manifest or {}
+        named = "recipe_name" in known
+        return cls(
+            base_model=model.name_or_path,
+            revision=model.revision,
+            data_sha256=rows.sha256,
+            recipe=f"`{known['recipe_name']}` (sha256 `{known['recipe_sha256'][:12]}`)" if named else "",
+            sources=tuple(
+                (entry["name"], entry["revision"] or "-", entry["licence"]) for entry in known.get("sources", [])
+            ),
         )
+
+
+def save_derta_config(trainer: Trainer, output_dir: str | None, content: dict[str, Any]) -> None:
+    """derta_config.json beside weights that `trainer` has just saved: what the model was taught."""
+    if trainer.args.should_save:  # under ZeRO every rank saves, and one writes
+        folder = Path(str(output_dir or trainer.args.output_dir))
+        (folder / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle; config.yaml and derta_config.json say the same
+        day = fix_date(trainer.processing_class)  # type: ignore[arg-type]
+        content = content | ({} if day is None else {"template_date": day})
+        (folder / DERTA_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def create_card(trainer: Any, origin: Origin, name: str | None, tags: str | list[str] | None, facts: list[str]) -> None:
+    """The card of what `trainer` trains, in its output directory; call it on every rank.
+
+    Args:
+        facts: lines about the objective and the rows; those about the training are added.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    output_dir = Path(str(trainer.args.output_dir))
+    base = origin.base_model or trainer.model.config._name_or_path or None
+    write_model_card(
+        output_dir / "README.md",
+        name=name or output_dir.name,
+        origin=replace(origin, base_model=base),
+        tags=sorted({*trainer._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
+        facts=[*facts, *_training_facts(trainer)],
+        wandb_url=_wandb_url(),
+        is_adapter=hasattr(trainer.model, "peft_config"),
+    )
+
+
+def _training_facts(trainer: Any) -> list[str]:
+    args, state = trainer.args, trainer.state
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    facts = [
+        f"Training: {state.global_step} steps of {batch} rows ({state.epoch or 0:.3g} epochs), learning rate "
+        f"{args.learning_rate:g} ({scheduler}), seed {args.seed}"
+    ]
+    adapters = getattr(trainer.model, "peft_config", {}).values()
+    for lora in [adapter for adapter in adapters if hasattr(adapter, "lora_alpha")]:
+        modules = lora.target_modules
+        shown = modules if isinstance(modules, str) else ", ".join(sorted(modules or []))
+        facts.append(f"LoRA: r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout}, on {shown}")
+    return facts
 
 
 def _wandb_url() -> str | None:
@@ -108,18 +118,21 @@ def write_model_card(
     path: Path,
     *,
     name: str,
-    base_model: str | None,
-    revision: str | None,
+    origin: Origin,
     tags: list[str],
     facts: list[str],
-    data: DataCard,
     wandb_url: str | None,
     is_adapter: bool = False,
 ) -> None:
-    """Write README.md of a model directory. Holds no text from the data."""
-    library = "peft" if is_adapter else "transformers"
-    metadata = ModelCardData(base_model=base_model, library_name=library, tags=tags, model_name=name)
-    sources = [f"| {source} | {revision} | {licence} |" for source, revision, licence in data.sources]
+    """Write README.md of a model directory. Holds no text from the data, and of a local base its name alone: a path
+    means nothing to a reader of the card."""
+    library, base = "peft" if is_adapter else "transformers", origin.base_model
+    is_local = base is not None and Path(base).is_dir()
+    metadata = ModelCardData(base_model=None if is_local else base, library_name=library, tags=tags, model_name=name)
+    base_name = (
+        f"{Path(base).resolve().name}, a local model" if base is not None and is_local else base or "a local model"
+    )
+    sources = [f"| {source} | {revision} | {licence} |" for source, revision, licence in origin.sources]
     lines = [
         "---",
         metadata.to_yaml(),
@@ -129,15 +142,15 @@ def write_model_card(
         "",
         f"Safety fine-tuned with derta (Decoupled Refusal Training, [paper]({_PAPER})).",
         "",
-        f"- Base model: {base_model or 'a local model'}" + (f", revision {revision}" if revision else ""),
+        f"- Base model: {base_name}" + (f", revision {origin.revision}" if origin.revision else ""),
         *[f"- {fact}" for fact in facts],
         *([f"- Curves: {wandb_url}"] if wandb_url else []),
         "",
         "## Data",
         "",
         *(["| source | revision | licence |", "|---|---|---|", *sources] if sources else ["The user's own rows."]),
-        *(["", f"Recipe: {data.recipe}"] if data.recipe else []),
-        *(["", f"sha256 of the rows: `{data.sha256}`"] if data.sha256 else []),
+        *(["", f"Recipe: {origin.recipe}"] if origin.recipe else []),
+        *(["", f"sha256 of the rows: `{origin.data_sha256}`"] if origin.data_sha256 else []),
         "",
         "The model inherits the licence of its base model and whatever those of the data ask for.",
         "",

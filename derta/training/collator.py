@@ -21,8 +21,10 @@ from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from derta.objective.rows import RowBuilder, TokenObjective, View
-from derta.training.ablation import ABLATED
-from derta.training.guards import ROW_IDS
+
+# Keys of a batch that are taken out before the model sees it.
+ROW_IDS = "row_ids"
+ABLATED = "ablated"
 
 
 class EpochClock:
@@ -61,7 +63,7 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
         views = [example["view"] for example in examples]
         batch["lengths"] = [len(row["input_ids"]) for row, view in zip(rows, views, strict=True) if view != View.FILLER]
         batch[ROW_IDS] = [example["id"] for example in examples]
-        if self.builder.ablation_probability > 0:
+        if self.builder.settings.objective.ablation.probability > 0:
             ablated = [self.builder.is_ablated(row["id"], row["view"], row["copy"], epoch) for row in examples]
             tokens = [torch.full((len(row["input_ids"]),), is_one) for row, is_one in zip(rows, ablated, strict=True)]
             batch[ABLATED] = self._wide(tokens, batch)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +13,23 @@ from trl import SFTConfig
 
 from derta.config import AblationConfig, Arm, Normalization, ObjectiveConfig
 from derta.errors import InputError
+from derta.objective.rows import NO_LIMIT, RowSettings
 
 _DEFAULTS = ObjectiveConfig()
+_OF_OBJECTIVE = tuple(ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta", "ablation"})
+# Keys of the command line, which the rooms below know, and what the library calls them.
+_ARGUMENTS = {
+    "objective.ablation.": "ablation_",
+    "objective.": "",
+    "data.max_length": "max_length",
+    "data.long_prompts=drop": "drop_long_prompts=True",
+    "model.chat_template": "tokenizer.chat_template",
+    "model.pad_token": "tokenizer.pad_token",
+    "model.eos_token": "tokenizer.eos_token",
+    "model.attn_implementation": "attn_implementation",
+    "trainer.skip_grad_norm_above": "skip_grad_norm_above",
+    "optim.learning_rate": "learning_rate",
+}
 # Arguments of SFTConfig that DeRTaTrainer has another way for: allowed values, and why no other one is.
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "packing": ((False,), "rows are rebuilt every epoch; use padding_free=True instead"),
@@ -43,14 +61,33 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 _ACCELERATOR = ("split_batches", "dispatch_batches")
 
 
-def _default(name: str) -> object:
-    value = getattr(_DEFAULTS, name)
-    return value.value if isinstance(value, (Arm, Normalization)) else value
+class ArgumentError(InputError):
+    """An InputError in the words of the library; `of_command` is the same in those of the command line."""
+
+    def __init__(self, of_command: InputError):
+        found = str(of_command)
+        super().__init__(functools.reduce(lambda text, key: text.replace(key, _ARGUMENTS[key]), _ARGUMENTS, found))
+        self.of_command = of_command
 
 
-def _argument(key: str) -> str:
-    """What a key below `objective` is called here."""
-    return key.replace("ablation.", "ablation_")
+@contextlib.contextmanager
+def library_names() -> Iterator[None]:
+    """Errors of the body name arguments of the library instead of keys of the command line."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except InputError as error:
+        raise ArgumentError(error) from error.__cause__
+
+
+@contextlib.contextmanager
+def command_names() -> Iterator[None]:
+    """Errors of the body name keys of the command line again: for a command that uses the library."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise error.of_command from error.__cause__
 
 
 @dataclass
@@ -67,13 +104,14 @@ class DeRTaConfig(SFTConfig):
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
             GPUs, and leaves `mfu` out where the table has none.
         drop_long_prompts: leave rows out whose prompt alone fills max_length, instead of refusing them.
+        skip_grad_norm_above: leave updates with a larger global gradient norm out and count them; None takes them all.
         shuffle: draw a new order of the rows every epoch (train_sampling_strategy="sequential" turns it off).
 
     Raises:
         InputError: values out of range, and arguments of SFTConfig that would have no effect; all listed at once.
     """
 
-    objective: str = field(default=str(_default("name")))
+    objective: str = field(default=_DEFAULTS.name.value)
     refusal_text: str = field(default=_DEFAULTS.refusal_text)
     refusal_token_ids: list[int] | None = None
     rto_weight: float = field(default=_DEFAULTS.rto_weight)
@@ -84,13 +122,14 @@ class DeRTaConfig(SFTConfig):
     mle_copies: int = field(default=_DEFAULTS.mle_copies)
     transition_copies: int = field(default=_DEFAULTS.transition_copies)
     transition_tokens: int = field(default=_DEFAULTS.transition_tokens)
-    normalization: str = field(default=str(_default("normalization")))
+    normalization: str = field(default=_DEFAULTS.normalization.value)
     ablation_probability: float = field(default=_DEFAULTS.ablation.probability)
     ablation_refresh_steps: int = field(default=_DEFAULTS.ablation.refresh_steps)
     ablation_prompts: int = field(default=_DEFAULTS.ablation.prompts)
     ablation_positions: list[int] = field(default_factory=lambda: list(_DEFAULTS.ablation.positions))
     ablation_layers: list[int] | None = None
     drop_long_prompts: bool = False
+    skip_grad_norm_above: float | None = None
     shuffle: bool = True
     peak_flops: float | None = None
 
@@ -105,20 +144,33 @@ class DeRTaConfig(SFTConfig):
             problems.append(f"objective={self.objective!r}: expected one of {arms} (for DPO use trl.DPOTrainer)")
         if self.normalization not in [choice.value for choice in Normalization]:
             problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
-        names = ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta", "ablation"}
-        values = {name: getattr(self, name) for name in names}
-        arm = Arm(self.objective) if self.objective in arms else _DEFAULTS.name
-        problems += ObjectiveConfig(name=arm, ablation=self.ablation(), **values).problems(_argument)
-        if self.peak_flops is not None and not self.peak_flops > 0:
-            problems.append(f"peak_flops={self.peak_flops}: expected FLOP/s of one device, or None")
+        arm = self.objective if self.objective in arms else _DEFAULTS.name.value
+        problems += self._objective(arm).problems(lambda key: key.replace("ablation.", "ablation_"))
+        for name, what in (("peak_flops", "FLOP/s of one device"), ("skip_grad_norm_above", "a gradient norm")):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                problems.append(f"{name}={value}: expected {what}, or None")
         problems += self._without_effect()
         if problems:
             raise InputError.listing("DeRTaConfig:", problems)
         self.shuffle = self.shuffle and self.train_sampling_strategy != "sequential"
 
-    def ablation(self) -> AblationConfig:
-        names = AblationConfig.__dataclass_fields__
-        return AblationConfig(**{name: getattr(self, f"ablation_{name}") for name in names})
+    def row_settings(self) -> RowSettings:
+        return RowSettings(
+            objective=self._objective(self.objective),
+            max_length=self.max_length or NO_LIMIT,
+            seed=self.seed,
+            drop_long_prompts=self.drop_long_prompts,
+        )
+
+    def _objective(self, arm: str) -> ObjectiveConfig:
+        known = self.normalization in [choice.value for choice in Normalization]
+        ablation = {name: getattr(self, f"ablation_{name}") for name in AblationConfig.__dataclass_fields__}
+        return ObjectiveConfig(
+            name=Arm(arm),
+            normalization=Normalization(self.normalization) if known else _DEFAULTS.normalization,
+            ablation=AblationConfig(**ablation),
+            **{name: getattr(self, name) for name in _OF_OBJECTIVE},
+        )
 
     def _without_effect(self) -> list[str]:
         """Arguments that the trainer would pass over in silence."""

@@ -21,7 +21,7 @@ from derta.data.schema import row_id
 from derta.errors import InputError
 from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken
-from derta.objective.rows import TokenizedExample, View, longest_prefix, rto_positions
+from derta.objective.rows import RowSettings, TokenizedExample, View, longest_prefix, rto_positions
 from derta.storage.places import describe
 
 logger = logging.getLogger(__name__)
@@ -271,14 +271,8 @@ def build_row_table(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     refusal: RefusalToken,
+    settings: RowSettings,
     *,
-    arm: Arm,
-    max_length: int,
-    mle_copies: int = 1,
-    transition_copies: int = 0,
-    transition_tokens: int = 8,
-    rto_at_end: bool = True,
-    drop_long_prompts: bool = False,
     num_proc: int | None = None,
     for_training: bool = True,
 ) -> tuple[Dataset, RowReport]:
@@ -295,34 +289,32 @@ def build_row_table(
             position left to supervise.
     """
     examples = tokenize_table(rows, tokenizer, refusal, num_proc)
-    lengths = _lengths(examples)
-    long_prompts = [i for i, n in enumerate(lengths["prompt_ids"]) if n >= max_length]
-    if long_prompts:
-        longest = max(lengths["prompt_ids"])
-        if not drop_long_prompts or len(long_prompts) == len(examples):
-            raise InputError(
-                f"{len(long_prompts)} of {len(examples)} prompts fill data.max_length={max_length} tokens and leave no "
-                f"room for a response (first: row {examples[long_prompts[0]]['id']}; longest: {longest} tokens): raise "
-                "data.max_length, or set data.long_prompts=drop to leave such rows out"
-            )
-        dropped = set(long_prompts)
-        with_harmful = {i for i, length in enumerate(lengths["rejected_ids"]) if length}
-        if for_training and _ARM_VIEWS[arm][1] and with_harmful and with_harmful <= dropped:
-            raise InputError(
-                f"data.max_length={max_length} with data.long_prompts=drop leaves out all {len(with_harmful)} rows "
-                f"with a harmful response (longest prompt: {longest} tokens), so objective={arm.value} has "
-                "no position to supervise: raise data.max_length"
-            )
-        examples = examples.select([i for i in range(len(examples)) if i not in dropped])
-    return _lay_out(
-        examples,
-        arm,
-        max_length,
-        rto_at_end,
-        mle_copies=mle_copies,
-        transitions=(transition_copies, transition_tokens),
-        dropped=len(long_prompts),
-        needs_rto=for_training,
+    kept = without_long_prompts(examples, settings.max_length, drop=settings.drop_long_prompts)
+    arm, harmful = settings.objective.name, sum(map(bool, _lengths(examples)["rejected_ids"]))
+    if for_training and _ARM_VIEWS[arm][1] and harmful and not any(_lengths(kept)["rejected_ids"]):
+        raise InputError(
+            f"data.max_length={settings.max_length} with data.long_prompts=drop leaves out all {harmful} rows "
+            f"with a harmful response (longest prompt: {max(_lengths(examples)['prompt_ids'])} tokens), so "
+            f"objective={arm.value} has no position to supervise: raise data.max_length"
+        )
+    return _lay_out(kept, settings, dropped=len(examples) - len(kept), needs_rto=for_training)
+
+
+def without_long_prompts(examples: Dataset, max_length: int, *, drop: bool) -> Dataset:
+    """The examples whose prompt leaves room for a response.
+
+    Raises:
+        InputError: there are others, and they are not to be dropped, or would be all.
+    """
+    lengths = token_lengths(examples, ("prompt_ids",))["prompt_ids"]
+    fitting = [i for i, length in enumerate(lengths) if length < max_length]
+    if len(fitting) == len(examples) or (drop and fitting):
+        return examples if len(fitting) == len(examples) else examples.select(fitting)
+    first = next(i for i, length in enumerate(lengths) if length >= max_length)
+    raise InputError(
+        f"{len(examples) - len(fitting)} of {len(examples)} prompts fill data.max_length={max_length} tokens and leave "
+        f"no room for a response (first: row {examples[first]['id']}; longest: {max(lengths)} tokens): raise "
+        "data.max_length, or set data.long_prompts=drop to leave such rows out"
     )
 
 
@@ -353,17 +345,9 @@ def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[i
     return {name: pc.list_value_length(table[name]).to_pylist() for name in columns}
 
 
-def _lay_out(
-    examples: Dataset,
-    arm: Arm,
-    max_length: int,
-    rto_at_end: bool,
-    *,
-    mle_copies: int,
-    transitions: tuple[int, int],
-    dropped: int,
-    needs_rto: bool,
-) -> tuple[Dataset, RowReport]:
+def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rto: bool) -> tuple[Dataset, RowReport]:
+    objective, arm, max_length = settings.objective, settings.objective.name, settings.max_length
+    turns, tokens = objective.transition_copies, objective.transition_tokens
     mle_view, with_rto = _ARM_VIEWS[arm]
     lengths = _lengths(examples)
     entries: list[tuple[int, int, int, int]] = []  # example, view, copy, length
@@ -372,17 +356,16 @@ def _lay_out(
         is_triple = chosen > 0 and rejected > 0
         if chosen:
             view = mle_view if is_triple else View.MLE
-            for copy in range(mle_copies if is_triple else 1):
+            for copy in range(objective.mle_copies if is_triple else 1):
                 room = longest_prefix(prompt, continued, rejected, max_length) if view == View.MLE_WITH_PREFIX else 0
                 entries.append((i, view, copy, min(max_length, prompt + chosen + room)))
                 truncated += prompt + chosen > max_length
         if is_triple:
-            turns, tokens = transitions
             safe = min(tokens, max(chosen, continued))
             room = longest_prefix(prompt, min(tokens, continued), rejected, max_length)
             longest = min(max_length, prompt + safe + room)
             # Numbered behind the MLE rows, so that their prefixes are others.
-            entries += [(i, View.TRANSITION, mle_copies + copy, longest) for copy in range(turns)]
+            entries += [(i, View.TRANSITION, objective.mle_copies + copy, longest) for copy in range(turns)]
             truncated += turns * (prompt + safe > max_length)
         if rejected and with_rto:
             entries.append((i, View.RTO, 0, min(max_length, prompt + rejected)))
@@ -404,7 +387,7 @@ def _lay_out(
     if not entries:
         raise InputError(f"objective={arm.value} finds nothing to train on: none of the rows holds a response it uses")
     if needs_rto and not any(
-        rto_positions(prompt, rejected, max_length, at_end=rto_at_end)
+        rto_positions(prompt, rejected, max_length, at_end=objective.rto_at_end)
         for prompt, rejected in zip(lengths["prompt_ids"], lengths["rejected_ids"], strict=True)
         if rejected
     ):

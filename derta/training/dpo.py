@@ -5,9 +5,10 @@ The paper runs one DPO epoch on top of the vanilla model: give that as model.nam
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -16,10 +17,14 @@ from trl import DPOConfig, DPOTrainer
 from derta.data.load import LoadedRows
 from derta.errors import InputError
 from derta.models.flops import ModelFlops
-from derta.training.card import WithModelCard
-from derta.training.dataset import token_lengths, tokenize_table
-from derta.training.guards import ROW_IDS, WithGuards
-from derta.training.throughput import WithThroughput
+from derta.training.card import Origin, create_card, save_derta_config
+from derta.training.collator import ROW_IDS
+from derta.training.dataset import token_lengths, tokenize_table, without_long_prompts
+from derta.training.guards import Guards, logged_before
+from derta.training.throughput import Stopwatch, flops_and_peak, rates
+
+if TYPE_CHECKING:
+    from derta.training.probe import RefusalProbe
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +45,35 @@ def _count(batch: dict[str, Any]) -> list[int]:
 
 @dataclass
 class PairConfig(DPOConfig):
-    """DPOConfig and `peak_flops`: FLOP/s of one device for `mfu`, as in DeRTaConfig."""
+    """DPOConfig with `peak_flops` and `skip_grad_norm_above` of DeRTaConfig."""
 
     peak_flops: float | None = None
+    skip_grad_norm_above: float | None = None
 
 
-class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
-    """DPOTrainer that leaves the same files beside its weights as DeRTaTrainer, and logs what becomes of its rows.
+class PairTrainer(DPOTrainer):
+    """DPOTrainer that leaves the same files beside its weights as DeRTaTrainer, and logs what becomes of its rows. Its
+    hooks stand in the order in which a run calls them, and call the same objects as DeRTaTrainer's.
 
     Args:
         train_dataset: rows with prompt_ids, chosen_ids and rejected_ids.
         rows: pairs (how many there are), dropped_pairs (prompts that fill max_length) and left_out (all other rows of
             the data, dropped pairs included).
         row_ids: names of the rows of train_dataset, in its order.
+        origin, probe: as in DeRTaTrainer.
     """
 
     _tag_names = ["trl", "dpo", "derta"]
 
-    def __init__(self, *args: Any, rows: dict[str, int], row_ids: list[str], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        rows: dict[str, int],
+        row_ids: list[str],
+        origin: Origin,
+        probe: RefusalProbe | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(
@@ -65,8 +81,9 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             for name in ("chosen_ids", "rejected_ids")
             for prompt, response in zip(lengths["prompt_ids"], lengths[name], strict=True)
         )
-        self._rows = {**rows, "truncated_responses": truncated}
+        self._rows, self.origin = {**rows, "truncated_responses": truncated}, origin
         self._counts = [0] * len(_COUNTS)
+        self.guards, self.stopwatch = Guards(self, self.args.skip_grad_norm_above), Stopwatch()
         self.train_dataset = self.train_dataset.add_column("id", row_ids)
         collate: Any = self.data_collator  # type: ignore[has-type]
 
@@ -75,6 +92,8 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             return {**batch, ROW_IDS: [example["id"] for example in examples], _COUNTED: _count(batch)}
 
         self.data_collator = collate_with_ids
+        if probe is not None:
+            probe.attach(self)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset  # tokenised as rows of the other arms are
@@ -84,16 +103,29 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
         if "id" not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, "id"]
 
+    def _run_epoch(self, **kwargs: Any) -> Any:
+        if self.state.global_step >= self.state.max_steps:  # resumed at the last step: it would take one more
+            self.control.should_training_stop = True
+            return None
+        self.guards.begin(kwargs["model"])
+        if self._total_train_tokens == 0:  # TRL counts from 0 again after a resume
+            self._total_train_tokens = logged_before(self, "num_tokens")
+        return super()._run_epoch(**kwargs)
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().get_batch_samples(*args, **kwargs)
-        for batch in found[0]:
-            counted = batch.pop(_COUNTED)
-            self._counts = [before + more for before, more in zip(self._counts, counted, strict=True)]
-        return found
+        samples, count = super().get_batch_samples(*args, **kwargs)
+        for batch in samples:
+            self._counts = [before + more for before, more in zip(self._counts, batch.pop(_COUNTED), strict=True)]
+        self.guards.begin_step(samples)
+        self.stopwatch.start()
+        return samples, count
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        return self.watched(loss) if self.model.training and isinstance(loss, torch.Tensor) else loss
+        return self.guards.watched(loss) if self.model.training and isinstance(loss, torch.Tensor) else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        return self.guards.check(model, super()._get_grad_norm(model, grad_norm=grad_norm))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training and "loss" in logs:
@@ -102,50 +134,39 @@ class PairTrainer(WithModelCard, WithGuards, WithThroughput, DPOTrainer):
             logs["dropped_share"] = dropped / (pairs + dropped)
             logs.update(self._rates())
         if self.model.training:
-            logs.update(self.drain_skipped_steps())
+            logs.update(self.guards.curves())
         super().log(logs, start_time)
 
-    def work_and_peak(self) -> tuple[ModelFlops | None, float | None]:
-        """With the forward of the reference: the frozen copy, or with LoRA the model without its adapter."""
-        if self._work is None:
-            flops, peak = super().work_and_peak()
-            if flops is not None:
-                self._work = flops + ModelFlops.of(self.model, forward_only=True), peak
-        return super().work_and_peak()
-
     def _rates(self) -> dict[str, float]:
-        """Padding, tokens per second and MFU since the last line, both responses of a pair counted; over all ranks,
-        each of which must call it."""
+        """`throughput.rates` since the last line, both responses of a pair counted; every rank must call it."""
         counts = torch.tensor(self._counts, dtype=torch.float32, device=self.args.device)
         total = dict(zip(_COUNTS, self.accelerator.reduce(counts, reduction="sum").tolist(), strict=True))
         self._counts = [0] * len(_COUNTS)
-        curves = {"padding_share": 1 - total["tokens"] / total["slots"]} if total["slots"] else {}
-        if elapsed := self.step_watch.read():
-            curves["tokens_per_second"] = total["tokens"] / elapsed
-            curves["supervised_tokens_per_second"] = total["supervised"] / elapsed
-            flops, peak = self.work_and_peak()
-            if flops is not None and peak is not None:
-                done = flops.total(**{name: total[name] for name in ("tokens", "supervised", "squares")})
-                curves["mfu"] = done / (elapsed * peak * self.accelerator.num_processes)
-        return curves
+        flops, peak = self._work
+        ranks = self.accelerator.num_processes
+        return rates(total, self.stopwatch.read(), flops, None if peak is None else peak * ranks)
 
-    def _run_epoch(self, **kwargs: Any) -> Any:
-        if self.state.global_step >= self.state.max_steps:  # resumed at the last step: it would take one more
-            self.control.should_training_stop = True
-            return None
-        if self._total_train_tokens == 0:  # TRL counts from 0 again after a resume
-            history = reversed(self.state.log_history)
-            self._total_train_tokens = next((entry["num_tokens"] for entry in history if "num_tokens" in entry), 0)
-        return super()._run_epoch(**kwargs)
+    @functools.cached_property
+    def _work(self) -> tuple[ModelFlops | None, float | None]:
+        """With the forward of the reference: the frozen copy, or with LoRA the model without its adapter."""
+        flops, peak = flops_and_peak(self.args, self.model)
+        return (None if flops is None else flops + ModelFlops.of(self.model, forward_only=True)), peak
 
-    def derta_config(self) -> dict[str, Any]:
-        return {"objective": "dpo", "beta": self.args.beta, "max_length": self.args.max_length, "rows": self._rows}
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.stopwatch.paused():
+            super()._save_checkpoint(model, trial)
 
-    def card_facts(self) -> list[str]:
-        return [
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        taught = {"objective": "dpo", "beta": self.args.beta, "max_length": self.args.max_length, "rows": self._rows}
+        save_derta_config(self, output_dir, taught)
+
+    def create_model_card(self, model_name: str | None = None, dataset_name: Any = None, tags: Any = None) -> None:
+        facts = [
             f"Objective: `dpo` (direct preference optimisation, beta {self.args.beta})",
             f"Rows: {self._rows['pairs']} pairs of a safe and a harmful response; {self._rows['left_out']} left out",
         ]
+        create_card(self, self.origin, model_name, tags, facts)
 
 
 def make_dpo_trainer(
@@ -165,7 +186,7 @@ def make_dpo_trainer(
         raise InputError("objective=dpo needs triples (chosen and rejected), and the data hold none")
     args = kwargs["args"]
     examples = tokenize_table(pairs, kwargs["processing_class"], refusal=None, num_proc=args.dataset_num_proc)
-    fitting = _fitting_pairs(examples, args.max_length, drop_long_prompts)
+    fitting = without_long_prompts(examples, args.max_length, drop=drop_long_prompts)
     counts = {
         "pairs": len(fitting),
         "dropped_pairs": len(pairs) - len(fitting),
@@ -174,18 +195,3 @@ def make_dpo_trainer(
     logger.info("dpo: %d pairs; %d rows left out", counts["pairs"], counts["left_out"])
     token_ids = fitting.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
     return PairTrainer(model, reference, train_dataset=token_ids, rows=counts, row_ids=fitting["id"], **kwargs)
-
-
-def _fitting_pairs(pairs: Dataset, max_length: int, drop_long_prompts: bool) -> Dataset:
-    """The pairs whose prompt leaves room for a response; TRL would drop the others without a word."""
-    lengths = token_lengths(pairs, ["prompt_ids"])["prompt_ids"]
-    long = [i for i, length in enumerate(lengths) if length >= max_length]
-    if not long:
-        return pairs
-    if drop_long_prompts and len(long) < len(pairs):
-        return pairs.select([i for i, length in enumerate(lengths) if length < max_length])
-    raise InputError(
-        f"{len(long)} of {len(pairs)} prompts fill data.max_length={max_length} tokens and leave no room for a "
-        f"response (first: row {pairs[long[0]]['id']}; longest: {max(lengths)} tokens): raise data.max_length, or set "
-        "data.long_prompts=drop to leave such rows out"
-    )

@@ -22,59 +22,62 @@ import torch.distributed as dist
 from transformers import Trainer
 
 from derta.errors import NonFiniteStep
-from derta.training.checkpoints import newest_complete
+from derta.training.collator import ROW_IDS
+from derta.training.resume import newest_complete
 
-ROW_IDS = "row_ids"  # key of a batch; taken out before the model sees it
 _NAMED_ROWS = 16  # per rank
 
 
-class WithGuards(Trainer):
+class Guards:
     """Stops before an update that is not finite; leaves out updates whose gradient norm is an outlier, if asked to.
 
-    Attributes:
+    Args:
+        trainer: whose steps are watched; it hands over its batches, losses and gradient norms (see below).
         skip_grad_norm_above: global gradient norms above it skip the update (not the learning-rate schedule); None
             takes every finite step.
-        skipped_steps: how many updates were left out since the last log line.
     """
 
-    skip_grad_norm_above: float | None = None
-    skipped_steps = 0
-    _losses_of_step: list[torch.Tensor] = []  # replaced, not changed
-    _skipped_norm: float | None = None
-    _watched_engine: Any = None
+    def __init__(self, trainer: Trainer, skip_grad_norm_above: float | None):
+        self.trainer, self.skip_grad_norm_above = trainer, skip_grad_norm_above
+        self._skipped_steps = 0  # since the last log line
+        self._skipped_norm: float | None = None
+        self._rows_of_step: list[list[str]] = []
+        self._losses_of_step: list[torch.Tensor] = []
+        self._engine: Any = None
 
-    def _run_epoch(self, **kwargs: Any) -> Any:
-        if self.is_deepspeed_enabled and self._watched_engine is not kwargs["model"]:
-            self._watch_engine(kwargs["model"])
-        return super()._run_epoch(**kwargs)
+    def begin(self, model: Any) -> None:
+        """Training begins with this model, which may be DeepSpeed's engine."""
+        if self.trainer.is_deepspeed_enabled and self._engine is not model:
+            self._watch_engine(model)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        samples, count = super().get_batch_samples(*args, **kwargs)
-        self._rows_of_step = [list(batch.pop(ROW_IDS, [])) for batch in samples]
+    def begin_step(self, batches: list[dict[str, Any]]) -> None:
+        """The micro-batches of the next step; their row ids are taken out."""
+        self._rows_of_step = [list(batch.pop(ROW_IDS, [])) for batch in batches]
         self._losses_of_step = []
-        return samples, count
-
-    def drain_skipped_steps(self) -> dict[str, float]:
-        """The curve of left-out updates since the start of the run, if there can be any."""
-        if self.skip_grad_norm_above is None:
-            return {}
-        history = reversed(self.state.log_history)  # of the parts of the run before an interruption, too
-        before = next((entry["skipped_steps"] for entry in history if "skipped_steps" in entry), 0)
-        added, self.skipped_steps = self.skipped_steps, 0
-        return {"skipped_steps": before + added}
 
     def watched(self, loss: torch.Tensor) -> torch.Tensor:
         """The training loss of a micro-batch: unchanged if finite (x 1.0), else with a gradient of NaN."""
         self._losses_of_step.append(loss.detach())
         return loss * (1 + 0 * loss.detach())
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if self._watched_engine is not None:
+    def check(self, model: Any, norm: Any) -> Any:
+        """The gradient norm of a step before (with DeepSpeed: after) its update, as it is to be logged.
+
+        Raises:
+            NonFiniteStep: it is not finite.
+        """
+        if self._engine is not None:
             return self._after_engine_step(norm)
         if self._refuses(float(norm)):
             model.zero_grad(set_to_none=True)  # AdamW passes parameters without a gradient by
         return norm
+
+    def curves(self) -> dict[str, float]:
+        """The left-out updates since the start of the run, if there can be any; for a line of the log."""
+        if self.skip_grad_norm_above is None:
+            return {}
+        added, self._skipped_steps = self._skipped_steps, 0
+        return {"skipped_steps": logged_before(self.trainer, "skipped_steps") + added}
 
     def _refuses(self, norm: float) -> bool:
         """Whether to leave this update out; raises NonFiniteStep if the norm is not finite. The same on every rank."""
@@ -84,12 +87,13 @@ class WithGuards(Trainer):
         limit = self.skip_grad_norm_above
         if limit is None:
             return False
-        if self.args.world_size > 1:  # equal up to rounding is not enough to decide the same everywhere
-            largest = torch.tensor(norm, dtype=torch.float32, device=self.args.device)
+        args = self.trainer.args
+        if args.world_size > 1:  # equal up to rounding is not enough to decide the same everywhere
+            largest = torch.tensor(norm, dtype=torch.float32, device=args.device)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
             norm = float(largest)
         if norm > limit:
-            self.skipped_steps += 1
+            self._skipped_steps += 1
             self._skipped_norm = norm
         return norm > limit
 
@@ -101,7 +105,7 @@ class WithGuards(Trainer):
 
         optimizer = engine.optimizer
         name = next((n for n in ("scaled_global_norm", "_get_norm_groups") if hasattr(optimizer, n)), None)
-        self._watched_engine = engine
+        self._engine = engine
         self._engine_checks_overflow = getattr(optimizer, "check_grad_overflow", None)
         if name is None:  # stage 0: the norm is known after the update only
             return
@@ -124,7 +128,7 @@ class WithGuards(Trainer):
 
     def _after_engine_step(self, norm: Any) -> Any:
         if self._skipped_norm is not None:
-            optimizer = self._watched_engine.optimizer
+            optimizer = self._engine.optimizer
             if self._engine_checks_overflow is not None:
                 optimizer.check_grad_overflow = self._engine_checks_overflow
             optimizer.overflow = False  # else the learning rate would stay where it is
@@ -140,8 +144,8 @@ class WithGuards(Trainer):
         losses = [float(loss) for loss in self._losses_of_step]
         own = list(zip(losses, self._rows_of_step, strict=False))
         ranks: list[Any] = [own]
-        if self.args.world_size > 1:
-            ranks = [None] * self.args.world_size
+        if self.trainer.args.world_size > 1:
+            ranks = [None] * self.trainer.args.world_size
             dist.all_gather_object(ranks, own)
         bad = [
             f"rank {rank}, micro-batch {number}: loss {loss}, rows {_named(rows)}"
@@ -154,18 +158,23 @@ class WithGuards(Trainer):
             bad = [
                 f"rank {rank}: rows {_named([i for _, ids in each for i in ids])}" for rank, each in enumerate(ranks)
             ]
-        step = self.state.global_step
-        kept = newest_complete(Path(str(self.args.output_dir)))
+        step = self.trainer.state.global_step
+        kept = newest_complete(Path(str(self.trainer.args.output_dir)))
         return NonFiniteStep(
             "\n".join(
                 [
                     f"step {step + 1} was stopped before its update: the {what} is not finite",
                     *(f"  - {line}" for line in bad),
                     f"the last good checkpoint is {kept.name if kept else 'none: this run has saved none yet'}; look "
-                    "at these rows, lower optim.learning_rate, or set trainer.skip_grad_norm_above if norms rose first",
+                    "at these rows, lower the learning rate, or set skip_grad_norm_above if norms rose first",
                 ]
             )
         )
+
+
+def logged_before(trainer: Trainer, name: str) -> Any:
+    """What the log last said of a count, in the parts of the run before an interruption, too; 0 if it said nothing."""
+    return next((entry[name] for entry in reversed(trainer.state.log_history) if name in entry), 0)
 
 
 def _named(rows: list[str]) -> str:

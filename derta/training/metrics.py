@@ -2,19 +2,28 @@
 
 Ratios of micro-batches are biased where a micro-batch holds no RTO token; so numerators and denominators are summed on
 the device over micro-batches, steps and ranks, and divided once, when a line is written. What the host knows anyway
-(how long the rows are) is summed on the host: no micro-batch waits for the device.
+(how long the rows are) is summed on the host: no micro-batch waits for the device. The lines go to metrics.jsonl.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from derta.models.flops import ModelFlops
-from derta.training.throughput import Stopwatch
+from derta.storage.atomic import write_atomically
+from derta.training.throughput import Stopwatch, rates
 
+METRICS_FILE = "metrics.jsonl"
+_SUMMARY_KEY = "train_runtime"  # only in the last line of a run
+ONLY_IN_SUMMARY = {_SUMMARY_KEY, "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 _ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob")
 _ON_HOST = ("tokens", "slots", "squares")
 
@@ -84,21 +93,11 @@ class TokenSums:
         total = dict(
             zip(_ON_DEVICE + _ON_HOST, accelerator.reduce(sums, reduction="sum").tolist(), strict=True)
         )  # fmt: skip
-        elapsed = self.watch.read()
         self._on_device, self._on_host = None, [0] * len(_ON_HOST)
-        supervised = total["mle_tokens"] + total["rto_tokens"]
-        curves = {
-            "mle_tokens": total["mle_tokens"],
-            "rto_tokens": total["rto_tokens"],
-            "padding_share": 1 - total["tokens"] / total["slots"],
-            "num_tokens": total["tokens"],
-        }
-        if elapsed > 0:
-            curves["tokens_per_second"] = total["tokens"] / elapsed
-            curves["supervised_tokens_per_second"] = supervised / elapsed
-            if flops is not None and peak_flops is not None:
-                done = flops.total(tokens=total["tokens"], supervised=supervised, squares=total["squares"])
-                curves["mfu"] = done / (elapsed * peak_flops * accelerator.num_processes)
+        total["supervised"] = total["mle_tokens"] + total["rto_tokens"]
+        curves = {name: total[name] for name in ("mle_tokens", "rto_tokens")} | {"num_tokens": total["tokens"]}
+        peak = None if peak_flops is None else peak_flops * accelerator.num_processes
+        curves |= rates(total, self.watch.read(), flops, peak)
         if total["mle_tokens"]:  # an absent objective has no curve, rather than a curve of zeros
             curves["mle_loss"] = total["mle_nll"] / total["mle_tokens"]
             curves["mle_token_accuracy"] = total["mle_correct"] / total["mle_tokens"]
@@ -106,3 +105,61 @@ class TokenSums:
             curves["rto_loss"] = total["rto_nll"] / total["rto_tokens"]
             curves["refusal_prob"] = total["refusal_prob"] / total["rto_tokens"]
         return curves
+
+
+class MetricsFile(TrainerCallback):
+    """`metrics.jsonl`: one JSON object per log, with the step; the same curves as in W&B.
+
+    A resumed run drops the lines of steps it is about to take again, so the file has neither gaps nor doubles; and a
+    line is written at every checkpoint, so that no window of averaging reaches across one.
+    """
+
+    def __init__(self, output_dir: Path):
+        self.path = output_dir / METRICS_FILE
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero or not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        write_atomically(self.path, "".join(f"{line}\n" for line in lines if _is_before(line, state.global_step)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_log = control.should_log or control.should_save
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        numbers = {key: _json_number(value) for key, value in logs.items() if isinstance(value, (int, float))}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+
+
+def lines_of(metrics_file: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, logs) of metrics.jsonl, as they were handed to the callbacks."""
+    if not metrics_file.is_file():
+        return
+    for line in metrics_file.read_text(encoding="utf-8").splitlines():
+        logs = json.loads(line)
+        yield logs.pop("step"), {name: float(value) for name, value in logs.items()}
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no NaN or infinity; they are written as text rather than hidden."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _is_before(line: str, step: int) -> bool:
+    """Whether a line stays when the run goes on from `step`: the half line of a killed process does not, nor does the
+    summary at the end. A run that begins anew keeps none: what is measured before its first step is measured again."""
+    try:
+        entry = json.loads(line)
+        return 0 < step and int(entry["step"]) <= step and _SUMMARY_KEY not in entry
+    except (ValueError, KeyError, TypeError):
+        return False

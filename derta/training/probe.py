@@ -11,7 +11,6 @@ with and without the probe.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -33,7 +32,7 @@ from derta.models.conversation import ConversationCutter, Cut, check_tokenizer, 
 from derta.objective.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
 from derta.objective.refusal_token import RefusalToken, resolve_refusal_token
 from derta.statistics.positions import POSITION_BUCKETS
-from derta.training.undisturbed import undisturbed
+from derta.training.undisturbed import evenly, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +72,6 @@ def probe_metrics(harmful: Sequence[Curve], benign: Sequence[Curve]) -> dict[str
             if name == "all" and area.low is not None and area.high is not None:
                 found |= {"probe/auroc_low": area.low, "probe/auroc_high": area.high}
     return found
-
-
-def evenly(rows: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the rows, at even distances: the same ones in every run."""
-    return list(rows) if len(rows) <= count else [rows[i * len(rows) // count] for i in range(count)]
 
 
 def load_probe_rows(config: TrainRunConfig, trained: Dataset) -> LoadedRows | None:
@@ -127,28 +121,26 @@ def _held_out(rows: LoadedRows, trained: Dataset) -> LoadedRows:
     return rows
 
 
-def add_probe(config: TrainRunConfig, rows: LoadedRows, trainer: Any) -> None:
-    """Let a trainer of ours measure on these rows; see RefusalProbe for what is raised."""
-    tokenizer, objective = trainer.processing_class, config.objective
+def make_probe(config: TrainRunConfig, rows: LoadedRows, tokenizer: Any, model: Any) -> RefusalProbe:
+    """The probe of a run; see RefusalProbe for what is raised."""
     check_tokenizer(tokenizer, needs_chat_template=any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"]))
-    positions = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None)
-    probe = RefusalProbe(
-        trainer,
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return RefusalProbe(
         list(rows.dataset),
-        resolve_refusal_token(tokenizer, objective.refusal_text, objective.refusal_token_ids),
+        tokenizer,
+        resolve_refusal_token(tokenizer, config.objective.refusal_text, config.objective.refusal_token_ids),
         every=config.trainer.eval_steps,
         rows_per_side=config.probe.rows,
         max_length=min(config.data.max_length, positions or config.data.max_length),
     )
-    trainer.add_callback(probe)
 
 
 class RefusalProbe(TrainerCallback):
     """Measures before the first step, every `every` steps and after the last one.
 
     Args:
-        trainer: a trainer of ours; every rank has its own probe on the same rows.
-        rows: in the schema of derta/data/schema.py. Harmful is what has a `rejected` response, benign are helpful rows.
+        rows: the same ones on every rank, in the schema of derta/data/schema.py. Harmful is what has a `rejected`
+            response, benign are helpful rows.
         refusal: the token whose probability is measured.
         every: optimizer steps between two measurements.
         rows_per_side: at most so many harmful and so many benign rows.
@@ -161,19 +153,19 @@ class RefusalProbe(TrainerCallback):
         seconds: what all measurements together have taken.
     """
 
+    trainer: Any  # of ours, once it is attached
+
     def __init__(
         self,
-        trainer: Trainer,
         rows: Sequence[dict[str, Any]],
+        tokenizer: Any,
         refusal: RefusalToken,
         *,
         every: int,
         rows_per_side: int,
         max_length: int,
     ):
-        self.trainer, self.refusal, self.every = trainer, refusal, every
-        self.batch_size = trainer.args.per_device_train_batch_size  # fits with gradients, so it fits without
-        tokenizer: Any = trainer.processing_class
+        self.refusal, self.every = refusal, every
         self._pad_token_id = tokenizer.pad_token_id
         cutter = ConversationCutter(tokenizer)
         sides = {
@@ -195,6 +187,11 @@ class RefusalProbe(TrainerCallback):
         self.seconds = 0.0
         self._since = time.perf_counter()
         self._measurements = 0
+
+    def attach(self, trainer: Trainer) -> None:
+        """Measure this trainer of ours while it trains; each trainer has a probe of its own."""
+        self.trainer = trainer
+        trainer.add_callback(self)
 
     # When
 
@@ -220,8 +217,7 @@ class RefusalProbe(TrainerCallback):
         return self.seconds / max(time.perf_counter() - self._since, 1e-9)
 
     def _log(self, state: TrainerState) -> None:
-        outside: Any = getattr(self.trainer, "outside_of_steps", contextlib.nullcontext)
-        with outside():
+        with self.trainer.stopwatch.paused():
             begin = time.perf_counter()
             found = self.measure()
             seconds = time.perf_counter() - begin
@@ -250,8 +246,9 @@ class RefusalProbe(TrainerCallback):
         Batch j of rank r holds every R-th of R x B rows, from the r-th on, so that the ranks' batches are equally long.
         The last ones are filled up with the shortest row: under ZeRO-3 all ranks must run the model equally often.
         """
-        trainer: Any = self.trainer
-        ranks, rank, size = trainer.accelerator.num_processes, trainer.accelerator.process_index, self.batch_size
+        trainer = self.trainer
+        size = trainer.args.per_device_train_batch_size  # fits with gradients, so it fits without
+        ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
         step = ranks * size
         filled = cuts + [cuts[-1]] * (-len(cuts) % step)
         own = [cut for first in range(0, len(filled), step) for cut in filled[first : first + step][rank::ranks]]

@@ -1,8 +1,10 @@
 """One training run, from a validated configuration to a directory that any Hugging Face tool loads.
 
-    configuration -> rows -> tokenizer -> output directory -> model -> trainer -> checkpoints -> final model
-
-Everything that can be refused is refused before the model is read.
+prepare    configuration -> rows, tokenizer, identity          what can be refused is refused before the model is read
+decide     start | go on from a checkpoint | finished          (resume.py)
+build      model -> trainer with everything it needs
+train      steps, watched for signals and for ranks that hang
+finish     the final model at the root of the run
 """
 
 from __future__ import annotations
@@ -10,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,31 +26,38 @@ from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
 from derta.models.conversation import ConversationCutter, check_tokenizer, is_raw_text
 from derta.storage.atomic import apply_umask, write_json_atomically
-from derta.training.checkpoints import choose_checkpoint, remove_incomplete
-from derta.training.identity import (
-    FINISHED_FILE,
-    PREEMPTED_FILE,
-    check_resumed_run,
-    check_same_run,
-    checkpoint_differences,
-    describe_run,
-    new_directory,
-    recorded_date,
-    with_history,
-    write_config,
-)
-from derta.training.wandb_run import end_wandb, log_sample_texts, resolve_mode, start_wandb
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from derta.training.preemption import StopRequests
+    from derta.training.resume import Decision
 
 logger = logging.getLogger(__name__)
 
 _FINAL_PARTIAL = ".final.partial"
 _LARGE_MODEL = 100_000_000  # parameters; above it a miniature's learning rate destroys a pretrained model
 _HIGH_LEARNING_RATE = 1e-4
+_NOISY = ("httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed")
 # How torch and safetensors say that a write has failed: ENOSPC, EDQUOT, EFBIG, or nothing but where it was.
 _FULL_DISK = ("os error 28", "os error 122", "os error 27", "No space left", "PytorchStreamWriter", "inline_container")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a run but its model. dtype: torch's name of the precision. identity: the content of config.yaml;
+    of two starts with the same one, the second goes on with the first."""
+
+    config: TrainRunConfig
+    rows: LoadedRows
+    probe_rows: LoadedRows | None
+    tokenizer: Any
+    dtype: str
+    identity: dict[str, Any]
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.output_dir)
 
 
 def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = lambda: None) -> Path:
@@ -67,21 +75,34 @@ def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = 
         Preempted: a signal ended the run, after a checkpoint.
         NonFiniteStep: a loss or gradient was not finite; the step was not taken.
     """
+    from derta.training import resume
+    from derta.training.config import command_names
     from derta.training.preemption import StopRequests
+    from derta.training.process_group import main_rank_first
 
     with StopRequests().noted() as requests:
-        return _run_training(config, requests, before_the_model)
+        prepared = prepare(config)
+        with main_rank_first():
+            decision = resume.decide(prepared.output_dir, prepared.identity)
+        before_the_model()
+        if decision.is_finished:
+            logger.info(
+                "%s is finished already; nothing to do (choose another output_dir to train again)", config.output_dir
+            )
+        else:
+            with _clean_up_after_failure(prepared.output_dir), command_names():
+                _train(prepared, decision, requests)
+    return prepared.output_dir
 
 
-def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_model: Callable[[], None]) -> Path:
+def prepare(config: TrainRunConfig) -> Prepared:
+    """Read what is cheap to read, and find it usable together; with several ranks they have met behind it."""
     ranks = world_size()
     if problems := expand_home(config).problems():
         raise InputError.listing("this configuration cannot run:", problems)
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.ERROR, format="%(message)s")
-    for noisy in ("httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-    output_dir = Path(config.output_dir)
     rows = load_rows(config.data.path, config.data.format.value)
     check_contamination(config.data, rows)
 
@@ -89,149 +110,78 @@ def _run_training(config: TrainRunConfig, requests: StopRequests, before_the_mod
     from derta.models.load import check_source, load_tokenizer
     from derta.models.precision import resolve_dtype
     from derta.models.run_date import settle_dates
-    from derta.training.arguments import shared_arguments
-    from derta.training.hangs import HangWatch
-    from derta.training.preemption import StopAtStepBoundary
-    from derta.training.probe import add_probe, load_probe_rows
+    from derta.training.probe import load_probe_rows
+    from derta.training.process_group import start_group
+    from derta.training.resume import describe_run, recorded_date
 
     check_source(config.model.name_or_path)
-    settle_dates(config, recorded=recorded_date(output_dir))
+    settle_dates(config, recorded=recorded_date(Path(config.output_dir)))
     tokenizer = load_tokenizer(config.model)
-    has_chats = any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"])
+    has_chats = not all(map(is_raw_text, rows.dataset["prompt"]))
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
     if has_chats:
         ConversationCutter(tokenizer).check()
-    dtype = resolve_dtype(config.model)
-    model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
+    hashes = {
+        "data_sha256": rows.sha256,
+        "model_sha256": fingerprint(config.model.name_or_path, config.model.revision),
+    }
     probe_rows = load_probe_rows(config, rows.dataset)
-    description = describe_run(config, rows.sha256, ranks, model_sha256)
     if probe_rows is not None:
-        description["run"]["probe_sha256"] = probe_rows.sha256
-    shared = shared_arguments(config, output_dir, world_size=ranks, dtype=dtype)
-    _start_distributed(config)
-    with _main_rank_first():
-        is_new = not check_same_run(output_dir, description)
-    before_the_model()
-    if (output_dir / FINISHED_FILE).is_file():
-        logger.info("%s is finished already; nothing to do (choose another output_dir to train again)", output_dir)
-        return output_dir
-    checkpoint = choose_checkpoint(
-        config.trainer.resume,
-        output_dir,
-        ranks,
-        differences=lambda path: checkpoint_differences(path, description),
-        any_world_size="world_size" in config.trainer.resume_despite,
-    )
-    if checkpoint is not None:
-        check_resumed_run(checkpoint, output_dir, description)
-        logger.info("goes on from %s", checkpoint)
-    if not is_new:
-        description, is_new = with_history(output_dir, description)
-    shared["report_to"] = [] if resolve_mode(config.logging.wandb_mode) == "disabled" else ["wandb"]
-    with _clean_up_after_failure(output_dir):
-        with new_directory(output_dir) if is_main_rank() else contextlib.nullcontext():
-            trainer = _make_trainer(config, rows, tokenizer, shared, dtype, description)
-            if probe_rows is not None:
-                add_probe(config, probe_rows, trainer)
-            if is_main_rank():
-                (output_dir / PREEMPTED_FILE).unlink(missing_ok=True)
-            if is_main_rank() and is_new:
-                write_config(output_dir, description)
-        if shared["report_to"] and is_main_rank():
-            _start_logging(config, output_dir, description, trainer)
-        stopper = StopAtStepBoundary(requests)
-        trainer.callback_handler.callbacks.insert(1, stopper)  # before those that look at should_save
-        watch = HangWatch(config.distributed.timeout_minutes * 60)
-        trainer.add_callback(watch)
-        with watch.running():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if stopper.stopped is not None:
-            _end_preempted(trainer, output_dir, stopper.stopped)
-        requests.finishing = True
-        _save_final(trainer, output_dir)
-        _finish(trainer, output_dir)
-    return output_dir
+        hashes["probe_sha256"] = probe_rows.sha256
+    identity = describe_run(config, ranks, **hashes)
+    dtype = resolve_dtype(config.model)
+    start_group(config.distributed)
+    return Prepared(config, rows, probe_rows, tokenizer, dtype, identity)
 
 
-def _start_distributed(config: TrainRunConfig) -> None:
-    """ZeRO needs its process group before the model is read, or every rank would believe it is alone."""
-    import torch
+def _train(prepared: Prepared, decision: Decision, requests: StopRequests) -> None:
+    from derta.training.hangs import HangWatch
+    from derta.training.preemption import StopAtStepBoundary
+    from derta.training.resume import begun
 
-    timeout = timedelta(minutes=config.distributed.timeout_minutes)
-    if config.distributed.deepspeed is not None:
-        try:
-            import deepspeed
-        except ModuleNotFoundError as error:
-            raise InputError(
-                "distributed.deepspeed needs DeepSpeed, which pip installs with derta on Linux alone: take "
-                "distributed=none, or pip install deepspeed"
-            ) from error
-
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if "RANK" not in os.environ:  # plain `python`: a group of one
-            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
-            os.environ.setdefault("MASTER_PORT", _free_port())
-        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
-    elif world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.accelerator.is_available(), timeout=timeout)
+    output_dir = prepared.output_dir
+    stopper = StopAtStepBoundary(requests)
+    watch = HangWatch(prepared.config.distributed.timeout_minutes * 60)
+    with begun(output_dir, decision) if is_main_rank() else contextlib.nullcontext():
+        # The stopper comes first: others look at the should_save that it sets.
+        trainer = build_trainer(prepared, [stopper, *_files(prepared, decision), watch])
+    with watch.running():
+        trainer.train(resume_from_checkpoint=str(decision.checkpoint) if decision.checkpoint else None)
+    if stopper.stopped is not None:
+        _end_preempted(trainer, output_dir, stopper.stopped)
+    requests.finishing = True
+    _finish(trainer, output_dir)
 
 
-def _free_port() -> str:
-    import socket
+def _files(prepared: Prepared, decision: Decision) -> list[TrainerCallback]:
+    """What writes metrics.jsonl, completes checkpoints and logs to W&B."""
+    from derta.training.metrics import MetricsFile
+    from derta.training.resume import Checkpoints
+    from derta.training.wandb_run import WandbCurves, resolve_mode
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _main_rank_first() -> Iterator[None]:
-    """Rank 0 looks at the directory before the others do, so that one message tells what is wrong with it."""
-    import torch.distributed as dist
-
-    grouped = dist.is_available() and dist.is_initialized()
-    if grouped and not is_main_rank():
-        dist.barrier()
-    try:
-        yield
-    finally:  # also when rank 0 refuses: the others then find what it found
-        if grouped and is_main_rank():
-            dist.barrier()
-    if grouped:
-        dist.barrier()  # before rank 0 goes on and writes
+    config, output_dir = prepared.config, prepared.output_dir
+    files: list[TrainerCallback] = [
+        MetricsFile(output_dir),
+        Checkpoints(config.trainer.save_total_limit, decision.description),
+    ]
+    if resolve_mode(config.logging.wandb_mode) != "disabled":
+        afresh = config.trainer.resume == "never"
+        files.append(WandbCurves(config.logging, output_dir, decision.description, afresh=afresh))
+    return files
 
 
-def _start_logging(config: TrainRunConfig, output_dir: Path, description: dict[str, Any], trainer: Any) -> None:
-    """Start or continue this run's W&B run, which a callback then writes to."""
-    from derta.training.callbacks import METRICS_FILE, WandbCurves
-
-    logged = start_wandb(config.logging, output_dir, description, afresh=config.trainer.resume == "never")
-    if logged is None:
-        return
-    trainer.add_callback(WandbCurves(logged, output_dir / METRICS_FILE))
-    if config.logging.sample_texts and config.objective.name is not Arm.dpo and not logged.rows and logged.through < 0:
-        log_sample_texts(trainer.sample_texts(8))
-
-
-def _make_trainer(
-    config: TrainRunConfig,
-    rows: LoadedRows,
-    tokenizer: Any,
-    shared: dict[str, Any],
-    dtype: str,
-    description: dict[str, Any],
-) -> Any:
+def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
+    """The model, read now, and the trainer of the configured arm with everything it needs."""
     from derta.models.load import check_lora_targets, check_positions, check_vocabulary, load_model
-    from derta.training.arguments import derta_arguments, dpo_arguments, lora_config, weights_dtype
-    from derta.training.callbacks import CompletionRecord, MetricsFile, OffloadedAdamGoesOn, WandbCallback
-    from derta.training.card import DataCard
+    from derta.training.arguments import arguments, lora_config, weights_dtype
+    from derta.training.card import Origin
+    from derta.training.probe import make_probe
 
-    is_dpo = config.objective.name is Arm.dpo
+    config, rows, tokenizer = prepared.config, prepared.rows, prepared.tokenizer
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.
-    args = dpo_arguments(config, shared) if is_dpo else derta_arguments(config, shared)
-    model = load_model(config.model, weights_dtype(config, dtype))
+    args = arguments(config, world_size=world_size(), dtype=prepared.dtype)
+    precision = weights_dtype(config, prepared.dtype)
+    model = load_model(config.model, precision)
     check_vocabulary(model, tokenizer)
     peft_config = lora_config(config)
     if peft_config is not None and config.peft.target_modules != ["all-linear"]:
@@ -241,30 +191,23 @@ def _make_trainer(
         "args": args,
         "processing_class": tokenizer,
         "peft_config": peft_config,
-        "callbacks": [
-            MetricsFile(Path(config.output_dir)),
-            CompletionRecord(config.trainer.save_total_limit, description),
-            OffloadedAdamGoesOn(),
-        ],
+        "callbacks": callbacks,
+        "origin": Origin.of(config.model, rows),
+        "probe": None if prepared.probe_rows is None else make_probe(config, prepared.probe_rows, tokenizer, model),
     }
-    if is_dpo:
+    if config.objective.name is Arm.dpo:
         from derta.training.dpo import make_dpo_trainer
 
         # The reference model is read like the model itself: same revision, same precision, safetensors only.
-        reference = load_model(config.model, weights_dtype(config, dtype)) if peft_config is None else None
+        reference = load_model(config.model, precision) if peft_config is None else None
         drop = config.data.long_prompts is LongPrompts.drop
-        trainer = make_dpo_trainer(model, reference, rows, drop_long_prompts=drop, **common)
-    else:
-        from derta.training.trainer import DeRTaTrainer
+        return make_dpo_trainer(model, reference, rows, drop_long_prompts=drop, **common)
+    from derta.training.trainer import DeRTaTrainer
 
-        trainer = DeRTaTrainer(model, train_dataset=rows.dataset, **common)
-        check_positions(model, max(trainer.train_dataset["length"]))
-        logger.info("refusal token: %s", trainer.refusal_token)
-        logger.info("rows: %s", trainer.row_report.to_dict())
-    trainer.data_card = DataCard.from_manifest(rows.manifest, rows.sha256)
-    trainer.base_model = (config.model.name_or_path, config.model.revision)
-    trainer.pop_callback(WandbCallback)  # ours takes its place once the W&B run is there
-    trainer.skip_grad_norm_above = config.trainer.skip_grad_norm_above
+    trainer = DeRTaTrainer(model, train_dataset=rows.dataset, **common)
+    check_positions(model, max(trainer.train_dataset["length"]))
+    logger.info("refusal token: %s", trainer.refusal_token)
+    logger.info("rows: %s", trainer.row_report.to_dict())
     return trainer
 
 
@@ -284,6 +227,9 @@ def _warn_of_high_learning_rate(config: TrainRunConfig, model: Any) -> None:
 @contextlib.contextmanager
 def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
     """A full disk ends the run with one message and without half-written files; complete checkpoints stay."""
+    from derta.training.resume import remove_incomplete
+    from derta.training.wandb_run import end_wandb
+
     try:
         yield
     except Exception as error:
@@ -300,8 +246,25 @@ def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _save_final(trainer: Any, output_dir: Path) -> None:
-    """The model at the root of the run, moved there once it is complete."""
+def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoReturn:
+    """Leave a note (torchrun hides the exit codes of its ranks), close what is open, and end every rank."""
+    from derta.training.process_group import leave_group
+    from derta.training.resume import PREEMPTED_FILE
+    from derta.training.wandb_run import end_wandb
+
+    if is_main_rank():
+        write_json_atomically(output_dir / PREEMPTED_FILE, {"step": trainer.state.global_step})
+        end_wandb()
+    leave_group(trainer)
+    raise stopped
+
+
+def _finish(trainer: Any, output_dir: Path) -> None:
+    """The model at the root of the run, moved there once it is complete; its card; and the note that all is there."""
+    from derta.training.process_group import leave_group
+    from derta.training.resume import FINISHED_FILE
+    from derta.training.wandb_run import end_wandb
+
     partial = output_dir / _FINAL_PARTIAL
     if is_main_rank():
         shutil.rmtree(partial, ignore_errors=True)
@@ -316,29 +279,8 @@ def _save_final(trainer: Any, output_dir: Path) -> None:
                 shutil.rmtree(target, ignore_errors=True)
             file.replace(target)
         partial.rmdir()
-
-
-def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoReturn:
-    """Leave a note (torchrun hides the exit codes of its ranks), close what is open, and end every rank."""
-    if is_main_rank():
-        write_json_atomically(output_dir / PREEMPTED_FILE, {"step": trainer.state.global_step})
-        end_wandb()
-    _leave_group(trainer)
-    raise stopped
-
-
-def _finish(trainer: Any, output_dir: Path) -> None:
-    if is_main_rank():
         trainer.create_model_card(model_name=output_dir.name)
         write_json_atomically(output_dir / FINISHED_FILE, {"step": trainer.state.global_step})
         logger.info("finished after %d steps: %s", trainer.state.global_step, output_dir)
         end_wandb()
-    _leave_group(trainer)
-
-
-def _leave_group(trainer: Any) -> None:
-    import torch.distributed as dist
-
-    trainer.accelerator.wait_for_everyone()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group(trainer)

@@ -1,4 +1,4 @@
-"""The time that rates are divided by: that of the steps, without start-up and without what happens between two steps.
+"""Rates, and the time they are divided by: that of the steps, without start-up and what happens between two steps.
 
 start-up | fetch step step step | evaluate | step step | save | probe | step ...
          ^ the watch starts      - paused -             --- paused ---
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from derta.models.flops import ModelFlops, device_peak
 
@@ -31,6 +30,9 @@ class Stopwatch:
 
     def stop(self) -> None:
         self._since = None
+
+    def restart(self) -> None:
+        self._since = time.perf_counter()
 
     def read(self) -> float:
         """Seconds since the last reading, 0 if it has not been started; it runs on."""
@@ -56,54 +58,32 @@ class Stopwatch:
                 self._since += time.perf_counter() - begin
 
 
-class WithThroughput(Trainer):
-    """Two watches over a trainer's work, and what a step computes.
+def flops_and_peak(args: Any, model: Any) -> tuple[ModelFlops | None, float | None]:
+    """FLOPs of a step and of the device in a second; (None, None) where the device's figure is not known.
 
-    Attributes:
-        step_watch: training steps; starts when the rows of the first step are there.
-        eval_watch: evaluation; every evaluation starts it anew.
+    Args:
+        args: of the trainer, with `peak_flops`.
     """
+    sixteen_bit = args.bf16 or args.fp16 or model.dtype in (torch.bfloat16, torch.float16)
+    peak = device_peak(args.peak_flops, sixteen_bit=sixteen_bit)
+    return (ModelFlops.of(model) if peak is not None else None), peak
 
-    step_watch: Stopwatch
-    eval_watch: Stopwatch
-    _work: tuple[ModelFlops | None, float | None] | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.step_watch, self.eval_watch = Stopwatch(), Stopwatch()
-        super().__init__(*args, **kwargs)
+def rates(
+    total: Mapping[str, float], seconds: float, flops: ModelFlops | None, peak_flops: float | None
+) -> dict[str, float]:
+    """padding_share (of the tokens the batches have room for), tokens_per_second (input tokens without padding),
+    supervised_tokens_per_second, and mfu where the FLOPs are known; no rate where no time was taken.
 
-    def outside_of_steps(self) -> contextlib.AbstractContextManager[None]:
-        """For what happens between two steps: rates leave the time of the body out."""
-        return self.step_watch.paused()
-
-    def work_and_peak(self) -> tuple[ModelFlops | None, float | None]:
-        """FLOPs of a step and of the device in a second; (None, None) where the device's figure is not known."""
-        if self._work is None:
-            args: Any = self.args
-            model: Any = self.model
-            sixteen_bit = args.bf16 or args.fp16 or model.dtype in (torch.bfloat16, torch.float16)
-            peak = device_peak(args.peak_flops, sixteen_bit=sixteen_bit)
-            self._work = (ModelFlops.of(model) if peak is not None else None, peak)
-        return self._work
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        self.step_watch.stop()
-        return super().train(*args, **kwargs)
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().get_batch_samples(*args, **kwargs)
-        self.step_watch.start()
-        return found
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.outside_of_steps():
-            return super().evaluate(*args, **kwargs)
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self.eval_watch.stop()
-        self.eval_watch.start()
-        return super().evaluation_loop(*args, **kwargs)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self.outside_of_steps():
-            super()._save_checkpoint(*args, **kwargs)
+    Args:
+        total: over all ranks: tokens, supervised, slots (room for tokens), squares (of row lengths).
+        peak_flops: of all devices together.
+    """
+    curves = {"padding_share": 1 - total["tokens"] / total["slots"]} if total["slots"] else {}
+    if seconds > 0:
+        curves["tokens_per_second"] = total["tokens"] / seconds
+        curves["supervised_tokens_per_second"] = total["supervised"] / seconds
+        if flops is not None and peak_flops is not None:
+            done = flops.total(**{name: total[name] for name in ("tokens", "supervised", "squares")})
+            curves["mfu"] = done / (seconds * peak_flops)
+    return curves

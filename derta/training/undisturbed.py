@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the items, at even distances: the same ones in every run."""
+    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import pytest
 from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
 
 from derta.errors import InputError, Preempted
-from derta.training.wandb_history import STEP, read_offline
+from derta.training.wandb_run import STEP, read_offline
 
 ONLY_IN_SUMMARY = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 

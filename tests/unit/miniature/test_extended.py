@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from derta.config import Arm
+from derta.config import ObjectiveConfig
 from derta.config.judging import JudgeName
 from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Response
@@ -15,7 +15,7 @@ from derta.miniature.rows import generate
 from derta.miniature.tokenizer import build_tokenizer
 from derta.miniature.variants import asked_item
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.objective.rows import IGNORE, mle_row, rto_row
+from derta.objective.rows import IGNORE, RowSettings, mle_row, rto_row
 from derta.training.dataset import build_row_table
 
 
@@ -81,7 +81,8 @@ def test_training_rows_of_an_extended_refusal() -> None:
     refusal = resolve_refusal_token(tokenizer)
     row, overview, text = extended(1)[0]
     row = {**row, "chosen": [{"role": "assistant", "content": f"{overview} {text}"}]}
-    table, report = build_row_table(Dataset.from_list([row]), tokenizer, refusal, arm=Arm.derta, max_length=320)
+    settings = RowSettings(objective=ObjectiveConfig(), max_length=320, seed=1)
+    table, report = build_row_table(Dataset.from_list([row]), tokenizer, refusal, settings)
     assert (report.mle_rows, report.rto_rows, report.truncated_rows) == (1, 1, 0)
     example = table[0]
     harmful = row["rejected"][0]["content"].split()

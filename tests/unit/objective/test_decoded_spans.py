@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from derta.config import Arm
+from derta.config import Arm, ObjectiveConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.objective.rows import IGNORE, RowBuilder, View, longest_prefix, mle_row, rto_row
+from derta.objective.rows import IGNORE, RowBuilder, RowSettings, View, longest_prefix, mle_row, rto_row
 from derta.training.dataset import build_row_table, tokenize_rows
 
 CHATML = (
@@ -87,6 +87,10 @@ def tokenizers(byte_level, metaspace, llama3_tokenizer) -> dict[str, Any]:
 
 def user(content: str) -> dict[str, str]:
     return {"role": "user", "content": content}
+
+
+def settings(**objective) -> RowSettings:
+    return RowSettings(objective=ObjectiveConfig(**objective), max_length=99, seed=1)
 
 
 def answer(content: str) -> list[dict[str, str]]:
@@ -179,7 +183,7 @@ def test_template_refuses(tokenizers):
     row = {"id": "row-7", "prompt": PROMPTS["system"], "chosen": answer("Sorry, no."), "rejected": answer("Sure, yes.")}
     refusal = resolve_refusal_token(tokenizers["gemma"])
     with pytest.raises(InputError, match="System role not supported") as caught:
-        build_row_table(Dataset.from_list([row]), tokenizers["gemma"], refusal, arm=Arm.derta, max_length=99)
+        build_row_table(Dataset.from_list([row]), tokenizers["gemma"], refusal, settings())
     assert "row-7" in str(caught.value) and "garden" not in str(caught.value)
 
 
@@ -225,7 +229,7 @@ def test_the_row_that_cannot_be_cut_is_named_among_many(tokenizers):
     refusal = resolve_refusal_token(tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("| trim", "| trim | replace('filler', 'other')")
     with pytest.raises(InputError, match="row row-150: the chat template does not write") as caught:
-        build_row_table(Dataset.from_list(rows), tokenizer, refusal, arm=Arm.vanilla, max_length=99)
+        build_row_table(Dataset.from_list(rows), tokenizer, refusal, settings(name=Arm.vanilla))
     assert "Sorry" not in str(caught.value)
 
 
@@ -236,9 +240,7 @@ def test_views_of_a_table(tokenizers):
         {"id": "h", "prompt": PROMPTS["single"], "chosen": answer("Sure."), "rejected": None},
     ]
     refusal = resolve_refusal_token(tokenizers["llama3"])
-    table, report = build_row_table(
-        Dataset.from_list(rows), tokenizers["llama3"], refusal, arm=Arm.derta, max_length=99
-    )
+    table, report = build_row_table(Dataset.from_list(rows), tokenizers["llama3"], refusal, settings())
     assert list(zip(table["id"], table["view"], strict=True)) == [
         ("t", View.MLE_WITH_PREFIX),
         ("t", View.RTO),
@@ -257,9 +259,7 @@ def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
     refusal = resolve_refusal_token(tokenizer)
 
     def build(**changes):
-        return build_row_table(
-            Dataset.from_list(rows), tokenizer, refusal, arm=Arm.derta, max_length=99, mle_copies=2, **changes
-        )
+        return build_row_table(Dataset.from_list(rows), tokenizer, refusal, settings(mle_copies=2, **changes))
 
     table, report = build(transition_copies=2, transition_tokens=3)
     assert list(zip(table["id"], table["view"], table["copy"], strict=True)) == [
@@ -271,7 +271,7 @@ def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
         ("h", View.MLE, 0),
     ]
     assert (report.mle_rows, report.rto_rows, report.truncated_rows) == (5, 1, 0)
-    builder = RowBuilder(refusal=refusal, max_length=99, seed=1, transition_tokens=3)
+    builder = RowBuilder(refusal=refusal, settings=settings(transition_tokens=3))
     row = table[2]
     built = [builder.build(row, row["view"], row["copy"], epoch) for epoch in range(20)]
     supervised = {tokenizer.decode([i for i in one["labels"] if i != IGNORE]) for one in built}

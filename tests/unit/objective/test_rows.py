@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from derta.config import ObjectiveConfig
 from derta.objective.draws import prefix_length
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import (
     RowBuilder,
+    RowSettings,
     TokenizedExample,
     View,
     first_tokens,
@@ -33,6 +35,11 @@ def example(**changes) -> TokenizedExample:
         "rto_first_id": S,
         **changes,
     }
+
+
+def builder_of(max_length: int, **objective) -> RowBuilder:
+    objective = ObjectiveConfig(**{"zero_prefix_fraction": 0.0, **objective})
+    return RowBuilder(refusal=REFUSAL, settings=RowSettings(objective=objective, max_length=max_length, seed=5))
 
 
 def all_kept(length: int) -> np.ndarray:
@@ -111,7 +118,7 @@ def test_rto_positions():
 
 @pytest.mark.parametrize("max_length", [8, 100])
 def test_builder_draws_k_from_its_range(max_length):
-    builder = RowBuilder(refusal=REFUSAL, max_length=max_length, seed=5)
+    builder = builder_of(max_length)
     longest = 2 if max_length == 8 else 4
     seen = set()
     for epoch in range(60):
@@ -124,13 +131,13 @@ def test_builder_draws_k_from_its_range(max_length):
 
 
 def test_builder_gives_a_plain_mle_row_no_prefix():
-    builder = RowBuilder(refusal=REFUSAL, max_length=100, seed=5)
+    builder = builder_of(100)
     assert all(builder.build(example(), View.MLE, 0, epoch) == mle_row(example(), 0, 100) for epoch in range(20))
 
 
 @pytest.mark.parametrize("at_end", [True, False])
 def test_builder_never_leaves_an_rto_row_without_loss(at_end):
-    builder = RowBuilder(refusal=REFUSAL, max_length=100, seed=5, rto_dropout=0.95, rto_at_end=at_end)
+    builder = builder_of(100, rto_dropout=0.95, rto_at_end=at_end)
     rows = [builder.build(example(), View.RTO, 0, epoch) for epoch in range(200)]
     kept = [sum(label != X for label in row["labels"]) for row in rows]
     assert min(kept) == 1
@@ -153,7 +160,7 @@ def test_transition_row_holds_the_turn_alone():
 @pytest.mark.parametrize(("max_length", "longest"), [(6, 2), (100, 4)])
 def test_builder_draws_the_prefix_of_a_transition_row(max_length, longest):
     """From the range that leaves room for the cut response (3 + k + 1 <= max_length), zero_prefix_fraction aside."""
-    builder = RowBuilder(refusal=REFUSAL, max_length=max_length, seed=5, zero_prefix_fraction=1.0, transition_tokens=1)
+    builder = builder_of(max_length, zero_prefix_fraction=1.0, transition_tokens=1)
     seen = set()
     for epoch in range(60):
         k = prefix_length(longest, seed=5, epoch=epoch, example_id="a", copy=3)

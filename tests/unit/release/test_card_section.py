@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from report_cases import write_run
 
+from derta.config import ModelConfig
+from derta.data.load import LoadedRows
 from derta.errors import InputError
 from derta.models.fingerprint import fingerprint
 from derta.release.card_section import find_evaluation, named_evaluation, write_evaluation
-from derta.training.card import DataCard, write_model_card
+from derta.training.card import Origin, write_model_card
 
 
 @pytest.fixture
@@ -21,10 +24,10 @@ def model(tmp_path: Path) -> Path:
     place.mkdir(parents=True)
     (place / "config.json").write_text("{}")
     (place / "model.safetensors").write_bytes(b"weights")
-    manifest = {"recipe_name": "mix", "recipe_sha256": "e" * 64, "sources": []}
+    rows = LoadedRows(Dataset.from_list([]), "f" * 64, {"recipe_name": "mix", "recipe_sha256": "e" * 64, "sources": []})
     write_model_card(
-        place / "README.md", name="guard", base_model="some/base", revision=None, tags=["derta"],
-        facts=["Objective: `derta`"], data=DataCard.from_manifest(manifest, "f" * 64), wandb_url=None,
+        place / "README.md", name="guard", origin=Origin.of(ModelConfig(name_or_path="some/base"), rows),
+        tags=["derta"], facts=["Objective: `derta`"], wandb_url=None,
     )  # fmt: skip
     return place
 

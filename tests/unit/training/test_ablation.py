@@ -14,7 +14,8 @@ from derta.errors import InputError
 from derta.objective.rows import View
 from derta.residual.direction_files import load_direction
 from derta.residual.interventions import directional_ablation
-from derta.training.ablation import ABLATED, DIRECTION_FILE, DirectionPrompts
+from derta.training.ablation import DIRECTION_FILE, DirectionPrompts
+from derta.training.collator import ABLATED
 from derta.training.trainer import DeRTaTrainer
 
 STEPS = 4
@@ -28,7 +29,7 @@ class Recording(DeRTaTrainer):
         given = {name: value.clone() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         loss = super().training_step(model, inputs, *args, **kwargs)
-        used = None if self._direction is None else self._direction.current
+        used = None if self.ablation is None else self.ablation.current
         self.seen.append((given, before, used, loss.detach()))
         return loss
 
@@ -136,8 +137,8 @@ def test_off_is_off_and_looking_leaves_no_trace(train: Any) -> None:
     must be those of a run without, to the last bit."""
     plain = train()
     looked = train(ablation_probability=1e-15)
-    assert plain._direction is None and ABLATED not in plain.seen[0][0]
-    assert looked._direction.current is not None
+    assert plain.ablation is None and ABLATED not in plain.seen[0][0]
+    assert looked.ablation.current is not None
     assert same(weights(plain), weights(looked))
     ablated = train(ablation_probability=1.0)
     assert not same(weights(plain), weights(ablated))
@@ -177,7 +178,7 @@ def _rows(mixed_rows: Any) -> None:
 
 def test_of_several_places_the_one_that_refusal_rests_on_most(train: Any) -> None:
     trainer = train(ablation_probability=1.0, max_steps=1, ablation_positions=[-1, -2, -3], ablation_layers=[0, 1])
-    direction, found = trainer._direction, {}
+    direction, found = trainer.ablation, {}
     model = trainer.model
     chosen = trainer.seen[0][2]
     model.load_state_dict(trainer.seen[0][1])

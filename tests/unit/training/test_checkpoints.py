@@ -12,7 +12,7 @@ import pytest
 
 from derta.errors import InputError
 from derta.storage.atomic import write_json_atomically
-from derta.training.checkpoints import (
+from derta.training.resume import (
     choose_checkpoint,
     complete_checkpoints,
     keep_newest,
@@ -31,6 +31,11 @@ def checkpoint(run: Path, step: int, world_size: int = 1, complete: bool = True)
     return path
 
 
+def choose(resume: str, run: Path, world_size: int = 1) -> Path | None:
+    trainer = {"resume": resume, "resume_despite": []}
+    return choose_checkpoint(run, {"trainer": trainer, "run": {"world_size": world_size}})
+
+
 def names(run: Path) -> list[str]:
     return sorted(path.name for path in run.iterdir())
 
@@ -41,16 +46,16 @@ def test_the_newest_complete_one_is_chosen_by_step_not_by_name(
     for step in (9, 10, 100):
         checkpoint(tmp_path, step, complete=step != 100)
     (tmp_path / "checkpoint-best").mkdir()
-    assert choose_checkpoint("auto", tmp_path, 1) == tmp_path / "checkpoint-10"
+    assert choose("auto", tmp_path) == tmp_path / "checkpoint-10"
     assert "checkpoint-100 is incomplete (no complete.json) and is not resumed from" in caplog.text
     assert "checkpoint-best" not in caplog.text
-    assert choose_checkpoint("never", tmp_path, 1) is None
-    assert choose_checkpoint(str(tmp_path / "checkpoint-9"), tmp_path, 1) == tmp_path / "checkpoint-9"
+    assert choose("never", tmp_path) is None
+    assert choose(str(tmp_path / "checkpoint-9"), tmp_path) == tmp_path / "checkpoint-9"
 
 
 def test_nothing_to_choose_from(tmp_path: Path) -> None:
-    assert choose_checkpoint("auto", tmp_path, 1) is None
-    assert choose_checkpoint("auto", tmp_path / "missing", 1) is None
+    assert choose("auto", tmp_path) is None
+    assert choose("auto", tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", "3", '{"step": 3}', "\ufffd"])
@@ -58,13 +63,13 @@ def test_an_unreadable_record_is_no_record(record: str, tmp_path: Path) -> None:
     (checkpoint(tmp_path, 3) / "complete.json").write_text(record)
     assert complete_checkpoints(tmp_path) == []
     with pytest.raises(InputError, match="not a complete checkpoint"):
-        choose_checkpoint(str(tmp_path / "checkpoint-3"), tmp_path, 1)
+        choose(str(tmp_path / "checkpoint-3"), tmp_path)
 
 
 def test_another_world_size_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path, 3, world_size=8)
     with pytest.raises(InputError, match="checkpoint-3 was written by 8 ranks and this run has 2"):
-        choose_checkpoint("auto", tmp_path, 2)
+        choose("auto", tmp_path, 2)
 
 
 def test_only_complete_ones_count_towards_the_limit(tmp_path: Path) -> None:

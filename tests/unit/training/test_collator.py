@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from derta.config import ObjectiveConfig
 from derta.objective.loss import count_objectives
 from derta.objective.refusal_token import RefusalToken
-from derta.objective.rows import RowBuilder, View
+from derta.objective.rows import RowBuilder, RowSettings, View
 from derta.training.collator import DeRTaCollator, EpochClock
 
 PAD, S, _S, E, X = 0, 90, 91, 99, -100
@@ -30,7 +31,8 @@ def entry(view: View, prompt: list[int]) -> dict[str, Any]:
 @pytest.fixture
 def collate():
     def make(padding_free: bool) -> DeRTaCollator:
-        builder = RowBuilder(refusal=RefusalToken("Sorry", S, _S, "Sorry", " Sorry"), max_length=50, seed=1)
+        settings = RowSettings(objective=ObjectiveConfig(zero_prefix_fraction=0.0), max_length=50, seed=1)
+        builder = RowBuilder(refusal=RefusalToken("Sorry", S, _S, "Sorry", " Sorry"), settings=settings)
         return DeRTaCollator(pad_token_id=PAD, padding_free=padding_free, builder=builder, epoch=EpochClock())
 
     return make

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from derta.training.callbacks import MetricsFile
+from derta.training.metrics import MetricsFile
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from derta.errors import InputError
 from derta.models.target import TargetModel
 from derta.objective.refusal_probability import row_curves
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.training.probe import RefusalProbe, evenly, load_probe_rows, probe_metrics
+from derta.training.probe import RefusalProbe, load_probe_rows, probe_metrics
 from derta.training.trainer import DeRTaTrainer
+from derta.training.undisturbed import evenly
 
 NONE = Dataset.from_list([{"prompt": [{"role": "user", "content": "nothing of the probe's"}]}])
 
@@ -37,19 +38,18 @@ def trainer(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
     def make(probe_rows: list | None = None, limit: int = 64, **changes: Any) -> DeRTaTrainer:
         changes = {"per_device_train_batch_size": 2, "max_steps": 5, "learning_rate": 1e-2, **changes}
         torch.manual_seed(0)  # of the adapter
-        trainer = DeRTaTrainer(
+        probe = None
+        if probe_rows is not None:
+            refusal = resolve_refusal_token(llama3_tokenizer, "Sorry")
+            probe = RefusalProbe(probe_rows, llama3_tokenizer, refusal, every=2, rows_per_side=limit, max_length=100)
+        return DeRTaTrainer(
             tiny_model("llama", len(llama3_tokenizer)),
             args=derta_args(**changes),
             train_dataset=Dataset.from_list(mixed_rows),
             processing_class=llama3_tokenizer,
             peft_config=LoraConfig(r=4, lora_dropout=0.4, target_modules="all-linear", task_type="CAUSAL_LM"),
+            probe=probe,
         )
-        if probe_rows is not None:
-            refusal = resolve_refusal_token(llama3_tokenizer, "Sorry")
-            trainer.add_callback(
-                RefusalProbe(trainer, probe_rows, refusal, every=2, rows_per_side=limit, max_length=100)
-            )
-        return trainer
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from derta.config import Arm, DataConfig, ModelConfig, ObjectiveConfig, TrainRunConfig
 from derta.errors import InputError
 from derta.storage.versions import package_versions
-from derta.training.identity import check_resumed_run, check_same_run, describe_run, new_directory, write_config
+from derta.training.resume import Decision, begun, check_resumed_run, check_same_run, describe_run, write_config
 
 
 def describe(sha256: str = "aa", world_size: int = 1, **changes: Any) -> dict[str, Any]:
@@ -20,7 +21,11 @@ def describe(sha256: str = "aa", world_size: int = 1, **changes: Any) -> dict[st
     for key, value in changes.items():
         *groups, name = key.split("__")
         setattr(reduce(getattr, groups, config), name, value)
-    return describe_run(config, sha256, world_size)
+    return describe_run(config, world_size, data_sha256=sha256)
+
+
+def beginning(place: Path) -> AbstractContextManager[None]:
+    return begun(place, Decision(False, None, describe(), writes_config=False))
 
 
 @pytest.fixture
@@ -87,21 +92,21 @@ def test_a_checkpoint_elsewhere_must_be_of_the_same_run(run: Path, tmp_path: Pat
 
 def test_directories_are_made_for_good_only_if_something_is_written(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "run"
-    with pytest.raises(RuntimeError), new_directory(deep):
+    with pytest.raises(RuntimeError), beginning(deep):
         raise RuntimeError("a mistake found later")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError), new_directory(deep):
+    with pytest.raises(RuntimeError), beginning(deep):
         (deep / "file").write_text("something of value")
         raise RuntimeError
     assert (deep / "file").is_file()
-    with new_directory(deep):
+    with beginning(deep):
         pass
     assert [path.name for path in deep.iterdir()] == ["file"]
 
 
 def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(RuntimeError), new_directory(tmp_path / "mine" / "run"):
+    with pytest.raises(RuntimeError), beginning(tmp_path / "mine" / "run"):
         raise RuntimeError
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 

@@ -1,0 +1,63 @@
+"""Errors name what the reader has given: arguments of the library, or keys of the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from derta.errors import InputError
+from derta.training.config import command_names, library_names
+from derta.training.trainer import DeRTaTrainer
+
+_KEY = re.compile(r"\b(objective|data|model|trainer|optim|peft)\.[a-z]")
+
+
+def test_of_the_config(derta_args: Any) -> None:
+    wrong = {"rto_dropout": 1.5, "mle_copies": 0, "ablation_prompts": 0, "ablation_positions": [1], "refusal_text": ""}
+    with pytest.raises(InputError) as error:
+        derta_args(**wrong, skip_grad_norm_above=-1.0)
+    lines = str(error.value).splitlines()[1:]
+    assert not _KEY.search(str(error.value))
+    assert sorted(re.split(r"[= ]", line.removeprefix("  - "))[0] for line in lines) == sorted(
+        [*wrong, "skip_grad_norm_above"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_length": 8}, "fill max_length=8 tokens .*: raise max_length, or set drop_long_prompts=True to leave"),
+        ({"refusal_text": "Zorblatting"}, "refusal_text='Zorblatting' starts"),
+        ({"refusal_token_ids": [10**6]}, r"refusal_token_ids=\[1000000\]: expected"),
+        ({"ablation_probability": 0.5, "ablation_layers": [7]}, r"^ablation_layers=\[7\]: the model has"),
+    ],
+)
+def test_of_the_trainer(
+    changes: dict[str, Any], said: str, derta_args: Any, tiny_model: Any, llama3_tokenizer: Any, mixed_rows: Any
+) -> None:
+    def make() -> None:
+        DeRTaTrainer(
+            tiny_model("llama", len(llama3_tokenizer)),
+            args=derta_args(**changes),
+            train_dataset=Dataset.from_list(mixed_rows),
+            processing_class=llama3_tokenizer,
+        )
+
+    with pytest.raises(InputError, match=said) as error:
+        make()
+    assert not _KEY.search(str(error.value))
+    with pytest.raises(InputError) as error, command_names():
+        make()
+    assert _KEY.search(str(error.value)), "as the command line has it"
+
+
+def test_what_lies_beneath_is_kept() -> None:
+    with pytest.raises(InputError) as error, library_names(), library_names():
+        try:
+            raise OSError("disk")
+        except OSError as below:
+            raise InputError("data.max_length=3") from below
+    assert str(error.value) == "max_length=3" and isinstance(error.value.__cause__, OSError)
