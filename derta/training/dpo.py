@@ -70,7 +70,7 @@ class PairTrainer(DPOTrainer):
         *args: Any,
         rows: dict[str, int],
         row_ids: list[str],
-        origin: Origin,
+        origin: Origin | None = None,
         probe: RefusalProbe | None = None,
         **kwargs: Any,
     ):
@@ -81,7 +81,7 @@ class PairTrainer(DPOTrainer):
             for name in ("chosen_ids", "rejected_ids")
             for prompt, response in zip(lengths["prompt_ids"], lengths[name], strict=True)
         )
-        self._rows, self.origin = {**rows, "truncated_responses": truncated}, origin
+        self._rows, self.origin = {**rows, "truncated_responses": truncated}, origin or Origin()
         self._counts = [0] * len(_COUNTS)
         self.guards, self.stopwatch = Guards(self, self.args.skip_grad_norm_above), Stopwatch()
         self.train_dataset = self.train_dataset.add_column("id", row_ids)
