@@ -227,13 +227,16 @@ def test_harmless_prompts_that_end_as_the_harmful_ones_do() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ablation_probability": 1.5}, "probability=1.5: expected a probability"),
+        ({"ablation_probability": 1.5}, "ablation_probability=1.5: expected a number, at least 0 and at most 1"),
         ({"ablation_probability": 0.5, "objective": "rto"}, "this arm has none"),
         ({"ablation_probability": 0.5, "ablation_layers": [7]}, "the model has the layers 0 to 1"),
         ({"ablation_probability": 0.5, "ablation_positions": [-99]}, "the shortest prompt has"),
-        ({"ablation_probability": 0.5, "ablation_positions": [1]}, "expected numbers below 0"),
+        ({"ablation_probability": 0.5, "ablation_positions": [1]}, "ablation_positions=.* numbers below 0"),
         ({"ablation_probability": 0.5, "ablation_layers": [0]}, "same mean at position -1, layer 0"),
-        ({"ablation_probability": 0.5, "ablation_refresh_steps": 0}, "refresh_steps=0: expected at least 1"),
+        (
+            {"ablation_probability": 0.5, "ablation_refresh_steps": 0},
+            "ablation_refresh_steps=0: expected a whole number, at least 1",
+        ),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str, train: Any) -> None:
