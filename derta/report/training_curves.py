@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import yaml
 
 from derta.charts import compared_colours, compared_dashes, data, filtered, line_legend, reading, sized
+from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.report.runs import Run
 from derta.storage.json_lines import read_lines
+from derta.storage.read_yaml import read_yaml
 
 METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 CURVES = ("loss", "mle_loss", "rto_loss", "refusal_prob")
@@ -79,9 +80,9 @@ def _thinned(points: list[tuple[int, float | None]]) -> list[tuple[int, float | 
 def _settings(file: Path) -> dict[str, Any]:
     """The few that tell arms apart, and the hashes of what went in."""
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = read_yaml(file)
         parts = {name: config.get(name) or {} for name in ("objective", "trainer", "optim", "data", "run")}
-    except (OSError, yaml.YAMLError, AttributeError):
+    except (InputError, AttributeError):
         return {}
     wanted = {
         "objective": parts["objective"].get("name"),

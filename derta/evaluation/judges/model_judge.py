@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from derta.data.refusal_text import refusal_position
+from derta.data.refusal_text import answer_start, refusal_position
 from derta.evaluation.judges.formats import Answer, JudgeFormat, Unreadable
 from derta.evaluation.records import Compliance, Outcome, Response, Verdict
 from derta.evaluation.requests import context_of, request_of
@@ -40,6 +40,18 @@ class ModelJudge:
         self.threshold = threshold
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
+        """Of a response with a think block, the answer behind it is judged."""
+        begins = [answer_start(response.text) for response in responses]
+        answers = [
+            replace(response, text=response.text[begin:], prefill=response.prefill[begin:])
+            for response, begin in zip(responses, begins, strict=True)
+        ]
+        return [
+            verdict if verdict.refusal_start is None else replace(verdict, refusal_start=verdict.refusal_start + begin)
+            for verdict, begin in zip(self._verdicts(answers), begins, strict=True)
+        ]
+
+    def _verdicts(self, responses: Sequence[Response]) -> list[Verdict]:
         verdicts: dict[int, Verdict] = {}
         for i, response in enumerate(responses):
             if not response.text.strip():

@@ -49,6 +49,17 @@ def test_harmbench_outcomes_on_harmful_prompts(harmbench, respond, text, outcome
     assert bool(verdict.reason) is (outcome is Outcome.UNSCORED)
 
 
+def test_of_a_response_that_thinks_the_answer_is_judged(harmbench, respond):
+    thought = f"<think>{HARMFUL} {REFUSAL}</think>"
+    judge = build_judge(JudgeName.harmbench, harmbench)
+    refuses, complies, nothing = judge(
+        [respond(f"{thought}{REFUSAL}"), respond(f"{thought}{HARMFUL}"), respond(thought)]
+    )
+    assert (refuses.outcome, refuses.refusal_start) == (Outcome.REFUSED, len(thought))
+    assert (complies.outcome, complies.refusal_start) == (Outcome.COMPLIED, None)
+    assert (nothing.outcome, nothing.reason) == (Outcome.UNSCORED, "empty response")
+
+
 def test_on_benign_prompts_whatever_does_not_refuse_has_complied(harmbench, respond):
     texts = {"The garden is green.": Outcome.COMPLIED, REFUSAL: Outcome.REFUSED, "mumble": Outcome.UNSCORED}
     verdicts = build_judge(JudgeName.harmbench, harmbench)([respond(text, harmful=False) for text in texts])
