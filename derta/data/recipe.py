@@ -2,7 +2,7 @@
 
 Each value is held against the constraint beside its field; then each part says in `problems` which of its values do not
 go together or would do nothing. All that is found in one go is reported at once, each problem with its key, what was
-expected, what to do, and the nearest known name.
+expected, what to do, and the nearest known name. The file is long so that all keys of a recipe stand in one place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from derta.config.data import NGRAM
 from derta.config.endpoint import EndpointConfig
+from derta.config.settings import hints, words
 from derta.data.read_hub import is_commit
 from derta.data.sources import ADAPTERS
 from derta.errors import InputError
@@ -40,16 +41,16 @@ def _problems(found: list[str]) -> PydanticCustomError:
 
 
 def _known_adapter(name: str) -> str:
-    if name in ADAPTERS:
-        return name
-    raise _problems([f": unknown adapter '{name}'{nearest(name, ADAPTERS)}; fix: use one of {', '.join(ADAPTERS)}"])
+    if name not in ADAPTERS:
+        raise _problems([f": unknown adapter '{name}'{nearest(name, ADAPTERS)}; fix: use one of {', '.join(ADAPTERS)}"])
+    return name
 
 
 def _comparable(value: Any) -> Any:
     """What a column can be compared with; YAML makes a date of 2024-01-01."""
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise _problems([f": expected texts, numbers, true, false or null, found {describe(value)}; fix: put it in quotes"])
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise _problems([f": expected texts, numbers, true, false or null, found {describe(value)}; fix: quote it"])
+    return value
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -113,7 +114,7 @@ class ExtendedRefusals(Part):
     missing: what happens to refusals without a line: `error`, or `keep` them as they are and count them.
     """
 
-    templates: Text | None = None
+    templates: Literal["miniature"] | None = None
     file: Text | None = None
     endpoint: EndpointConfig | None = None
     max_tokens: Count = 512
@@ -123,16 +124,13 @@ class ExtendedRefusals(Part):
         found = []
         if (self.templates is None) == (self.file is None):
             found.append("templates: expected exactly one of templates and file; fix: give one of them")
-        if self.templates not in (None, "miniature"):
-            found.append("templates: there are templates for the miniature alone; fix: templates: miniature, or file:")
         if self.file is None:
             found += self.idle(["missing", "endpoint"], "file:")
         if self.endpoint is None:
             found += self.idle(["max_tokens"], "endpoint:")
-        elif not self.endpoint.url.strip():
-            found.append("endpoint.url: empty; fix: give http://HOST:PORT/v1")
         else:
-            found += self.endpoint.problems("endpoint")
+            empty = ["endpoint.url: empty; fix: give http://HOST:PORT/v1"]
+            found += self.endpoint.problems("endpoint") if self.endpoint.url.strip() else empty
         return found
 
 
@@ -384,9 +382,11 @@ def _sentences(error: ErrorDetails) -> list[str]:
         return [f"{where}{problem}".lstrip(".") for problem in context["found"]]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         part = next((one for one in reversed(parents) if isinstance(one, str)), "")
-        known = EndpointConfig.__slots__ if part == "endpoint" else _PARTS.get(part, Recipe).model_fields
+        known = hints(EndpointConfig) if part == "endpoint" else _PARTS.get(part, Recipe).model_fields
         return [f"{where}: unknown key{nearest(str(key), list(known))}; fix: use one of {', '.join(known)}"]
     expected, fix = _EXPECTED.get(kind, ("keys and values", "see data_recipes/README.md"))
+    if "endpoint" in parents:
+        expected, fix = words(hints(EndpointConfig)[str(key)]), "correct the value"
     found = "nothing" if kind == "missing" else describe(value, is_name=True)
     return [f"{where or 'the file'}: expected {expected.format_map(context)}, found {found}; fix: {fix}"]
 

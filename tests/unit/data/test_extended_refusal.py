@@ -159,6 +159,8 @@ def test_bad_lines_are_all_listed(folder):
             {"templates": "miniature", "endpoint": {"url": "http://h/v1", "model": "m"}},
             "endpoint: does nothing without file:",
         ),
+        ({"templates": "others"}, "templates: expected 'miniature', found 'others'"),
+        ({"file": "a", "endpoint": {"url": "http://h/v1", "timeout": 0}}, "timeout: expected a number above 0"),
         ({"file": "a", "max_tokens": 9}, "max_tokens: does nothing without endpoint:"),
         ({"fiel": "a"}, "unknown key .did you mean 'file'"),
     ],

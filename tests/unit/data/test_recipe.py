@@ -185,7 +185,7 @@ WRONG = {
     "a date": (
         [source(filters={"drop_values": {"day": [datetime.date(2024, 1, 2)]}})],
         {},
-        r"drop_values.day\[0\]: expected texts, numbers, .* found a value of type date; fix: put it in quotes",
+        r"drop_values.day\[0\]: expected texts, numbers, .* found a value of type date; fix: quote it",
     ),
     "no values": ([source(filters={"keep_values": {"a": []}})], {}, r"keep_values.a: expected at least one value"),
     "no number": ([source()], {"holdout": float("nan")}, r"holdout: expected a finite number"),
