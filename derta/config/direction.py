@@ -139,14 +139,15 @@ class DiagnoseRunConfig(Settings):
 class StudyRunConfig(DiagnoseRunConfig):
     """What `launch/diagnose_direction.py study` runs: the diagnostic of several models, with these settings for all."""
 
-    models: dict[str, str | list[str]] = field(default_factory=dict)
-    """Models by the label they have in the table: models={vanilla:DIR,derta:[DIR,DIR]}; seeds of one arm share one."""
+    models: Annotated[
+        dict[str, Text | list[Text]], MinLen(1), "models by their label, models={LABEL:DIR,LABEL:[DIR,DIR]}"
+    ] = field(default_factory=dict)
+    """Models by the label they have in the table; seeds of one arm share one."""
     output_dir: Annotated[Text, "a directory for results, table and figure"] = "runs/direction-study"
     """Where results, table and figure go."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if not self.models:
-            yield f"{key('models')} is empty: name them, models={{LABEL:DIR,LABEL:[DIR,DIR]}}"
+        yield from ()  # which models, is said by `models`
 
 
 @dataclass(kw_only=True, slots=True)

@@ -445,10 +445,10 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
     assert result.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - trainer.sede=3: no key 'sede'; did you mean optim.scheduler or trainer.seed?",
-        "  - trainer.epochs=many: expected a number",
         "  - objective=derto: no such choice; objective can be derta, dpo, harmful_prefix, rto, vanilla",
-        "  - objective.rto_dropout=1.0: expected a probability in [0, 1); "
+        "  - objective.rto_dropout=1: expected a probability in [0, 1); "
         "to train without RTO use objective=harmful_prefix",
+        "  - trainer.epochs=many: expected a number above 0",
         "  - trainer.global_batch_size=10 is not divisible by trainer.micro_batch_size=4 x 1 ranks = 4: change one of "
         "the three, for example trainer.global_batch_size=8",
     ]

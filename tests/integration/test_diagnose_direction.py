@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from derta.config.compose import configure, read
+from derta.config.direction import StudyRunConfig
+from derta.direction.commands import COMMANDS
 from derta.direction.selection import Candidate, write_table
 from derta.direction.study import study
-from derta.errors import InputError
 from derta.miniature.model import write_fresh_model
 from derta.miniature.rows import generate
 
@@ -31,14 +34,14 @@ def test_select_prints_json_and_nothing_else(tmp_path: Path) -> None:
     write_table(
         table, [Candidate(-1, 0, -1.0, 1.0, 0.0), Candidate(-2, 1, -3.0, 1.0, 0.01), Candidate(-2, 4, -9, 1, 0)]
     )
-    done = _command("select", "--table", table.name, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = _command("select", f"table={table.name}", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
     assert json.loads(done.stdout) == {"position": -2, "layer": 1, "survivors": 2}
 
 
 def test_mistakes_are_told_without_a_traceback(tmp_path: Path) -> None:
     """A table that is none; and, of the diagnostic itself, two wrong overrides at once."""
-    missing = _command("select", "--table", "nothing.json", cwd=tmp_path)
+    missing = _command("select", "table=nothing.json", cwd=tmp_path)
     assert missing.returncode == 2 and missing.stderr.startswith("error: nothing.json: cannot be read")
     wrong = _command("direction.positions=0", "direction.batch_sise=3", cwd=tmp_path)
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
@@ -66,18 +69,34 @@ def test_a_study_of_models_that_refuse_nothing(miniature: tuple[Path, Path], tmp
         "direction.splits.train=4", "direction.splits.validation=4", 
         "direction.splits.test=4", "direction.max_new_tokens=2", "direction.selection.kl_max=0",
     ]  # fmt: skip
-    table = study([f"base={model}", f"base={model}"], tmp_path / "study", settings)
-    assert "| runs with a valid direction | 0 of 2 |" in table
+    words = [f"models={{base:[{model},{model}]}}", f"output_dir={tmp_path / 'study'}", *settings]
+    table = study(configure("diagnose_direction", StudyRunConfig, words))
+    assert "| runs with a valid direction | 0 of 2 |" in re.sub(" +", " ", table)
     report = json.loads((tmp_path / "study" / "base-1" / "direction.json").read_text())
     assert report["filtered"] is False and report["positions"] == 6
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "study").glob("*/direction.json"))]
     assert len(stamps) == 2
-    assert study([f"base={model}", f"base={model}"], tmp_path / "study", settings) == table
+    assert study(configure("diagnose_direction", StudyRunConfig, words)) == table
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "study").glob("*/direction.json"))] == stamps
 
 
-def test_a_study_names_what_it_cannot_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected LABEL=DIR for every model, got runs/vanilla"):
-        study(["runs/vanilla"], tmp_path)
-    with pytest.raises(InputError, match="direction.positions=0"):
-        study(["base=runs/base"], tmp_path, ["direction.positions=0"])
+def test_a_study_names_what_it_cannot_read() -> None:
+    problems = read("diagnose_direction", StudyRunConfig, ["direction.positions=0"])[1]
+    assert "models={}: expected models by their label, models={LABEL:DIR,LABEL:[DIR,DIR]}" in problems
+    assert "direction.positions=0: expected null or a whole number, at least 1" in problems
+
+
+@pytest.mark.parametrize(
+    ("command", "older", "today"),
+    [
+        ("study", ["--output", "o", "a=runs/a", "b=runs/b 1", "a=c", "--set", "direction.positions=2", "label=x"],
+         ["direction.positions=2", "label=x", "models={a:[runs/a,c],b:['runs/b 1']}", "output_dir=o"]),
+        ("collect", ["runs/a", "runs/b", "--output=o", "--evaluations", "e", "f"],
+         ["results=[runs/a,runs/b]", "output=o", "evaluations=[e,f]"]),
+        ("select", ["--table", "t.json", "--kl-max", "0.2"], ["table=t.json", "kl_max=0.2"]),
+        ("convert", ["--file", "d.pt"], ["file=d.pt"]),
+        ("select", ["table=t.json", "--help"], ["table=t.json", "--help"]),
+    ],
+)  # fmt: skip
+def test_older_spellings_still_answer(command: str, older: list[str], today: list[str]) -> None:
+    assert COMMANDS[command].modern(older) == today
