@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole
+from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole, shown
 
 TopP = Annotated[float, Gt(0), Le(1)]
 
@@ -33,7 +33,7 @@ class DecodingConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         for name, values in (("temperatures", self.temperatures), ("top_p", self.top_p)):
             if len(set(values)) < len(values):
-                yield f"{key(name)}={list(values)}: name each value once"
+                yield f"{key(name)}={shown(values)}: name each value once"
 
 
 @dataclass(kw_only=True, slots=True)

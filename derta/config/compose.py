@@ -22,17 +22,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from derta.config.groups import groups
 from derta.config.paths import expand_home, home_in_argument
 from derta.config.plain import plain
 from derta.config.settings import (
     Settings,
     as_tree,
-    bare,
     checked,
     field_at,
-    hints,
     is_mapping,
-    is_settings,
     key_problem,
 )
 from derta.config.shipped import CONF_DIR
@@ -110,14 +108,6 @@ def primary(name: str, schema: type[Settings]) -> tuple[str, str | None]:
     whose defaults are registered here."""
     ConfigStore.instance().store(f"{name}_schema", plain(as_tree(schema())))
     return (name, str(CONF_DIR)) if (CONF_DIR / f"{name}.yaml").is_file() else (f"{name}_schema", None)
-
-
-def groups(schema: type[Settings]) -> dict[str, list[str]]:
-    """Choices of every group of conf/ that a configuration has."""
-    own = [name for name, annotation in hints(schema).items() if is_settings(bare(annotation))]
-    folders = {folder.name: folder for folder in CONF_DIR.iterdir() if folder.is_dir()}
-    wanted = [*own, "experiment"] if "objective" in own else own
-    return {name: sorted(file.stem for file in folders[name].glob("*.yaml")) for name in wanted if name in folders}
 
 
 def look_up(schema: type[Settings], overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -224,7 +224,9 @@ def test_command_line_reports_every_mistake_at_once_and_exits_with_2(place):
     done = subprocess.run([sys.executable, *command], cwd=place, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "eval.batch_size=0" in done.stderr and "eval.sets.benign.attacks is empty" in done.stderr
+    assert (
+        "eval.batch_size=0" in done.stderr and "eval.sets.benign.attacks=[]: expected a list of attacks" in done.stderr
+    )
 
 
 def test_report_of_two_models_from_the_command_line(place, whole):

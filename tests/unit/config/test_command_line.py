@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from derta.config import TrainRunConfig
-from derta.config.compose import read
+from derta.config.compose import composed, read
+from derta.config.direction import DiagnoseRunConfig
 from derta.config.evaluation import EvaluateRunConfig
+from derta.config.gate import GateRunConfig
+from derta.config.groups import shipped_values
+from derta.config.plan import PlanRunConfig
 from derta.config.shipped import CONF_DIR
 
 REPOSITORY = CONF_DIR.parent
@@ -196,6 +201,22 @@ def test_every_key_of_every_command_has_its_sentence() -> None:
         lines = text.partition("== Keys")[2].splitlines()
         keys = [place for place, line in enumerate(lines) if line.startswith("  ") and line[2] != " "]
         assert keys and not [lines[place] for place in keys if not lines[place + 1].startswith("      ")]
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [
+        ("train", TrainRunConfig), ("plan", PlanRunConfig), ("evaluate", EvaluateRunConfig),
+        ("diagnose_direction", DiagnoseRunConfig), ("gate", GateRunConfig),
+    ],
+)  # fmt: skip
+def test_help_shows_what_hydra_composes(name: str, schema: type) -> None:
+    assert shipped_values(name, schema) == OmegaConf.to_container(composed(name, schema, []))
+
+
+def test_a_job_of_slurm_has_the_values_of_a_run() -> None:
+    run, job = shipped_values("train", TrainRunConfig), shipped_values("slurm", TrainRunConfig)
+    assert run == {key: value for key, value in job.items() if key != "hydra"}
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:

@@ -129,6 +129,8 @@ def test_a_model_that_only_ends_its_turn_is_unscored(plain_rows, llama3_tokenize
 def test_wrong_settings_are_named():
     config = DecodingConfig(temperatures=[0.0, 1.0], top_p=[0.5, 0.5, 1.5], samples=0)
     problems = " ".join(AttackConfig(decoding=config).problems("eval.attack"))
-    for key in ("temperatures=[0.0, 1.0]", "top_p=[0.5, 0.5, 1.5]", "samples=0", "once"):
+    for key in ("temperatures=[0.0,1.0]", "top_p=[0.5,0.5,1.5]", "samples=0"):
         assert key in problems
+    [problem] = AttackConfig(decoding=DecodingConfig(top_p=[0.5, 0.5])).problems("eval.attack")
+    assert problem == "eval.attack.decoding.top_p=[0.5,0.5]: name each value once"
     assert AttackConfig().problems("eval.attack") == []
