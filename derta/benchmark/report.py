@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from derta.benchmark.measure import Line
+from derta.statistics.table import markdown
 
 
 def as_table(lines: Sequence[Line]) -> str:
     """A Markdown table, a line per measurement."""
-    rows = ["| | what | ours | peer | ratio | goal | met? |", "|---|---|---:|---:|---:|---:|---|"]
+    rows = [["", "what", "ours", "peer", "ratio", "goal", "met?"]]
     for line in lines:
         goal = "" if line.goal is None else f"{'>=' if line.at_least else '<='} {line.goal:g}"
         verdict = {None: "", True: "met", False: "missed"}[line.met]
         peer = "" if line.peer is None else f"{_number(line.peer)} ({line.peer_name})"
         what = f"{line.what} ({line.note})" if line.note else line.what
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
-        rows.append(
-            f"| {line.suite} | {what} | {_number(line.ours)} {line.unit} | {peer} | {ratio} | {goal} | {verdict} |"
-        )
-    return "\n".join(rows)
+        rows.append([line.suite, what, f"{_number(line.ours)} {line.unit}", peer, ratio, goal, verdict])
+    return markdown(rows, left=2)
 
 
 def _number(value: float | None) -> str:

@@ -179,7 +179,7 @@ def difference(one: Sequence[Cells | None], other: Sequence[Cells | None]) -> Pa
     known = [(a, b) for a, b in pairs if a and b and _count(a) and _count(b) and a.keys() == b.keys()]
     if not known:
         return Paired()
-    found = two_way_interval(_linear([a for a, _ in known]) - _linear([b for _, b in known]))
+    found = two_way_interval(_linear([a for a, _ in known]) - _linear([b for _, b in known])).within(-1.0)
     return Paired(found.mean, found.sd, found.low, found.high, len(known))
 
 

@@ -144,4 +144,5 @@ def _notes(collected: Collected) -> Iterator[str]:
         "- Differences are paired by seed and prompt; intervals are not corrected for the number of comparisons. Of a "
         "single seed all intervals are for further prompts only, and no difference is bold."
     )
-    yield "- Malformed refusals: share of all responses to harmful prompts. Well-formed: share of the refusals."
+    if identity.knows_answers:
+        yield "- Malformed refusals: share of all responses to harmful prompts. Well-formed: share of the refusals."

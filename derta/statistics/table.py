@@ -71,18 +71,18 @@ def tabulate(
     }
 
 
-def markdown(lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table that also reads well in a terminal; the first line holds the titles, the first column the names.
-    What would end a cell is escaped, and a line break becomes a space."""
+def markdown(lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table that also reads well in a terminal. The first line holds the titles, the first `left` columns
+    names, the others numbers. What would end a cell is escaped, and a line break becomes a space."""
     rows = [[_escaped(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rows.insert(1, ["-" * width if n < left else "-" * (width - 1) + ":" for n, width in enumerate(widths)])
 
     def line(cells: Sequence[str]) -> str:
-        padded = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return f"| {' | '.join([cells[0].ljust(widths[0]), *padded])} |"
+        padded = (c.ljust(w) if n < left else c.rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return f"| {' | '.join(padded)} |"
 
-    return "\n".join(line(row) for row in [rows[0], rule, *rows[1:]])
+    return "\n".join(map(line, rows))
 
 
 def _escaped(cell: str) -> str:

@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from derta.models.taught import DERTA_CONFIG_FILE
 from derta.models.template_date import fix_date
+from derta.statistics.table import markdown
 from derta.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def write_model_card(
     base_name = (
         f"{Path(base).resolve().name}, a local model" if base is not None and is_local else base or "a local model"
     )
-    sources = [f"| {source} | {revision} | {licence} |" for source, revision, licence in origin.sources]
+    sources = markdown([["source", "revision", "licence"], *map(list, origin.sources)], left=3)
     lines = [
         "---",
         metadata.to_yaml(),
@@ -148,7 +149,7 @@ def write_model_card(
         "",
         "## Data",
         "",
-        *(["| source | revision | licence |", "|---|---|---|", *sources] if sources else ["The user's own rows."]),
+        sources if origin.sources else "The user's own rows.",
         *(["", f"Recipe: {origin.recipe}"] if origin.recipe else []),
         *(["", f"sha256 of the rows: `{origin.data_sha256}`"] if origin.data_sha256 else []),
         "",

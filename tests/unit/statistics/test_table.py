@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+import derta
 from derta.statistics.table import Estimate, Measure, markdown, tabulate
 
 
@@ -36,3 +41,18 @@ def test_markdown_is_aligned_and_its_cells_stay_cells():
         r"| -------------- | ------: | -----: |",
         r"| attack success |    25.0 | a\\\|b |",
     ]
+
+
+def test_no_other_module_writes_rows_of_markdown():
+    """Cells are escaped in one place only if all tables are made there."""
+    package = Path(derta.__file__).parent
+    writers = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.match(r"\| |.*\|--|.* \|$", node.value)
+        and "\n" not in node.value
+    }
+    assert writers == {"statistics/table.py"}
