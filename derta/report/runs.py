@@ -9,7 +9,7 @@ from pathlib import Path
 from derta.errors import InputError
 from derta.evaluation.probability import Probability, read_probability
 from derta.evaluation.records import LABEL_ORDER
-from derta.evaluation.summary import SUMMARY_FILE, Summary, read_summary
+from derta.evaluation.summary import Summary, read_summary
 
 _MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")
 
@@ -37,9 +37,10 @@ def load_runs(folders: Sequence[str]) -> list[Run]:
     if not folders:
         raise InputError("runs is empty: give the folders of one or more evaluations, runs=[DIR,DIR]")
     runs, problems = [], []
-    for folder in map(Path, folders):
+    for named in map(Path, folders):
+        folder = named.parent if named.is_file() else named  # summary.json itself will do
         try:
-            runs.append(Run(folder, folder.name, read_summary(folder / SUMMARY_FILE), read_probability(folder)))
+            runs.append(Run(folder, folder.name, read_summary(named), read_probability(folder)))
         except InputError as error:
             problems.append(str(error))
     if not problems:

@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         load_runs(folders)
     with pytest.raises(InputError) as error:
         load_runs([folders[0], str(tmp_path / "gone"), str(tmp_path / "nowhere")])
-    assert "gone" in str(error.value) and "nowhere" in str(error.value)
+    assert "gone: no summary.json; run" in str(error.value) and "nowhere" in str(error.value)
     with pytest.raises(InputError, match="runs is empty"):
         load_runs([])
 
