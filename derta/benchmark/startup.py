@@ -5,7 +5,6 @@ Every measurement is a process of its own, as a user starts it.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from derta.benchmark.measure import Line, compared, seconds
 from derta.config.shipped import command_of
+from derta.storage.json_lines import read_lines
 
 
 def run(*command: str) -> float:
@@ -98,6 +98,6 @@ def scaling(size: str) -> list[Line]:
                 ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
             )
             run(*launcher, *command_of("train"), *overrides)
-            lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+            lines = list(read_lines(output / "metrics.jsonl"))
             speeds[ranks] = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line][1:]
     return [compared("h", "two CPU ranks", "tokens/s", speeds[2], speeds[1], peer_name="one rank")]

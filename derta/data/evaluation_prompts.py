@@ -16,7 +16,7 @@ from typing import Any
 
 from derta.errors import InputError
 from derta.models.messages import as_messages
-from derta.storage.places import Record, describe
+from derta.storage.places import Record, column_names, describe
 from derta.storage.read_files import find_files, read_file, sha256_of
 
 PROMPT_COLUMNS = (
@@ -76,7 +76,7 @@ def _recognised(record: Record) -> str:
     for name in PROMPT_COLUMNS:
         if name in record.values:
             return name
-    there = ", ".join(sorted(map(str, record.values))) or "(none)"
+    there = column_names(record.values)
     raise InputError(
         f"{record.place}: expected a column with prompts ({', '.join(PROMPT_COLUMNS)}), found only {there}; "
         "fix: name the column of the prompts with column:"

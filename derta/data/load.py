@@ -12,7 +12,7 @@ from derta.data.manifest import MANIFEST_NAME, read_manifest
 from derta.data.recipe import Filters, Source
 from derta.errors import InputError
 from derta.models.messages import TEXT_ROLE
-from derta.storage.read_files import sha256_of
+from derta.storage.read_files import sha256_of, what_is_at
 
 if TYPE_CHECKING:
     import datasets
@@ -42,7 +42,7 @@ def load_rows(path: str | Path, format: str = "derta", split: str = "train") -> 
     path = Path(path).expanduser()
     if format not in FORMATS:
         raise InputError(f"data.format={format}: unknown; fix: use one of {', '.join(FORMATS)}")
-    if not path.exists():
+    if what_is_at(path) == "nothing":
         raise InputError(
             f"data.path={path}: expected a dataset, found nothing; fix: build one with "
             f"`python launch/build_data.py recipe=NAME output={path}`, or correct the path"

@@ -108,7 +108,8 @@ def ask_for_overviews(
     named, kept = f"{path}:", _KEPT
     with write_errors_named(named, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        path.touch()
+        file = path.open("r+b")
     with file:
         lock_file(file, f"{path}: another build is filling it; fix: wait, or name another file")
         with write_errors_named(named, kept):

@@ -32,7 +32,7 @@ from derta.evaluation.records import Row
 from derta.residual.blocks import locate_blocks, unwrapped
 from derta.residual.capture import block_inputs
 from derta.storage.places import string_problem
-from derta.storage.read_files import read_file
+from derta.storage.read_files import read_file, what_is_at
 
 if TYPE_CHECKING:
     import torch
@@ -107,9 +107,10 @@ def read_suffixes(path: str, rows: Sequence[Row]) -> dict[str, str]:
         InputError: nothing there, lines without id and suffix, or none that belongs to these rows.
     """
     place = Path(path)
-    if place.is_dir():
+    there = what_is_at(place)
+    if there == "a directory":
         found = _from_checkpoints(place, {row["id"]: row for row in rows})
-    elif place.is_file():
+    elif there == "a file":
         found, problems = {}, []
         for record in read_file(place):
             wrong = [

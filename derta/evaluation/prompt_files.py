@@ -24,7 +24,7 @@ from derta.evaluation.records import Row
 from derta.evaluation.requests import with_context
 from derta.models.messages import Message, as_messages, written
 from derta.storage.places import Place, Problem, Record, column_names, describe, string_problem, text_problem
-from derta.storage.read_files import read_file, sha256_of
+from derta.storage.read_files import read_file, sha256_of, what_is_at
 
 REMOVE = "remove the row"
 
@@ -116,8 +116,7 @@ def read_prompt_file(path: str | Path, format: PromptFormat, *, harmful: bool) -
             every bad record is listed by its line.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing"
+    if (found := what_is_at(path)) != "a file":
         raise InputError(f"{path}: expected a prompt file ({format.value}), found {found}; fix: give one file")
     records = list(read_file(path))
     name, layout = _layout(path, format, records[0])

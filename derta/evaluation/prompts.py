@@ -14,6 +14,7 @@ from derta.evaluation.provenance import shown_path
 from derta.evaluation.records import AttackInputs, PromptSet
 from derta.models.inputs import ModelInput
 from derta.models.target import TargetModel
+from derta.storage.read_files import what_is_at
 
 
 def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: str = "eval.sets") -> PromptSet:
@@ -52,9 +53,11 @@ def read_prompts(path: str, format: PromptFormat, split: str = "train", *, harmf
     """
     from derta.data.load import FORMATS, load_rows
 
-    if Path(path).expanduser().is_file() and format in (PromptFormat.derta, PromptFormat.prompts):
-        format = recognise_rows(Path(path).expanduser())
-    elif format is PromptFormat.prompts and Path(path).expanduser().is_dir():
+    place = Path(path).expanduser()
+    there = what_is_at(place)
+    if there == "a file" and format in (PromptFormat.derta, PromptFormat.prompts):
+        format = recognise_rows(place)
+    elif there == "a directory" and format is PromptFormat.prompts:
         format = PromptFormat.derta
     if format.value not in FORMATS:
         return read_prompt_file(path, format, harmful=harmful)

@@ -10,7 +10,6 @@ A run that is killed leaves partial files, perhaps with a torn last line; the ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from derta.errors import InputError
 from derta.evaluation.records import Result
 from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.inputs import Key
-from derta.storage.atomic import write_atomically
 from derta.storage.claim import Claim
-from derta.storage.json_lines import append_lines, read_lines
+from derta.storage.json_lines import append_lines, read_lines, write_lines
 
 IDENTITY_FILE = "evaluation.json"
 RESULTS_FILE = "results.jsonl"
@@ -97,8 +95,7 @@ class ResultsFolder:
         """Write results.jsonl with exactly these keys in this order, then drop the partial files."""
         found = self.read()
         results = [found[key] for key in order]
-        lines = (json.dumps(result.to_json(), ensure_ascii=False) for result in results)
-        write_atomically(self.path / RESULTS_FILE, "".join(f"{line}\n" for line in lines))
+        write_lines(self.path / RESULTS_FILE, (result.to_json() for result in results))
         for file in self.path.glob(_PARTIAL.format(rank="*")):
             file.unlink()
         return results

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.storage.places import Place, Record
+from derta.storage.places import Place, Record, column_names
 
 _LARGEST_CELL = 2**31 - 1  # the module's own limit is 128 KiB; responses are longer
 
@@ -46,7 +46,7 @@ def csv_records(path: Path, text: str) -> Iterator[Record]:
 def _check_header(path: Path, header: list[str], delimiter: str) -> None:
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise InputError(
-            f"{path}, line 1: expected every column once, found {', '.join(twice)} more than once; fix: rename or "
+            f"{path}, line 1: expected every column once, found {column_names(twice)} more than once; fix: rename or "
             "remove the others"
         )
     others = [name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")) if sign in "".join(header)]

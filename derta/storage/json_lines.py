@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from derta.storage.atomic import write_atomically
+
 
 def parse_lines(text: str) -> Iterator[tuple[int, Any]]:
     """(number, value) of every line that is not blank; the value of a line that is no JSON is its ValueError."""
@@ -51,14 +53,24 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     return (value for _, value in parse_lines(content) if isinstance(value, dict))
 
 
-def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add whole lines to a log; they are on disk when it returns."""
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+def append_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, durable: bool = True) -> None:
+    """Add whole lines to a log. durable: they are on disk when it returns, whatever happens to the machine."""
     with path.open("a+b") as file:
         _end_with_a_whole_line(file)
-        file.write(lines.encode("utf-8", "backslashreplace"))
+        file.write(_as_lines(entries))
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
+
+
+def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """The whole log anew: the old file, or all of the new one."""
+    write_atomically(path, _as_lines(entries))
+
+
+def _as_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    return lines.encode("utf-8", "backslashreplace")  # half surrogates become JSON's escapes
 
 
 def _end_with_a_whole_line(file: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from derta.errors import InputError
 from derta.storage.csv_files import csv_records
 from derta.storage.json_lines import parse, parse_lines
-from derta.storage.places import Place, Record, describe
+from derta.storage.places import Place, Record, column_names, describe
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 LISTS = ("completions", "responses", "results", "jailbreaks")
@@ -69,13 +69,14 @@ def find_files(path: str, folders: list[Path]) -> list[Path]:
 
 
 def _files_at(path: Path) -> list[Path]:
-    if path.is_file():
+    there = what_is_at(path)
+    if there == "a file":
         return [path]
-    if path.is_dir():
+    if there == "a directory":
         files = [file for file in path.rglob("*") if file.is_file()]
         files = [file for file in files if file.name not in _DESCRIPTIONS]
     else:
-        files = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        files = [Path(name) for name in glob.glob(str(path), recursive=True) if what_is_at(Path(name)) == "a file"]
     return sorted(file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
 
 
@@ -127,7 +128,7 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes().removeprefix(_BOM)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     try:
         return data.decode("utf-8")
@@ -139,8 +140,17 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read ({error.strerror}); fix: check that it is a file you may read")
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return InputError(f"{path}: cannot be read ({reason}); fix: check that it is a file you may read")
+
+
+def what_is_at(path: Path) -> str:
+    """ "a file", "a directory" or "nothing"; a name that no file can have (too long, say) is nothing."""
+    try:
+        return "a file" if path.is_file() else "a directory" if path.is_dir() else "nothing"
+    except (OSError, ValueError):
+        return "nothing"
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[Place, Any]]:
@@ -189,9 +199,17 @@ def _rows(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[tupl
     number = 0
     try:
         for batch in batches(path):
+            names = batch.schema.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise InputError(
+                    f"{path}: expected every column once, found {column_names(twice)} more than once; fix: rename or "
+                    "remove the others"
+                )
             for values in batch.to_pylist():
                 number += 1
                 yield Place(str(path), number, "row"), values
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError) as error:
         kind = "parquet" if path.suffix.lower() == ".parquet" else "Arrow"
         where = f" behind row {number}" if number else ""

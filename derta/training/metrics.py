@@ -7,7 +7,6 @@ the device over micro-batches, steps and ranks, and divided once, when a line is
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from derta.models.flops import ModelFlops
-from derta.storage.atomic import write_atomically
+from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.training.throughput import Stopwatch, rates
 
 METRICS_FILE = "metrics.jsonl"
@@ -118,10 +117,8 @@ class MetricsFile(TrainerCallback):
         self.path = output_dir / METRICS_FILE
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.is_world_process_zero or not self.path.is_file():
-            return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        write_atomically(self.path, "".join(f"{line}\n" for line in lines if _is_before(line, state.global_step)))
+        if state.is_world_process_zero and self.path.is_file():
+            write_lines(self.path, [line for line in read_lines(self.path) if _is_before(line, state.global_step)])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_log = control.should_log or control.should_save
@@ -137,16 +134,12 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         numbers = {key: _json_number(value) for key, value in logs.items() if isinstance(value, (int, float))}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+        append_lines(self.path, [{"step": state.global_step, **numbers}], durable=False)
 
 
 def lines_of(metrics_file: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """(step, logs) of metrics.jsonl, as they were handed to the callbacks."""
-    if not metrics_file.is_file():
-        return
-    for line in metrics_file.read_text(encoding="utf-8").splitlines():
-        logs = json.loads(line)
+    for logs in read_lines(metrics_file):
         yield logs.pop("step"), {name: float(value) for name, value in logs.items()}
 
 
@@ -155,11 +148,10 @@ def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _is_before(line: str, step: int) -> bool:
-    """Whether a line stays when the run goes on from `step`: the half line of a killed process does not, nor does the
-    summary at the end. A run that begins anew keeps none: what is measured before its first step is measured again."""
+def _is_before(line: dict[str, Any], step: int) -> bool:
+    """Whether a line stays when the run goes on from `step`: the summary at the end does not. A run that begins anew
+    keeps none: what is measured before its first step is measured again."""
     try:
-        entry = json.loads(line)
-        return 0 < step and int(entry["step"]) <= step and _SUMMARY_KEY not in entry
+        return 0 < step and int(line["step"]) <= step and _SUMMARY_KEY not in line
     except (ValueError, KeyError, TypeError):
         return False

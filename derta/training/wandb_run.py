@@ -31,6 +31,7 @@ from derta.config import LoggingConfig, WandbMode
 from derta.errors import InputError
 from derta.objective.rows import IGNORE, View
 from derta.storage.atomic import write_json_atomically
+from derta.storage.json_lines import parse_lines
 from derta.training.metrics import METRICS_FILE, ONLY_IN_SUMMARY, lines_of
 
 logger = logging.getLogger(__name__)
@@ -226,10 +227,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
         logger.warning("%s cannot be read to its end: some points of the curves may be logged twice", path.name)
-    for line in found.stdout.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record.get("type") == "history":
+    for _, record in parse_lines(found.stdout):
+        if isinstance(record, dict) and record.get("type") == "history":
             yield record["history"]["item"]

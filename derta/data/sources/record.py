@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from derta.models.messages import TEXT_ROLE, Message
-from derta.storage.places import Problem, Record, describe, text_problem
+from derta.storage.places import Problem, Record, column_names, describe, text_problem
 
 
 class Draft(TypedDict):
@@ -82,7 +82,7 @@ class View:
 
 def missing_column(name: str, actual: str, values: Mapping[str, Any]) -> Problem:
     """The problem of a record without the column `actual`, which serves as the adapter's column `name`."""
-    there = ", ".join(sorted(str(key) for key in values)) or "(none)"
+    there = column_names(values)
     return Problem(
         actual,
         "missing_column",
