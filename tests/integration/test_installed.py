@@ -98,8 +98,11 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
 
 
 def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
-    where = anywhere("-c", "import derta.config.shipped as s; print(s.__file__, s.shipped_file('conf/config.yaml'))")
-    assert where.split() == [f"{installed}/derta/config/shipped.py", f"{installed}/derta/conf/config.yaml"]
+    where = "import derta.config.shipped as s; print(s.__file__, s.shipped_file('conf/model/templates/inst.jinja'))"
+    template = f"{installed}/derta/conf/model/templates/inst.jinja"
+    assert anywhere("-c", where).split() == [f"{installed}/derta/config/shipped.py", template]
+    same = "import derta, importlib.metadata as m; print(derta.__version__ == m.version('derta'))"
+    assert anywhere("-c", same) == "True\n"
 
     before = {file.relative_to(installed) for file in source_files(installed)}
     anywhere("-m", "derta.launch.build_data", "recipe=miniature", "output=rows", "limit=20")
