@@ -4,7 +4,8 @@
     python launch/train.py +experiment=NAME ...     several groups at once, for example llama3_8b_full
     python launch/train.py                          the miniature on this machine
 
-The same command again goes on where it was stopped. Tab completion: eval "$(python launch/train.py -sc install=bash)"
+The same command again goes on where it was stopped.
+Tab completion, in a checkout: eval "$(python launch/train.py -sc install=bash)"
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ def started_module() -> str | None:
 
 
 def as_typed(text: str) -> str:
-    """A text for the user whose commands, `launch/NAME.py`, read as this process was started."""
+    """A text for the user whose commands, `launch/NAME.py`, read as this process was started; the script for Slurm is
+    then named by its path."""
     if started_module() is None:
         return text
-    return _COMMAND.sub(lambda match: f"{match[1] or 'python '}-m derta.launch.{match[2]}", text)
+    text = _COMMAND.sub(lambda match: f"{match[1] or 'python '}-m derta.launch.{match[2]}", text)
+    return text.replace("launch/slurm/", f"{LAUNCH}/slurm/")

@@ -7,6 +7,7 @@ that holds nothing. The dependencies are those of this environment.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
     assert {"derta/py.typed", "derta/conf/model/templates/inst.jinja", "derta/report/page/template.html"} <= names
 
 
+def test_every_command_says_what_it_does(anywhere: Anywhere, installed: Path) -> None:
+    names = sorted(file.stem for file in (REPOSITORY / "launch").glob("*.py") if file.stem != "__init__")
+    started = {name: anywhere.start("-m", f"derta.launch.{name}", "--help") for name in names}
+    for name, process in started.items():
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0 and f"derta.launch.{name} " in output, f"{name}: {output[:500]} {errors[-1000:]}"
+        assert not re.search(r"\blaunch/\w+\.py", output), f"{name}: {output}"
+
+
 def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
     where = "import derta.config.shipped as s; print(s.__file__, s.shipped_file('conf/model/templates/inst.jinja'))"
     template = f"{installed}/derta/conf/model/templates/inst.jinja"
@@ -109,18 +119,19 @@ def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
     anywhere("-m", "derta.launch.build_data", "recipe=miniature_eval", "output=prompts", "limit=2")
     anywhere("-m", "derta.miniature.model", "output=fresh")
     train = ["model.name_or_path=fresh", "data.path=rows", *QUICK]
-    anywhere(*TORCHRUN, "-m", "derta.launch.train", *train, "output_dir=sweep/derta")
-    assert json.loads((anywhere.folder / "sweep/derta/finished.json").read_text())
-    anywhere("-m", "derta.launch.evaluate", "model.name_or_path=sweep/derta", *EVALUATION, "output_dir=derta")
+    anywhere(*TORCHRUN, "-m", "derta.launch.train", *train, "output_dir=trained")
+    assert json.loads((anywhere.folder / "trained/finished.json").read_text())
+    anywhere("-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=derta")
+
+    anywhere("-m", "derta.launch.report", "runs=[derta]", "output=report")
 
     # Commands that start others: the sweep's training is a torchrun of the installed package, too.
-    evaluate = ",".join(f'"{override}"' for override in EVALUATION)
-    anywhere("-m", "derta.launch.sweep", "-m", *train, "objective=vanilla", f"sweep.evaluate=[{evaluate}]")
-    [vanilla] = (anywhere.folder / "runs" / "sweep" / "evaluation").iterdir()
+    anywhere("-m", "derta.launch.sweep", "-m", *train, "objective=vanilla")
+    [vanilla] = (anywhere.folder / "runs" / "sweep").glob("*objective=vanilla")
+    assert json.loads((vanilla / "finished.json").read_text())
 
-    anywhere("-m", "derta.launch.report", f"runs=[derta,'{vanilla}']", "output=report")
     summary = json.loads((anywhere.folder / "derta" / "summary.json").read_text())
-    assert summary["run"]["command"].startswith("-m derta.launch.evaluate model.name_or_path=sweep/derta ")
+    assert summary["run"]["command"].startswith("-m derta.launch.evaluate model.name_or_path=trained ")
     assert "derta.launch.report" in (anywhere.folder / "report" / "report.html").read_text()
     assert {file.relative_to(installed) for file in source_files(installed)} == before, (
         "outputs go to the working directory"

@@ -38,7 +38,7 @@ def test_a_shipped_file_is_found_from_anywhere_and_ones_own_comes_first(
             "torchrun --nproc_per_node N launch/train.py a=b\npython launch/plan.py",
             "torchrun --nproc_per_node N -m derta.launch.train a=b\npython -m derta.launch.plan",
         ),
-        ("sbatch launch/slurm/train.sh", "sbatch launch/slurm/train.sh"),
+        ("sbatch launch/slurm/train.sh", f"sbatch {ROOT}/launch/slurm/train.sh"),
     ],
 )
 def test_commands_read_as_this_process_was_started(text: str, installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
