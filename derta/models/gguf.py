@@ -9,15 +9,13 @@ tokenizers that transformers' reader does not know by name (digits one by one, f
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
 from derta.models.load import shown
-from derta.storage.atomic import PARTIAL, apply_umask
+from derta.storage.atomic import new_folder
 from derta.storage.read_files import sha256_of
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
@@ -54,17 +52,8 @@ def import_gguf(source: Path, output: Path, dtype: str = "float32") -> dict[str,
         )
     if not fields.get("tokenizer.ggml.tokens"):
         raise InputError(f"{shown(source)} holds no tokenizer (tokenizer.ggml.tokens): take a file that has one")
-    partial = output.with_name(output.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        about = _convert(source, partial, dtype, fields)
-        apply_umask(partial)
-        if output.is_dir():
-            output.rmdir()
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return about
+    with new_folder(output, f"output={shown(output)}") as folder:
+        return _convert(source, folder, dtype, fields)
 
 
 def _read_fields(source: Path) -> dict[str, Any]:

@@ -36,9 +36,8 @@ from derta.evaluation.records import Outcome, Response, Row
 from derta.models.endpoint import NoAnswer
 from derta.models.inputs import Sampling
 from derta.models.run_date import settle_dates
-from derta.storage.atomic import write_atomically
 from derta.storage.claim import Claim
-from derta.storage.json_lines import append_lines, read_lines
+from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.triples.writers import Answer, Request, Writer, build_writer
 
 IDENTITY_FILE, RESPONSES_FILE, ROWS = "completion.json", "responses.jsonl", "rows"
@@ -270,6 +269,5 @@ def _helpful(row: Row, part: str, found: Mapping[str, str]) -> Row:
 
 
 def _write_private(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    write_atomically(path, lines.encode("utf-8", "backslashreplace"))
+    write_lines(path, entries)
     path.chmod(0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,51 @@ def test_tokenising_is_seen_in_every_shape():
         "load_tokenizer",
     ):
         assert list(tokenising(line)) == [], line
+
+
+# Tables, and lines of JSON
+
+CSV, LINES = "derta/storage/csv_files.py", "derta/storage/json_lines.py"
+TABLES = {"csv", "pandas", "polars", "jsonlines"}
+_LOOPS = ast.For | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+def readers(source: str) -> Iterator[str]:
+    """What a module does: "table" (imports a reader of tables), "lines" (parses JSON in a loop over lines), "append"
+    (opens a file to add to it)."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            if TABLES & {name.split(".")[0] for name in names}:
+                yield "table"
+        elif isinstance(node, _LOOPS):
+            parts = [node] if isinstance(node, ast.For) else node.generators
+            over_lines = any(
+                re.search(r"\.splitlines\(|\.split\([\"']\\n|\.open\(|\bopen\(", ast.unparse(p.iter)) for p in parts
+            )
+            calls = {ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
+            if over_lines and calls & {"json.loads", "parse"}:
+                yield "lines"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "open":
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if any(isinstance(one, ast.Constant) and re.fullmatch("a[bt+]*", str(one.value)) for one in given):
+                yield "append"
+
+
+def test_one_module_reads_tables_and_one_lines_of_json():
+    found = {
+        (str(file.relative_to(ROOT)), what)
+        for folder in ("derta", "launch")
+        for file in (ROOT / folder).rglob("*.py")
+        for what in readers(file.read_text(encoding="utf-8"))
+    }
+    assert found == {(CSV, "table"), (LINES, "lines"), (LINES, "append")}
+
+
+def test_second_readers_are_caught():
+    assert list(readers("import csv")) == ["table"]
+    assert list(readers("from pandas.io import read_csv")) == ["table"]
+    assert list(readers("for line in file.read_text().splitlines():\n    json.loads(line.strip())")) == ["lines"]
+    assert list(readers("rows = [json.loads(one) for one in text.split('\\n') if one]")) == ["lines"]
+    assert list(readers("path.open('a', encoding='utf-8')")) == ["append"]
+    assert list(readers("json.loads(path.read_text())\nopen('a.txt')\nimport json")) == []
