@@ -32,6 +32,7 @@ from derta.config import TrainRunConfig
 from derta.config.plain import plain
 from derta.errors import InputError
 from derta.storage.atomic import PARTIAL, apply_umask, write_atomically, write_json_atomically
+from derta.storage.read_yaml import read_yaml
 from derta.storage.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -233,19 +234,15 @@ def _defaults() -> dict[str, Any]:
 def _read_config(run_dir: Path) -> dict[str, Any]:
     path = run_dir / CONFIG_FILE
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{path} cannot be read ({_reason(error)}): restore it, or choose another output_dir"
-        ) from error
+        found = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error}; or restore it, or choose another output_dir") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no mapping of settings: restore it, or choose another output_dir")
     return found
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
+def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
