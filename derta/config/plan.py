@@ -14,10 +14,21 @@ from derta.config.settings import Count, Name, Text, Whole
 
 
 class Device(Choice):
+    """The GPU; what each can do and hold stands in derta/models/devices.py."""
+
     a100_40 = "a100_40"
-    a100_80 = "a100_80"
-    h100_80 = "h100_80"
-    h200_141 = "h200_141"
+    a100 = "a100"
+    h100 = "h100"
+    h200 = "h200"
+    b200 = "b200"
+    l40s = "l40s"
+    rtx4090 = "rtx4090"
+    mi300x = "mi300x"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Device | None:
+        """Names with the memory behind, as they were once: a100_80, h100_80, h200_141."""
+        return {"a100_80": cls.a100, "h100_80": cls.h100, "h200_141": cls.h200}.get(str(value))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,8 +39,7 @@ class PlanRunConfig(TrainRunConfig):
     """GPUs of the run."""
     gpus_per_node: Count = 8
     """How many of them share a host."""
-    device: Device = Device.h100_80
-    """The GPU."""
+    device: Device = Device.h100
     mfu: Annotated[float, Gt(0), Le(1)] = 0.3
     """Share of the GPU's peak rate that becomes model FLOPs (arXiv 2204.02311, appendix B); assumed, not measured.
     Published: 33% for 8B on 8 H100 (torchtitan's 5,762 tokens/s/GPU), 40% for 70B LoRA on 8 A100 (torchtune)."""

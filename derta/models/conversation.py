@@ -4,8 +4,8 @@
     cut into:  prompt ids                          response ids         end id
 
 The cut comes from the tokenizer's own character offsets in the *whole* text, never from the length of a separately
-tokenised prefix: tokenizers may merge across the seam, and then the two disagree (DeRTa's reference code measures the
-prefix, method.md section 1).
+tokenised prefix: tokenizers may merge across the seam, and then the two disagree (DeRTa's reference code,
+github.com/RobustNLP/DeRTa, measures the prefix).
 
 What a model generates from is what stands before a response in training, token by token. So a space at the end of a
 header belongs to the response where the tokenizer has tokens such as " Sorry": before a response that begins with a

@@ -1,8 +1,9 @@
 """What GPUs can do and hold: the one table that `mfu` and plans read.
 
-Peaks are dense bfloat16 FLOP/s of NVIDIA's data sheets (nvidia.com/en-us/data-center: a100, h100, h200, l40s, hgx,
-gb200-nvl72), most of which print twice as much, with sparsity: H100 SXM and H200 1,979, HGX B200 4,500, GB200 5,000.
-The figures were compared with those of torchtitan's `get_peak_flops`.
+Peaks are dense bfloat16 FLOP/s of the makers' data sheets (nvidia.com/en-us/data-center: a100, h100, h200, l40s, hgx,
+gb200-nvl72; NVIDIA's Ada architecture paper for the RTX 4090, with float32 accumulation; AMD's MI300X sheet), most of
+which print twice as much, with sparsity: H100 SXM and H200 1,979, HGX B200 4,500, GB200 5,000. The figures were
+compared with those of torchtitan's `get_peak_flops`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from derta.config.plan import Device
 
 GIB = 2**30
-_A100, _H100, _H200 = 312e12, 989e12, 989e12
+_A100, _H100, _H200, _B200, _L40S, _RTX4090, _MI300X = 312e12, 989e12, 989e12, 2250e12, 362e12, 165.2e12, 1307.4e12
 
 # The first name that is part of what CUDA calls the device counts.
 _PEAKS = (
@@ -22,9 +23,11 @@ _PEAKS = (
     ("H100", _H100),
     ("H200", _H200),
     ("GB200", 2500e12),
-    ("B200", 2250e12),
+    ("B200", _B200),
     ("A100", _A100),
-    ("L40S", 362e12),
+    ("L40S", _L40S),
+    ("RTX 4090", _RTX4090),
+    ("MI300X", _MI300X),
 )
 
 
@@ -49,10 +52,16 @@ class Gpu:
 
 
 # Memory: "total capacity" in torch's out-of-memory messages, the smallest of ten reports each on public issue trackers
-# (39.38 to 39.56, 79.14 to 79.25 for A100 and H100 alike, 139.72 to 139.81 GiB; drivers and ECC make the difference).
+# (39.38 to 39.56, 79.14 to 79.25 for A100 and H100 alike, 139.72 to 139.81 GiB; drivers and ECC make the difference),
+# of a few for the L40S (44.40 to 44.42) and the RTX 4090 (23.52 to 23.68). For B200 (HGX: 1.4 TB in eight) and MI300X
+# it is the data sheets' decimal GB, which is less than torch will see.
 GPUS = {
     Device.a100_40: Gpu("A100 40 GB", int(39.38 * GIB), _A100),
-    Device.a100_80: Gpu("A100 80 GB", int(79.14 * GIB), _A100),
-    Device.h100_80: Gpu("H100 80 GB", int(79.14 * GIB), _H100),
-    Device.h200_141: Gpu("H200 141 GB", int(139.72 * GIB), _H200),
+    Device.a100: Gpu("A100 80 GB", int(79.14 * GIB), _A100),
+    Device.h100: Gpu("H100 80 GB", int(79.14 * GIB), _H100),
+    Device.h200: Gpu("H200 141 GB", int(139.72 * GIB), _H200),
+    Device.b200: Gpu("B200 (HGX)", int(175e9), _B200),
+    Device.l40s: Gpu("L40S 48 GB", int(44.40 * GIB), _L40S),
+    Device.rtx4090: Gpu("RTX 4090 24 GB", int(23.52 * GIB), _RTX4090),
+    Device.mi300x: Gpu("MI300X 192 GB", int(192e9), _MI300X),
 }

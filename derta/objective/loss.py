@@ -8,7 +8,7 @@ weight.
     per_objective   L = sum_o w_o (sum_{i in o} nll_i) / N_o        the paper's sum of two expectations
 
 Both are one dot product of nll with a scale per objective, so the forward and the head do not branch. With equal
-weights `token` is what the reference code computes on one rank without accumulation (method.md section 1).
+weights `token` is what the reference code computes on one rank without accumulation (github.com/RobustNLP/DeRTa).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which token the model is taught to say when it turns round: RTO's target, for any tokenizer and chat template.
 
-The paper writes "sorry"; its code hard-codes one id, Llama-3's "Sorry" without leading space, at every position
-(method.md section 1). Here the id follows from the tokenizer: the *start* form at the first position of a response
+The paper writes "sorry"; its code (github.com/RobustNLP/DeRTa) hard-codes one id, Llama-3's "Sorry" without leading
+space, at every position. Here the id follows from the tokenizer: the *start* form at the first position of a response
 and the *continued* form (" Sorry" for byte-level BPE) after other text.
 """
 

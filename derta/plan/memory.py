@@ -3,7 +3,7 @@
     P parameters   T trainable ones   D ranks
 
 Model states after Rajbhandari et al., "ZeRO" (arXiv 1910.02054, section 3 and figure 1), in the precisions that
-DeepSpeed 0.19 really uses; tests/integration/test_plan.py holds them against the tensors of two ranks:
+DeepSpeed 0.19 really uses; tests/integration/test_planned_states.py holds them against the tensors of two ranks:
 
     bfloat16       weights          gradients       float32 copy, two Adam moments
     ZeRO-1         2 P              2 T             12 T / D

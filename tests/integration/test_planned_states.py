@@ -53,6 +53,6 @@ def test_the_command(command: Callable[..., subprocess.CompletedProcess], tmp_pa
     assert result.returncode == 0, result.stderr
     assert "8,030,261,248 parameters" in result.stdout
     assert json.loads((tmp_path / "plan.json").read_text())["fits"] is True
-    refused = command(sys.executable, str(script), "model=llama3_8b", "mfu=3", "device=a100")
+    refused = command(sys.executable, str(script), "model=llama3_8b", "mfu=3", "device=a1000")
     assert refused.returncode == 2
-    assert "mfu=3" in refused.stderr and "a100_80" in refused.stderr
+    assert "mfu=3" in refused.stderr and "device=a1000: expected one of a100_40, a100, h100, h200" in refused.stderr

@@ -52,5 +52,10 @@ def test_the_figure_of_a_device():
     assert known_peak("NVIDIA H100 PCIe") < known_peak("NVIDIA H100 80GB HBM3") == known_peak("NVIDIA H200") == 989e12
     assert known_peak("NVIDIA GB200") > known_peak("NVIDIA B200") > known_peak("NVIDIA A100-SXM4-80GB") == 312e12
     assert known_peak("Some Other GPU") is None
-    for device, name in {Device.a100_80: "NVIDIA A100-SXM4-80GB", Device.h200_141: "NVIDIA H200"}.items():
+    names = {
+        Device.a100: "NVIDIA A100-SXM4-80GB", Device.h200: "NVIDIA H200", Device.b200: "NVIDIA B200",
+        Device.l40s: "NVIDIA L40S", Device.rtx4090: "NVIDIA GeForce RTX 4090", Device.mi300x: "AMD Instinct MI300X",
+    }  # fmt: skip
+    for device, name in names.items():
         assert GPUS[device].peak == known_peak(name), "plans and mfu mean the same"
+    assert GPUS.keys() == set(Device)

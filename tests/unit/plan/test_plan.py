@@ -79,7 +79,7 @@ def test_an_adapter_s_checkpoint_is_small(full: ModelShape, lora: ModelShape) ->
 
 def test_rows_steps_and_hours_by_hand(full: ModelShape) -> None:
     config = composed(FULL, "triples=1000", "helpful=3000", "tokens_per_row=500", "mfu=0.5", "data.path=absent")
-    duration = plan_duration(config, full, GPUS[Device.h100_80], lora=False)
+    duration = plan_duration(config, full, GPUS[Device.h100], lora=False)
     assert duration.rows == 1000 * 2 + 3000 and duration.steps == 2 * 40  # 5000 rows, 128 a step, 2 epochs
     assert duration.tokens == 80 * 128 * 500
     flops = 6 * (full.parameters - 128_256 * 4096) + 3 * 2 * 500 * 4096 * 32
@@ -117,6 +117,13 @@ def test_one_gpu_of_80_gb(full: ModelShape) -> None:
     assert rank_memory(full, Settings.of(config, full)).peak > GPUS[config.device].usable
     proposal = propose(config, full, GPUS[config.device])
     assert "distributed=zero3_offload" in proposal.overrides
+
+
+@pytest.mark.parametrize(
+    ("older", "device"), [("a100_80", Device.a100), ("h100_80", Device.h100), ("h200_141", Device.h200)]
+)
+def test_older_names_of_gpus_still_answer(older: str, device: Device) -> None:
+    assert composed(f"device={older}").device is composed(f"device={device.name}").device is device
 
 
 def test_more_gpus_where_a_model_does_not_fit(lora: ModelShape) -> None:
