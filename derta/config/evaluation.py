@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from annotated_types import MinLen
+from annotated_types import MaxLen, MinLen
 
 from derta.config.attacks import AttackConfig
 from derta.config.choice import Choice
@@ -113,8 +113,10 @@ class EvaluationConfig(Settings):
     """Measure P(refusal) at every response position."""
     probability_batch_size: Count = 8
     """Rows per forward of it."""
-    refusal_text: str = "Sorry"
-    """What P(refusal) looks for; its first token, as the tokenizer writes it at either place."""
+    refusal_text: Text | None = None
+    """What P(refusal) looks for, its first token; null is what the model was taught (derta_config.json), else Sorry."""
+    refusal_token_ids: Annotated[list[Whole], MinLen(1), MaxLen(2), "a list of one or two ids"] | None = None
+    """The ids outright that P(refusal) sums over."""
     placement: Placement = Placement.copy_per_rank
     server: EndpointConfig = field(default_factory=EndpointConfig)
     """A vLLM server that holds the same model and generates in our place (derta/models/served.py)."""
@@ -133,8 +135,6 @@ class EvaluationConfig(Settings):
                 f"{key('gate.ablation_robustness_min')}: an evaluation does not make this score; run "
                 "launch/diagnose_direction.py summary=DIR after it, then launch/gate.py summary=DIR"
             )
-        if self.probability and not self.refusal_text.strip():
-            yield f"{key('refusal_text')} is empty: give the word refusals start with, for example Sorry"
 
 
 @dataclass(kw_only=True, slots=True)

@@ -132,6 +132,8 @@ def _benchmark_lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:
 
 
 def _probability_lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:
+    if not any(each.separation for each in summaries):
+        return
     title = "AUROC of P(refusal)"
     yield SummaryMeasure(PROBABILITY, title, ("separation", "all"), "higher")
     for bucket, _, _ in POSITION_BUCKETS:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import PromptSet
+from derta.models.taught import read_taught
 from derta.statistics.auroc import Auroc
 from derta.statistics.positions import Curve
 from derta.statistics.recall import FalsePositives, false_positives_by_depth
@@ -16,8 +17,9 @@ from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
 
 if TYPE_CHECKING:
-    from derta.config.evaluation import EvaluationConfig
+    from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig
     from derta.models.target import TargetModel
+    from derta.objective.refusal_token import RefusalToken
 
 PROBABILITY_FILE = "probability.json"
 
@@ -40,14 +42,33 @@ class Probability:
     false_positives_at_95_recall: dict[str, FalsePositives] = field(default_factory=dict)
 
 
+def measured_refusal_token(config: EvaluateRunConfig) -> RefusalToken | None:
+    """What P(refusal) is measured with: what the command names, else what the model was taught, else "Sorry". None
+    where it is not to be measured, or, said in one line, cannot be.
+
+    Raises:
+        InputError: ids that are not the tokenizer's.
+    """
+    from derta.models.target import target_tokenizer
+    from derta.objective.refusal_token import DEFAULT_TEXT, RefusalToken, resolve_refusal_token, usable_refusal_token
+
+    asked = config.eval
+    if not asked.probability:
+        return None
+    tokenizer = target_tokenizer(config.model)
+    text = asked.refusal_text or DEFAULT_TEXT
+    if asked.refusal_token_ids is not None:
+        return resolve_refusal_token(tokenizer, text, asked.refusal_token_ids, group="eval")
+    taught = read_taught(config.model).get("refusal_token") if asked.refusal_text is None else None
+    return RefusalToken.from_dict(taught) if taught else usable_refusal_token(tokenizer, text, group="eval")
+
+
 def measure_probability(
-    sets: Sequence[PromptSet], target: TargetModel, ranks: Ranks, config: EvaluationConfig
+    sets: Sequence[PromptSet], target: TargetModel, ranks: Ranks, config: EvaluationConfig, refusal: RefusalToken
 ) -> Probability:
     """The chat prompt is used, whatever the attacks of the set. Every rank does its share of the rows."""
     from derta.objective.refusal_probability import curve_by_position, row_curves, separation
-    from derta.objective.refusal_token import resolve_refusal_token
 
-    refusal = resolve_refusal_token(target.tokenizer, config.refusal_text)
     curves: dict[str, list[list[float]]] = {}
     for prompts in sets:
         share = ranks.share(prompts.rows)

@@ -22,7 +22,7 @@ from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
 from derta.evaluation.judges.judge import Judge, build_judge, judge_identity, note_of_no_phrases
 from derta.evaluation.metrics import summarise_set
-from derta.evaluation.probability import Probability, measure_probability, write_probability
+from derta.evaluation.probability import Probability, measure_probability, measured_refusal_token, write_probability
 from derta.evaluation.prompts import load_prompt_set, make_inputs
 from derta.evaluation.provenance import describe_run, shown_path
 from derta.evaluation.ranks import Ranks
@@ -45,6 +45,7 @@ from derta.models.inputs import Key
 from derta.models.precision import resolve_dtype
 from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
+from derta.objective.refusal_token import RefusalToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Prepared:
     sets: Sequence[PromptSet]
     attacks: Mapping[str, Attack]
     judge: Judge
+    refusal: RefusalToken | None
     identity: Identity
     run: Made
     folder: ResultsFolder
@@ -88,12 +90,19 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     model = ModelIdentity(fingerprint(config.model.name_or_path, config.model.revision), resolve_dtype(config.model))
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, asdict(model), judge)
     attacks = build_attacks([name for prompts in sets for name in prompts.attacks], config.eval.attack, workspace)
+    refusal = measured_refusal_token(config)
     return Prepared(
         config.label or Path(config.model.name_or_path).name,
         sets,
         attacks,
         judge,
-        replace(_identity(config.eval, sets, attacks, model), template_date=dates.get("template_date")),
+        refusal,
+        replace(
+            _identity(config.eval, sets, attacks, model),
+            refusal_text=None if refusal is None else refusal.text,
+            refusal_ids=None if refusal is None else refusal.ids,
+            template_date=dates.get("template_date"),
+        ),
         describe_run(config),
         ResultsFolder(config.output_dir),
     )
@@ -119,7 +128,6 @@ def _identity(
         },
         judge=judge_identity(config.judge, config.judging),
         max_new_tokens=config.max_new_tokens,
-        refusal_text=config.refusal_text if config.probability else None,
         attack={name: attack.settings for name, attack in attacks.items() if attack.settings},
         server=config.server.model if config.server.url else None,
         lm_eval=asked if benchmarks.tasks else None,
@@ -141,8 +149,8 @@ def measure(prepared: Prepared, config: EvaluateRunConfig, ranks: Ranks) -> None
     target = load_target(config.model, ranks.device(), config.eval.placement, config.eval.server)
     made = make_inputs(sets, prepared.attacks, target, config.eval.max_new_tokens)
     inputs = [item for found in made.values() for item in found.inputs]
-    # The probability first: it takes seconds, and it finds a refusal text that the tokenizer cannot use.
-    probability = measure_probability(sets, target, ranks, config.eval) if config.eval.probability else None
+    refusal = prepared.refusal
+    probability = None if refusal is None else measure_probability(sets, target, ranks, config.eval, refusal)
     if ranks.rank == 0:
         folder.claim(prepared.identity.to_json(), asdict(prepared.run), config.model.name_or_path)
     ranks.barrier()

@@ -49,15 +49,16 @@ class SetIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """refusal_text: None where P(refusal) was not measured. attack: settings of the attacks that have some. server,
-    lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that chat
-    templates write which ask for today's."""
+    """refusal_text, refusal_ids: None where P(refusal) was not measured. attack: settings of the attacks that have
+    some. server, lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that
+    chat templates write which ask for today's."""
 
     model: ModelIdentity
     sets: dict[str, SetIdentity]
     judge: str
     max_new_tokens: int
     refusal_text: str | None = None
+    refusal_ids: tuple[int, ...] | None = None
     attack: dict[str, Any] = field(default_factory=dict)
     server: str | None = None
     lm_eval: dict[str, Any] | None = None

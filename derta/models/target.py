@@ -108,10 +108,8 @@ def load_target(
             EOS or pad token; a placement that this machine or model does not allow; a server that cannot be used.
     """
     source = check_source(config.name_or_path)
-    adapter = isinstance(source, Path) and (source / ADAPTER_CONFIG).is_file()
-    base = replace(config, name_or_path=str(adapter_base(source))) if adapter else config  # type: ignore[arg-type]
-    saved_with = base if adapter and not (Path(source) / "tokenizer_config.json").is_file() else config
-    tokenizer = load_tokenizer(saved_with)
+    base = _base_of(config)
+    adapter, tokenizer = base is not config, target_tokenizer(config)
 
     def load() -> Any:
         model = load_placed(base, device, placement, adapter=adapter)
@@ -124,6 +122,25 @@ def load_target(
     if server is not None and server.url:
         return ServedTarget(base.name_or_path, tokenizer, Server(server), load)
     return kind(load(), tokenizer)
+
+
+def target_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; an adapter's own, else its base's.
+
+    Raises:
+        InputError: as `load_target`.
+    """
+    base = _base_of(config)
+    own = base is config or (Path(config.name_or_path) / "tokenizer_config.json").is_file()
+    return load_tokenizer(config if own else base)
+
+
+def _base_of(config: ModelConfig) -> ModelConfig:
+    """The model itself, or what it is an adapter of."""
+    source = check_source(config.name_or_path)
+    if not isinstance(source, Path) or not (source / ADAPTER_CONFIG).is_file():
+        return config
+    return replace(config, name_or_path=str(adapter_base(source)))
 
 
 def load_placed(config: ModelConfig, device: torch.device | str, placement: Placement, *, adapter: bool) -> Any:

@@ -2,11 +2,12 @@
 
     prompt  r1 r2 r3 ... rn        the response is given, nothing is generated
           ^  ^  ^      ^
-          p0 p1 p2 ... p(n-1)      p(t) = P(refusal token | prompt, r1..rt): would the model turn round here?
+          p0 p1 p2 ... p(n-1)      p(t) = P(refusal | prompt, r1..rt): would the model turn round here?
 
-p(0) uses the form of the refusal token that starts a response, the others the form that follows text. For harmful
-responses a model that can stop anywhere keeps p high all along; for benign ones it must stay low. The curve of a set
-is the mean over the rows that are long enough for the position. Shapes: B rows, L tokens, V vocabulary.
+P(refusal) is the sum over both forms of the refusal token, the one that starts a response and the one that follows
+text: models say the other one, too. For harmful responses a model that can stop anywhere keeps p high all along; for
+benign ones it must stay low. The curve of a set is the mean over the rows that are long enough for the position.
+Shapes: B rows, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from derta.models.target import TargetModel
 
 
-def teacher_forced_batch(cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Rows right-padded: input_ids, attention_mask and labels, all [B, L]. The label at every response position is the
-    refusal token in the form that fits there, as in an RTO row; -100 elsewhere."""
+def teacher_forced_batch(cuts: Sequence[Cut], token: int, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Rows right-padded: input_ids, attention_mask and labels, all [B, L]. The label at every response position is
+    `token`; -100 elsewhere."""
     import torch
 
     longest = max(len(cut.prompt) + len(cut.response) for cut in cuts)
@@ -41,15 +42,14 @@ def teacher_forced_batch(cuts: Sequence[Cut], refusal: RefusalToken, pad_token_i
         ids, start = [*cut.prompt, *cut.response], len(cut.prompt)
         input_ids[row, : len(ids)] = torch.tensor(ids)
         attention_mask[row, : len(ids)] = 1
-        labels[row, start : len(ids)] = refusal.continued_id
-        labels[row, start] = refusal.start_id
+        labels[row, start : len(ids)] = token
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def refusal_probabilities(
     model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
 ) -> list[list[float]]:
-    """P(refusal token) before each response token of each row: one forward for the whole batch.
+    """P(refusal) before each response token of each row: one forward for the whole batch.
 
     Args:
         cuts: prompt and response ids of the rows; right-padded here.
@@ -59,9 +59,8 @@ def refusal_probabilities(
     """
     import torch
 
-    batch = teacher_forced_batch(cuts, refusal, pad_token_id)
-    labels = batch.pop("labels").to(model.device)
-    longest = labels.shape[1]
+    batch = teacher_forced_batch(cuts, refusal.start_id, pad_token_id)
+    longest = batch.pop("labels").shape[1]
     # Logits only from the first position on that predicts a response token: prompts are long and V is large.
     first = max(min(len(cut.prompt) for cut in cuts) - 1, 0)
     with torch.inference_mode():
@@ -74,9 +73,8 @@ def refusal_probabilities(
         for row, cut in enumerate(cuts):
             start = len(cut.prompt) - 1 - first
             own = logits[row, start : start + len(cut.response)].float()  # [n, V]
-            target = labels[row, len(cut.prompt) :][: len(own)]
-            log_p = own.gather(1, target[:, None])[:, 0] - own.logsumexp(1)
-            curves.append(log_p.exp().cpu().tolist())
+            log_p = own[:, list(refusal.ids)] - own.logsumexp(1, keepdim=True)  # [n, forms]
+            curves.append(log_p.exp().sum(1).cpu().tolist())
     return curves
 
 

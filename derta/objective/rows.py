@@ -154,7 +154,7 @@ class RowSettings:
 class RowBuilder:
     """Turns an example and a view into this epoch's training row; pure in (seed, epoch, example id, copy)."""
 
-    refusal: RefusalToken
+    refusal: RefusalToken | None
     settings: RowSettings
 
     def build(self, example: TokenizedExample, view: int, copy: int, epoch: int) -> TrainingRow:
@@ -162,6 +162,7 @@ class RowBuilder:
         draw: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
         prompt, harmful = len(example["prompt_ids"]), len(example["rejected_ids"])
         if view == View.RTO:
+            assert self.refusal is not None  # the arms that have such rows have one
             positions = rto_positions(prompt, harmful, max_length, at_end=objective.rto_at_end)
             kept = kept_positions(positions, dropout=objective.rto_dropout, **draw)
             return rto_row(example, self.refusal, kept, max_length)

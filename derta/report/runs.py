@@ -11,7 +11,7 @@ from derta.evaluation.probability import Probability, read_probability
 from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.summary import Summary, read_summary
 
-_MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")
+_MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")  # what some have not measured agrees with everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
     for run in runs[1:]:
         for key in _MUST_AGREE:
             here, there = (getattr(each.summary.identity, key) for each in (run, first))
-            if here != there:
+            if here != there and None not in (here, there):
                 found.append(f"{run.name} has {key}={here}, {first.name} has {there}: evaluate both alike")
         if _attacks(run) != _attacks(first):
             found.append(f"{run.name} and {first.name} have different prompt sets or attacks: evaluate both alike")

@@ -20,7 +20,7 @@ from derta.data.normalise import normalise_messages
 from derta.data.schema import row_id
 from derta.errors import InputError
 from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
-from derta.objective.refusal_token import RefusalToken
+from derta.objective.refusal_token import RefusalToken, without_space
 from derta.objective.rows import RowSettings, TokenizedExample, View, longest_prefix, rto_positions
 from derta.storage.places import describe
 
@@ -178,7 +178,7 @@ def tokenize_rows(
         with _naming(row):
             prompt_ids = cutter.prompt_of(passages.pop("prompt_ids"), *next(encoded))
             cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
-            examples.append(_example(row, prompt_ids, cuts, refusal))
+            examples.append(_example(row, prompt_ids, cuts, refusal, cutter.tokenizer))
     return examples
 
 
@@ -205,9 +205,16 @@ def _passages(row: Mapping[str, Any], cutter: ConversationCutter) -> dict[str, P
 
 
 def _example(
-    row: Mapping[str, Any], prompt_ids: list[int], cuts: Mapping[str, Cut], refusal: RefusalToken | None
+    row: Mapping[str, Any],
+    prompt_ids: list[int],
+    cuts: Mapping[str, Cut],
+    refusal: RefusalToken | None,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> TokenizedExample:
     ids = {column: [*cut.response, cut.end] for column, cut in cuts.items()}
+    if refusal and refusal.space_apart:
+        for column in ids.keys() & {"chosen_ids", "chosen_continued_ids"}:
+            ids[column] = without_space(tokenizer, ids[column])
     if any(cuts[column].prompt != prompt_ids for column in ("chosen_ids", "rejected_ids") if column in cuts):
         raise ConversationCutter.unequal_prompts("a response of this row")
     rto_first_id = None if refusal is None else refusal.start_id
@@ -270,7 +277,7 @@ def tokenize_table(
 def build_row_table(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    refusal: RefusalToken,
+    refusal: RefusalToken | None,
     settings: RowSettings,
     *,
     num_proc: int | None = None,

@@ -30,7 +30,7 @@ from derta.data.normalise import prompt_key
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, Cut, check_tokenizer, is_raw_text
 from derta.objective.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
-from derta.objective.refusal_token import RefusalToken, resolve_refusal_token
+from derta.objective.refusal_token import RefusalToken, usable_refusal_token
 from derta.statistics.positions import POSITION_BUCKETS
 from derta.training.undisturbed import evenly, undisturbed
 
@@ -121,14 +121,18 @@ def _held_out(rows: LoadedRows, trained: Dataset) -> LoadedRows:
     return rows
 
 
-def make_probe(config: TrainRunConfig, rows: LoadedRows, tokenizer: Any, model: Any) -> RefusalProbe:
-    """The probe of a run; see RefusalProbe for what is raised."""
+def make_probe(config: TrainRunConfig, rows: LoadedRows, tokenizer: Any, model: Any) -> RefusalProbe | None:
+    """The probe of a run, None where there is no refusal token to measure; see RefusalProbe for what is raised."""
     check_tokenizer(tokenizer, needs_chat_template=any(not is_raw_text(prompt) for prompt in rows.dataset["prompt"]))
+    asked = config.objective
+    refusal = usable_refusal_token(tokenizer, asked.refusal_text, asked.refusal_token_ids, otherwise="probe: off")
+    if refusal is None:
+        return None
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return RefusalProbe(
         list(rows.dataset),
         tokenizer,
-        resolve_refusal_token(tokenizer, config.objective.refusal_text, config.objective.refusal_token_ids),
+        refusal,
         every=config.trainer.eval_steps,
         rows_per_side=config.probe.rows,
         max_length=min(config.data.max_length, positions or config.data.max_length),
@@ -258,13 +262,14 @@ class RefusalProbe(TrainerCallback):
         with undisturbed(trainer) as model:
             for first in range(0, len(own), size):
                 some = own[first : first + size]
-                batch = teacher_forced_batch(some, self.refusal, self._pad_token_id)
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                with trainer.compute_loss_context_manager():
-                    log_probs = model(**batch, use_cache=False, fused_lm_head=True).log_probs  # [B, L - 1]
-                for row, cut in enumerate(some, start=first):
-                    begin, length = len(cut.prompt) - 1, len(cut.response)
-                    found[row, :length] = log_probs[row - first, begin : begin + length].float().exp()
+                for token in self.refusal.ids:
+                    batch = teacher_forced_batch(some, token, self._pad_token_id)
+                    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                    with trainer.compute_loss_context_manager():
+                        log_probs = model(**batch, use_cache=False, fused_lm_head=True).log_probs  # [B, L - 1]
+                    for row, cut in enumerate(some, start=first):
+                        begin, length = len(cut.prompt) - 1, len(cut.response)
+                        found[row, :length] += log_probs[row - first, begin : begin + length].float().exp()
         gathered = trainer.accelerator.gather(found).view(ranks, -1, width)
         in_order = gathered.transpose(0, 1).reshape(-1, width).tolist()  # that of `filled`
         return [row[: len(cut.response)] for cut, row in zip(cuts, in_order, strict=False)]

@@ -206,7 +206,6 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
 
     trainer = DeRTaTrainer(model, train_dataset=rows.dataset, **common)
     check_positions(model, max(trainer.train_dataset["length"]))
-    logger.info("refusal token: %s", trainer.refusal_token)
     logger.info("rows: %s", trainer.row_report.to_dict())
     return trainer
 

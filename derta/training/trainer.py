@@ -29,7 +29,7 @@ from derta.models.flops import ModelFlops
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
-from derta.objective.refusal_token import resolve_refusal_token
+from derta.objective.refusal_token import taught_refusal_token
 from derta.objective.rows import RowBuilder
 from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.checks import check_attention, check_head, check_rows_stay_apart
@@ -39,6 +39,7 @@ from derta.training.dataset import TABLE_COLUMNS, RowReport, build_row_table, fi
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
 from derta.training.metrics import TokenSums
+from derta.training.safe_starts import report_safe_starts
 from derta.training.sampler import GlobalBatchSampler
 from derta.training.throughput import Stopwatch, flops_and_peak
 
@@ -61,7 +62,8 @@ class DeRTaTrainer(SFTTrainer):
         peft_config, callbacks, optimizers: as in SFTTrainer.
 
     Attributes:
-        refusal_token: the resolved RefusalToken, also stored with the model in derta_config.json.
+        refusal_token: the resolved RefusalToken, also stored with the model in derta_config.json; None for an arm that
+            teaches none, where the tokenizer allows none.
         row_report: RowReport of the training data.
         stopwatch: runs during training steps; what happens between them is paused out of the rates.
 
@@ -107,10 +109,13 @@ class DeRTaTrainer(SFTTrainer):
                 f"process per GPU (torchrun --nproc_per_node {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
             )
         self.origin = origin or Origin()
-        self.refusal_token = resolve_refusal_token(processing_class, args.refusal_text, args.refusal_token_ids)
-        self._builder = RowBuilder(refusal=self.refusal_token, settings=args.row_settings())
+        settings = args.row_settings()
+        self.refusal_token = taught_refusal_token(settings.objective, processing_class)
+        self._builder = RowBuilder(refusal=self.refusal_token, settings=settings)
         # Every rank tokenises for itself, at the same time: there is no cache that one could fill for the others.
         train_table, self.row_report = self._build_table(train_dataset, processing_class, args)
+        if self.refusal_token is not None:
+            report_safe_starts(train_table, self.refusal_token, args.refusal_token_ids)
         if isinstance(eval_dataset, dict):
             eval_dataset = {
                 name: self._build_eval_table(rows, processing_class, args) for name, rows in eval_dataset.items()
@@ -152,6 +157,7 @@ class DeRTaTrainer(SFTTrainer):
             from derta.training.ablation import DirectionPrompts, TrainingDirection
 
             prompts = DirectionPrompts.of(train_table, ablation.prompts)
+            assert self.refusal_token is not None
             self.ablation = TrainingDirection(self, prompts, ablation, self.refusal_token.start_id)
         if probe is not None:
             probe.attach(self)
@@ -221,7 +227,7 @@ class DeRTaTrainer(SFTTrainer):
         samples, counts = super().get_batch_samples(*args, **kwargs)
         if not self._is_checked and samples:
             self._is_checked = True
-            check_head(self, samples[0], self.refusal_token.continued_id)
+            check_head(self, samples[0], 0 if self.refusal_token is None else self.refusal_token.continued_id)
             if self.padding_free:
                 check_rows_stay_apart(self)
         self.guards.begin_step(samples)
@@ -330,14 +336,14 @@ class DeRTaTrainer(SFTTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         taught = self._builder.settings.to_dict()
-        rows, token = self.row_report.to_dict(), self.refusal_token.to_dict()
-        save_derta_config(self, output_dir, {**taught, "refusal_token": token, "rows": rows})
+        token = None if self.refusal_token is None else self.refusal_token.to_dict()
+        save_derta_config(self, output_dir, {**taught, "refusal_token": token, "rows": self.row_report.to_dict()})
 
     def create_model_card(self, model_name: str | None = None, dataset_name: Any = None, tags: Any = None) -> None:
         rows = self.row_report
         facts = [
             f"Objective: `{self.args.objective}`",
-            f"Refusal token: {self.refusal_token}",
+            *([] if self.refusal_token is None else [f"Refusal token: {self.refusal_token}"]),
             *(["Trained with the refusal direction ablated: `objective.ablation`"] if self.ablation else []),
             f"Rows: {rows.mle_rows} MLE, {rows.rto_rows} RTO; {rows.truncated_rows} truncated, "
             f"{rows.dropped_examples} examples dropped",

@@ -116,7 +116,6 @@ def test_chat_templates_that_cannot_be_used(
         ("model.pad_token=nonsense", "model.pad_token='nonsense' is not in the vocabulary of"),
         ("objective.refusal_token_ids=[99999999999999999999]", "each from 0 to"),
         ("objective.refusal_token_ids=[-1,3]", "each from 0 to"),
-        ("objective.refusal_text=Unquestionably", "only a piece of its first word"),
         ("objective.refusal_text='I cannot'", "a word that opens ordinary answers too"),
     ],
 )

@@ -20,6 +20,7 @@ from derta.config.model import ModelConfig
 from derta.data.build import build
 from derta.data.recipe import load_recipe
 from derta.errors import InputError
+from derta.evaluation.measures import measures
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.suite import evaluate
 from derta.evaluation.summary import read_summary
@@ -202,7 +203,7 @@ def test_results_of_another_model_are_not_mixed_in(place, whole):
         ({"sets": {"harmful": PromptSetConfig(attacks=["gone"])}}, "attack 'gone' does not exist"),
         ({"sets": {"harmful": PromptSetConfig(attacks=["prefill_900"])}}, "can use none of the rows"),
         ({"max_new_tokens": 4000}, "do not fit into the context of 512"),
-        ({"refusal_text": "I am afraid"}, "ambiguous"),
+        ({"refusal_token_ids": [3, 99999]}, r"eval.refusal_token_ids=\[3, 99999\]: expected one id"),
         ({"path": "nowhere"}, "nowhere"),
     ],
 )
@@ -210,6 +211,16 @@ def test_bad_settings_are_named_and_leave_nothing_behind(place, settings, messag
     with pytest.raises(InputError, match=message):
         evaluate(make_config(place, "refused", **settings), Ranks())
     assert not (place / "refused").exists()
+
+
+def test_a_refusal_text_that_cannot_be_used_ends_nothing(place, caplog):
+    sets = {"benign": PromptSetConfig(source="eval_benign")}
+    summary = evaluate(make_config(place, "unmeasured", refusal_text="I am afraid", sets=sets), Ranks())
+    (said,) = [record.getMessage() for record in caplog.records if "P(refusal)" in record.getMessage()]
+    assert said.startswith("P(refusal) is not measured: eval.refusal_text='I am afraid' starts with 'I'")
+    assert (summary.separation, summary.identity.refusal_text, summary.identity.refusal_ids) == (None, None, None)
+    assert not (place / "unmeasured" / "probability.json").exists()
+    assert not any("AUROC" in str(line) for line in measures([summary]))
 
 
 def test_an_empty_file_of_prompts_is_named(place):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,8 +18,8 @@ def step_by_step(target, cut, refusal):
     for t in range(len(cut.response)):
         with torch.inference_mode():
             logits = target.model(input_ids=torch.tensor([[*cut.prompt, *cut.response[:t]]])).logits[0, -1]
-        token = refusal.start_id if t == 0 else refusal.continued_id
-        scores.append(float(torch.softmax(logits.double(), 0)[token]))
+        probabilities = torch.softmax(logits.double(), 0)
+        scores.append(float(probabilities[refusal.start_id] + probabilities[refusal.continued_id]))
     return scores
 
 
@@ -31,6 +33,13 @@ def test_one_forward_equals_step_by_step_scoring(target, harmful_rows):
         expected = step_by_step(target, cut, refusal)
         assert len(curve) == len(cut.response)
         assert curve == pytest.approx(expected, rel=1e-5)
+    one_form = replace(refusal, continued_id=refusal.start_id)
+    alone = refusal_probabilities(target.model, cuts, one_form, target.pad_token_id)
+    other = refusal_probabilities(
+        target.model, cuts, replace(refusal, start_id=refusal.continued_id), target.pad_token_id
+    )
+    for both, *parts in zip(curves, alone, other, strict=True):
+        assert both == pytest.approx([sum(forms) for forms in zip(*parts, strict=True)])
 
 
 def test_curves_do_not_depend_on_the_batch_and_use_the_response_of_their_side(target, harmful_rows, benign_rows):
