@@ -244,6 +244,11 @@ def tokenize_table(
     names, has_chats = unique_ids(rows)
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
     cutter = ConversationCutter(tokenizer)
+    if tokenizer.chat_template and isinstance(rows[0].get("prompt"), str):
+        logger.warning(
+            "the rows are plain strings, so they are raw text (TRL's rule) and the chat template is not applied to "
+            "them; write messages, [{'role': ..., 'content': ...}], to have it applied"
+        )
     if has_chats:
         cutter.check()
         if not cutter.writes_its_ends:
