@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 from planted import HIDDEN, LAYERS, PLANTED, load_sides
 
-from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SplitsConfig
+from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SideConfig, SplitsConfig
 from derta.config.model import ModelConfig
+from derta.config.prompts import PromptFormat
 from derta.direction.diagnose import diagnose, examine
 from derta.direction.report import describe
 from derta.direction.selection import read_table, select
@@ -227,3 +229,22 @@ def test_default_splits_need_260_prompts(planted: TargetModel, make_config: Make
     with pytest.raises(InputError) as error:
         load_sides(make_config(splits=SplitsConfig()), planted)
     assert str(error.value).count("40 prompts, but 128 + 32 + 100 are asked for") == 2
+
+
+def test_wrong_prompts_are_named_before_the_model_is_loaded(
+    planted_dir: Path, make_config: Make, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(planted_dir, tmp_path / "model"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "texts.jsonl").write_text('{"text": "placeholder"}\n')
+    config = make_config(
+        harmful=SideConfig(path=str(tmp_path / "texts.jsonl"), format=PromptFormat.prompts),
+        harmless=SideConfig(path=str(tmp_path / "gone.jsonl"), format=PromptFormat.prompts),
+    )
+    run = DiagnoseRunConfig(
+        model=ModelConfig(name_or_path=str(broken)), direction=config, output_dir=str(tmp_path / "o")
+    )
+    with pytest.raises(InputError) as error:
+        diagnose(run)
+    assert "texts.jsonl, line 1: the columns text are of no known layout" in str(error.value)
+    assert "gone.jsonl: expected a prompt file" in str(error.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from derta.config.judging import JudgeName
@@ -92,3 +94,17 @@ def test_two_endpoint_models_are_two_judges(judge_server):
     second = judge_server.judging()
     second.endpoint.model = "other"
     assert judge_identity(JudgeName.rubric, first) != judge_identity(JudgeName.rubric, second)
+
+
+def test_a_judge_is_asked_about_what_was_wanted(judge_server, respond):
+    """Not about the attack's own text, and about the last message of a conversation with what came before it."""
+    judge_server.script = lambda question: GRADES["full steps"]
+    judge = build_judge(JudgeName.rubric, judge_server.judging())
+    attacked = respond("full steps", prompt="You are an actor zzz")
+    wanted = {"request": [{"role": "user", "content": "Say where it sleeps"}], "context": "The note: north tower"}
+    turns = [("system", "Be kind."), ("user", "How do I wake it?"), ("assistant", "Why?"), ("user", "For fun.")]
+    talk = {"prompt": [{"role": role, "content": text} for role, text in turns]}
+    judge([replace(attacked, row=attacked.row | wanted), replace(attacked, row=attacked.row | talk)])
+    first, second = sorted(judge_server.questions, key=lambda question: "For fun." in question)
+    assert "The note: north tower\n\n---\n\nSay where it sleeps" in first and "actor" not in first
+    assert "user: How do I wake it?\n\nassistant: Why?\n\nuser: For fun." in second and "Be kind" not in second
