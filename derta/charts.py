@@ -4,21 +4,21 @@ of a page that draws it itself (`library`).
 Colours are names: a page gives them values for light and dark screens (`colour_rules`), a PNG has the light ones. Okabe
 and Ito's, which colour-blind readers can tell apart; lines differ in dash and points in shape, too.
 
-A figure has one panel or several (facets, or panels of their own). `sized` says how wide they are at least, so that the
-page can lay them out for its width.
+A figure has one panel or several (facets, or panels of their own); it says how wide they are at least, so that a page
+can lay them out for its width.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-Chart = alt.TopLevelMixin
 Rows = Sequence[Mapping[str, Any]]
 
 COLOURS = {
@@ -54,8 +54,6 @@ _DASHES = ([1, 0], [8, 4], [3, 2], [9, 3, 2, 3], [5, 2], [12, 4], [1, 3])
 GLYPHS = "●■▲◆▼✚▶"
 """The shapes as characters."""
 PERCENT = alt.Axis(format="%", tickCount=5)
-COLUMNS = 4
-"""Panels in a row of a PNG; a page takes as many as it has room for."""
 
 
 def colour(name: str) -> str:
@@ -106,11 +104,32 @@ def compared_shapes(field: str, names: Sequence[str], key: alt.Legend | None = N
     return alt.Shape(field, type="nominal", scale=scale, legend=key)
 
 
-def data(rows: Iterable[Mapping[str, Any]]) -> alt.Data:
-    return alt.Data(values=list(rows))
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    rows: name -> the rows that its charts draw (`table`); they stay out of altair, which would copy and check them
+        with every step.
+    count: panels at most. width: of a panel without its y axis, for which `left` is kept. gap: between two panels.
+    columns: panels in a row of a PNG at most.
+    """
+
+    chart: Any
+    title: str
+    rows: Mapping[str, Rows]
+    count: int
+    width: int
+    left: int = 46
+    gap: int = 24
+    columns: int = 4
 
 
-def asked(field: str) -> alt.TooltipValue | Any:
+def table(name: str) -> alt.Chart:
+    """A chart of the rows that its figure has under this name."""
+    return alt.Chart(alt.NamedData(name))
+
+
+def asked(field: str) -> alt.Tooltip:
     """A field whose text is shown where the reader points."""
     return alt.Tooltip(field, type="nominal")
 
@@ -122,15 +141,16 @@ def panels(chart: Any, field: str, *, sort: Any = None) -> Any:
         title=None, labelExpr=names, labelFontWeight=600, labelFontSize=13, labelAnchor="start", labelLimit=320
     )
     facet = alt.Facet(field, type="nominal", header=header, sort=sort)
-    return chart.facet(facet, columns=COLUMNS).resolve_axis(x="independent", y="independent")
+    return chart.facet(facet).resolve_axis(x="independent", y="independent")
 
 
 def filtered(chart: Any, **kept: Sequence[str]) -> Any:
     """Only rows whose `checkpoint`, `attack`, ... is among the parameter `checkpoints`, `attacks`, ..., which a page
-    can set; at first every name."""
+    can set; at first every name. Rows that are about none are kept."""
     for name, values in kept.items():
         chart = chart.add_params(alt.param(name=name, value=list(values)))
-        chart = chart.transform_filter(f"indexof({name}, datum.{name[:-1]}) >= 0")
+        field = f"datum.{name.removesuffix('s')}"
+        chart = chart.transform_filter(f"!isValid({field}) || indexof({name}, {field}) >= 0")
     return chart
 
 
@@ -150,18 +170,9 @@ def reading(chart: Any, x: str, line: str, groups: Sequence[str] = (), *, title:
     return rule.encode(x=alt.X(x, type="quantitative"), opacity=seen, tooltip=asked("text")).add_params(near)
 
 
-def sized(
-    chart: Any, title: str, *, count: int, width: int, left: int = 46, gap: int = 24, columns: int = COLUMNS
-) -> Any:
-    """A finished figure. count: panels at most. width: of a panel without its y axis, for which `left` is kept. gap:
-    between two panels in a row."""
-    spread = {"width": width, "left": left, "gap": gap, "panels": count, "columns": min(count, columns)}
-    # On a page the heading says what the figure is; its specification keeps the words for PNG and screen readers.
-    return chart.properties(description=title, usermeta=spread)
-
-
-def specification(chart: Chart) -> dict[str, Any]:
-    """The figure as Vega-Lite, with the look that all share."""
+def specification(figure: Figure) -> dict[str, Any]:
+    """The figure as Vega-Lite, with the look that all share. A page reads in `usermeta` how to lay out its panels; its
+    heading says what the description does."""
     ink, muted, line = map(colour, ("ink", "muted", "line"))
     config = {
         "background": None,
@@ -182,16 +193,17 @@ def specification(chart: Chart) -> dict[str, Any]:
         "rule": {"color": ink},
         "line": {"strokeWidth": 2},
     }  # fmt: skip
-    spec = chart.to_dict() | {"config": config}
-    spread = spec["usermeta"]
-    if spread["panels"] > 1:
-        spec |= {"columns": spread["columns"], "spacing": {"row": 18, "column": spread["gap"]}}
+    spread = {"width": figure.width, "left": figure.left, "gap": figure.gap, "panels": figure.count}
+    spec = figure.chart.to_dict() | {"config": config, "description": figure.title, "usermeta": spread}
+    spec["datasets"] = {name: list(rows) for name, rows in figure.rows.items()}
+    if figure.count > 1:
+        spec |= {"columns": min(figure.count, figure.columns), "spacing": {"row": 18, "column": figure.gap}}
     for panel in spec.get("concat", [spec.get("spec", spec)]):
-        panel["width"] = spread["width"]
+        panel["width"] = figure.width
     return spec
 
 
-def write_png(chart: Chart, file: Path) -> None:
+def write_png(figure: Figure, file: Path) -> None:
     """The figure as it is drawn on a page, on white, with its title above.
 
     Raises:
@@ -199,7 +211,7 @@ def write_png(chart: Chart, file: Path) -> None:
     """
     import vl_convert
 
-    spec = specification(chart)
+    spec = specification(figure)
     spec["title"] = {"text": spec["description"], "anchor": "start", "fontSize": 15, "offset": 14}
     spec["background"] = "white"
     text = json.dumps(spec)

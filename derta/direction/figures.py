@@ -10,15 +10,15 @@ import altair as alt
 
 from derta.charts import (
     PERCENT,
+    Figure,
     asked,
     colour,
     compared_colours,
     compared_dashes,
-    data,
     legend,
     line_legend,
     panels,
-    sized,
+    table,
     write_png,
 )
 from derta.direction.suffix import CONDITIONS
@@ -36,13 +36,13 @@ def write_figures(report: Mapping[str, Any], output: Path) -> list[Path]:
     """candidates.png (scores, layers x positions), layers.png (norms and cosines by layer), outcomes.png (before and
     after), suffix.png where suffixes were analysed."""
     paths = []
-    for name, chart in charts(report).items():
+    for name, figure in figures(report).items():
         paths.append(output / f"{name}.png")
-        write_png(chart, paths[-1])
+        write_png(figure, paths[-1])
     return paths
 
 
-def charts(report: Mapping[str, Any]) -> dict[str, Any]:
+def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     """Name -> figure of one diagnostic."""
     made = {"candidates": candidate_maps(report), "layers": layer_curves(report), "outcomes": outcome_bars(report)}
     if report["suffix"] and not report["suffix"]["reason"]:
@@ -50,7 +50,7 @@ def charts(report: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def candidate_maps(report: Mapping[str, Any]) -> Any:
+def candidate_maps(report: Mapping[str, Any]) -> Figure:
     """A heat map per score; crosses: not valid, circle: chosen."""
     selection = report["selection"]
     rows = []
@@ -63,7 +63,7 @@ def candidate_maps(report: Mapping[str, Any]) -> Any:
         scores = {column: row[column] for column in SCORES}
         rows.append({"position": row["position"], "layer": row["layer"], "mark": mark, "about": about} | scores)
     layers, positions = range(report["layers"]), range(-report["positions"], 0)
-    base = alt.Chart(data(rows)).encode(
+    base = table("candidates").encode(
         x=alt.X("layer:O", title="layer (block input)", scale=alt.Scale(domain=list(layers)), axis=_LAYERS),
         y=alt.Y("position:O", title="position", scale=alt.Scale(domain=list(positions))),
     )
@@ -88,44 +88,49 @@ def candidate_maps(report: Mapping[str, Any]) -> Any:
             ).properties(height=alt.Step(22))
         )
     together = alt.concat(*maps).resolve_scale(color="independent")
-    return sized(
-        together, f"{report['label']}: every candidate direction (×: not valid; ○: chosen)", count=3, width=270
-    )
+    title = f"{report['label']}: every candidate direction (×: not valid; ○: chosen)"
+    return Figure(together, title, {"candidates": rows}, count=3, width=270)
 
 
 _LAYERS = alt.Axis(labelOverlap=True, labelAngle=0)
 
 
-def layer_curves(report: Mapping[str, Any]) -> Any:
+def layer_curves(report: Mapping[str, Any]) -> Figure:
     """Length of the difference of means by layer, and its cosine with the chosen direction; a curve per position."""
     names = [f"position {i - len(report['norms'])}" for i in range(len(report["norms"]))]
-    length = _curves(dict(zip(names, report["norms"], strict=True)), "length of harmful mean − harmless mean")
-    made = [length]
-    if report["cosines"]:
-        curves = dict(zip(names, report["cosines"], strict=True))
-        made.append(_curves(curves, "cosine with the chosen direction", [-1.05, 1.05]))
-    about = "harmful mean − harmless mean at every block input"
-    return sized(alt.concat(*made), f"{report['label']}: {about}", count=len(made), width=360)
+    made, rows = [], {}
+    for key, title, domain in (
+        ("norms", "length of harmful mean − harmless mean", None),
+        ("cosines", "cosine with the chosen direction", [-1.05, 1.05]),
+    ):
+        if report[key]:
+            rows[key] = _by_layer(dict(zip(names, report[key], strict=True)))
+            made.append(_curves(key, names, report["layers"], title, domain))
+    title = f"{report['label']}: harmful mean − harmless mean at every block input"
+    return Figure(alt.concat(*made), title, rows, count=len(made), width=360)
 
 
-def _curves(curves: Mapping[str, Sequence[float | None]], title: str, domain: Sequence[float] | None = None) -> Any:
-    """One line over the layers per name."""
-    rows = [
+def _by_layer(curves: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+    return [
         {"name": name, "layer": layer, "value": value}
         for name, values in curves.items()
         for layer, value in enumerate(values)
     ]
+
+
+def _curves(rows: str, names: Sequence[str], layers: int, title: str, domain: Sequence[float] | None = None) -> Any:
+    """One line over the layers per name."""
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=True)
-    layers = max(map(len, curves.values()))
-    ticks = list(range(0, layers, -(-layers // 10)))
+    axis = alt.Axis(values=list(range(0, layers, -(-layers // 10))), format="d")
     return (
-        alt.Chart(data(rows), title=title, height=200)
+        table(rows)
+        .properties(title=title, height=200)
         .mark_line(point=alt.OverlayMarkDef(size=22))
         .encode(
-            x=alt.X("layer:Q", title="layer (block input)", axis=alt.Axis(values=ticks, format="d")),
+            x=alt.X("layer:Q", title="layer (block input)", axis=axis),
             y=alt.Y("value:Q", title=None, scale=scale),
-            color=compared_colours("name", list(curves), line_legend()),
-            strokeDash=compared_dashes("name", list(curves), line_legend()),
+            color=compared_colours("name", names, line_legend()),
+            strokeDash=compared_dashes("name", names, line_legend()),
             tooltip=[asked("name"), "layer:Q", alt.Tooltip("value:Q", format=".3~g")],
         )
     )
@@ -145,7 +150,7 @@ def interventions(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
         yield "added", report["added"]
 
 
-def outcome_bars(report: Mapping[str, Any]) -> Any:
+def outcome_bars(report: Mapping[str, Any]) -> Figure:
     """Attack success on harmful prompts and refusal of harmless ones under every intervention, with 95% intervals."""
     rows = [
         {
@@ -158,7 +163,7 @@ def outcome_bars(report: Mapping[str, Any]) -> Any:
         if side in cell and cell[side][share]["n"]
     ]
     names = list(dict.fromkeys(row["intervention"] for row in rows))
-    base = alt.Chart(data(rows)).encode(
+    base = table("rates").encode(
         y=alt.Y("intervention:N", sort=names, title=None, axis=alt.Axis(labelLimit=160)),
         yOffset=alt.YOffset("measure:N", sort=list(_MEASURES)),
     )
@@ -172,22 +177,25 @@ def outcome_bars(report: Mapping[str, Any]) -> Any:
     )
     chart = alt.layer(bars, base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high"))
     title = f"{report['label']}: responses under interventions (95% intervals)"
-    return sized(chart.properties(height=alt.Step(16)), title, count=1, width=420, left=150)
+    return Figure(chart.properties(height=alt.Step(16)), title, {"rates": rows}, count=1, width=420, left=150)
 
 
-def suffix_curves(report: Mapping[str, Any]) -> Any:
+def suffix_curves(report: Mapping[str, Any]) -> Figure:
     """Cosine of the last token's residual with the direction by layer; attention shares of the top heads."""
     suffix = report["suffix"]
     conditions = {name: suffix["conditions"][name] for name in CONDITIONS}
-    cosines = {name: one["cosines"] for name, one in conditions.items()}
-    rows = [
-        {"suffix": name, "on the": part, "share": one["attention"][part]}
-        for name, one in conditions.items()
-        for part in ("instruction", "suffix")
-    ]
+    rows = {
+        "cosines": _by_layer({name: one["cosines"] for name, one in conditions.items()}),
+        "attention": [
+            {"suffix": name, "on the": part, "share": one["attention"][part]}
+            for name, one in conditions.items()
+            for part in ("instruction", "suffix")
+        ],
+    }
     parts = alt.Scale(domain=["instruction", "suffix"], range=[colour("c2"), colour("c1")])
     attention = (
-        alt.Chart(data(rows), title=f"attention of the top {len(suffix['heads'])} heads", height=200)
+        table("attention")
+        .properties(title=f"attention of the top {len(suffix['heads'])} heads", height=200)
         .mark_bar()
         .encode(
             x=alt.X("suffix:N", sort=CONDITIONS, title="suffix", axis=alt.Axis(labelAngle=0)),
@@ -197,12 +205,14 @@ def suffix_curves(report: Mapping[str, Any]) -> Any:
             tooltip=[asked("suffix"), asked("on the"), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    curves = _curves(cosines, "cosine of the last token with the direction, by suffix")
+    layers = len(conditions[CONDITIONS[0]]["cosines"])
+    curves = _curves("cosines", CONDITIONS, layers, "cosine of the last token with the direction, by suffix")
     both = alt.concat(curves, attention).resolve_scale(color="independent", strokeDash="independent")
-    return sized(both, f"{report['label']}: suffixes (n = {suffix['prompts']} prompts)", count=2, width=360)
+    title = f"{report['label']}: suffixes (n = {suffix['prompts']} prompts)"
+    return Figure(both, title, rows, count=2, width=360)
 
 
-def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Attack success of every run as it is and with its direction ablated, a panel per label: a line per run, hollow
     where only the candidate with the least bypass could be taken; the broad bar is the mean."""
     rows = []
@@ -216,7 +226,7 @@ def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
                     row = {"label": label, "run": number, "state": state, "valid": valid}
                     rows.append(row | {key: rate[key] for key in ("rate", "low", "high", "n")})
     states = ["as it is", "ablated"]
-    base = alt.Chart(data(rows)).encode(
+    base = table("runs").encode(
         x=alt.X("state:N", sort=states, title=None, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("rate:Q", title="attack success", axis=PERCENT, scale=_SHARE),
     )
@@ -235,5 +245,5 @@ def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
         ),
     ).properties(height=220)
     title = "Attack success before and after directional ablation (a line per run, bar: mean)"
-    labels = list(groups)
-    return sized(panels(layers, "label", sort=labels), title, count=len(labels), width=130, left=64, columns=6)
+    chart = panels(layers, "label", sort=list(groups))
+    return Figure(chart, title, {"runs": rows}, count=len(groups), width=130, left=64, columns=6)

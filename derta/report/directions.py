@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from derta.charts import Figure
 from derta.direction.collect import Study, load_reports, study_numbers
-from derta.direction.figures import before_and_after, charts, interventions
+from derta.direction.figures import before_and_after, figures, interventions
 from derta.direction.paired import Paired
 from derta.direction.report import percent
 from derta.direction.score import KEY, SHOWN
@@ -58,22 +59,22 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class DirectionContent:
-    """The section: a table over labels, paired differences, every diagnostic, and its figures (name -> chart)."""
+    """The section: a table over labels, paired differences, every diagnostic, and its figures by name."""
 
     study: Numbers
     differences: Numbers | None
     diagnostics: list[Diagnostic]
     seconds: str
-    charts: dict[str, Any]
+    figures: dict[str, Figure]
 
 
 def direction_content(reports: Reports) -> DirectionContent:
     """What the page shows of these diagnostics; there is at least one."""
-    found: dict[str, Any] = {"ablation": before_and_after(reports)}
+    found: dict[str, Figure] = {"ablation": before_and_after(reports)}
     diagnostics: list[Diagnostic] = []
     for label, members in reports.items():
         for number, report in enumerate(members, 1):
-            own = {f"direction-{len(diagnostics)}-{name}": chart for name, chart in charts(report).items()}
+            own = {f"direction-{len(diagnostics)}-{name}": figure for name, figure in figures(report).items()}
             found |= own
             name = f"{label}, {number}" if len(members) > 1 else label
             diagnostics.append(

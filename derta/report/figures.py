@@ -3,7 +3,7 @@ along a response. Made of results files alone; a page can filter them by checkpo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,23 +12,23 @@ import numpy as np
 
 from derta.charts import (
     PERCENT,
+    Figure,
     asked,
     colour,
     compared_colours,
     compared_dashes,
     compared_shapes,
-    data,
     filtered,
     legend,
     line_legend,
     panels,
     reading,
-    sized,
+    table,
 )
 from derta.evaluation.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS
 from derta.evaluation.records import Outcome
 from derta.report.measures import Combined, combine, combined
-from derta.report.responses import refusal_counts
+from derta.report.responses import BEHIND, FREE, refusal_counts
 from derta.report.runs import Run, group_by_label
 from derta.statistics.positions import POSITION_BUCKETS, Curve
 from derta.statistics.rates import Z_95, rate
@@ -40,7 +40,7 @@ BUCKETS = tuple(name for name, _, _ in POSITION_BUCKETS)
 _SHARE = alt.Scale(domain=[0, 1])
 
 
-def trade_off(runs: Sequence[Run]) -> Any:
+def trade_off(runs: Sequence[Run]) -> Figure | None:
     """Attack success against over-refusal, a panel per benign set, with helpfulness on that set as colour and intervals
     as bars (several runs of a label: standard deviation). None without harmful or benign prompts."""
     lines, labels = combined(runs), list(group_by_label(runs))
@@ -67,7 +67,7 @@ def trade_off(runs: Sequence[Run]) -> Any:
     choice = alt.binding_select(options=[line.name for line in success], name="Attack success ")
     chosen = alt.param(name="measure", value=first, bind=choice if len(success) > 1 else alt.Undefined)
 
-    base = alt.Chart(data(rows)).encode(
+    base = table("points").encode(
         x=alt.X("x:Q", title="over-refusal (← better)", axis=PERCENT, scale=alt.Scale(domainMin=0)),
         y=alt.Y("y:Q", title="attack success (↓ better)", axis=PERCENT, scale=alt.Scale(domain=[0, 1.04], nice=False)),
     )
@@ -104,7 +104,8 @@ def trade_off(runs: Sequence[Run]) -> Any:
         .transform_filter("datum.measure == measure"),
         checkpoints=labels,
     )
-    return sized(chart, "Attack success against over-refusal", count=len(refusal), width=280, left=60)
+    title = "Attack success against over-refusal"
+    return Figure(chart, title, {"points": rows}, count=len(refusal), width=280, left=60)
 
 
 _AXES = {"x": "over-refusal", "y": "attack success", "help": "helpfulness"}
@@ -142,7 +143,7 @@ def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return points
 
 
-def attack_outcomes(runs: Sequence[Run]) -> Any:
+def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
     """What became of the responses to each attack: a panel per attack, a bar per checkpoint. The first outcome shown
     has its interval. Unscored responses stand outside the shares, unless nothing else is asked for."""
     groups = group_by_label(runs)
@@ -154,7 +155,7 @@ def attack_outcomes(runs: Sequence[Run]) -> Any:
     choice = alt.binding_select(options=sets, name="Prompts ")
     chosen = alt.param(name="prompts", value=sets[0], bind=choice if len(sets) > 1 else alt.Undefined)
     y = alt.Y("checkpoint:N", sort=list(groups), title=None, axis=alt.Axis(domain=False, ticks=False))
-    base = alt.Chart(data(rows)).encode(y=y)
+    base = table("shares").encode(y=y)
     scale = alt.Scale(domain=OUTCOMES, range=[colour(name) for name in OUTCOMES])
     bars = base.mark_bar(height=16, strokeWidth=0.6).encode(
         x=alt.X("share:Q", stack="zero", title=None, axis=PERCENT, scale=_SHARE),
@@ -182,7 +183,8 @@ def attack_outcomes(runs: Sequence[Run]) -> Any:
         outcomes=OUTCOMES,
     )
     left = 20 + 7 * min(16, max(map(len, groups)))
-    return sized(chart, "Outcomes of the responses to each attack", count=len(attacks), width=180, left=left, gap=52)
+    title = "Outcomes of the responses to each attack"
+    return Figure(chart, title, {"shares": rows}, count=len(attacks), width=180, left=left, gap=52)
 
 
 def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
@@ -207,27 +209,21 @@ def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def refusal_positions(runs: Sequence[Run]) -> Any:
+def refusal_positions(runs: Sequence[Run]) -> Figure | None:
     """Histogram of the places where refusals of harmful prompts start, a panel per checkpoint; prefilled responses
     apart, because they cannot refuse before their prefill ends. None where nothing refuses."""
     groups = group_by_label(runs)
     rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
-    if not any(row["count"] for row in rows if row["bucket"]):
+    counted = _together([row for row in rows if row["bucket"]], "checkpoint", "attack", "outcome", "bucket", "kind")
+    if not counted:
         return None
-    # A row without refusals for every bar keeps the panels of those that never refuse.
+    # A row without refusals for every bar keeps the panels of those that never refuse, and what lacks a bucket.
     empty = [
-        {"checkpoint": label, "attack": attack, "outcome": outcome, "bucket": bucket, "count": 0, "prefilled": False}
-        for label in groups
-        for attack in _attacks(rows)
-        for outcome in _REFUSALS
-        for bucket in BUCKETS
+        {"checkpoint": label, "bucket": bucket, "kind": FREE, "count": 0} for label in groups for bucket in BUCKETS
     ]
-    counted = [row for row in rows if row["bucket"]]
-    behind = {False: "no prefill", True: "behind a prefill"}
-    names = [{**row, "kind": behind[row["prefilled"]]} for row in (*counted, *empty)]
     x = alt.X("bucket:N", sort=BUCKETS, title="response tokens before the refusal", axis=alt.Axis(labelAngle=0))
-    base = alt.Chart(data(names)).encode(x=x)
-    scale = alt.Scale(domain=list(behind.values()), range=[colour("refused"), colour("prefilled")])
+    base = table("refusals").encode(x=x)
+    scale = alt.Scale(domain=[FREE, BEHIND], range=[colour("refused"), colour("prefilled")])
     y = alt.Y("share:Q", title="share of refusals", axis=PERCENT, scale=alt.Scale(domain=[0, 1.08], nice=False))
     bars = base.transform_aggregate(
         count="sum(count)", groupby=["title", "place", "total", "bucket", "kind"]
@@ -264,10 +260,21 @@ def refusal_positions(runs: Sequence[Run]) -> Any:
         .transform_joinaggregate(total="sum(count)", groupby=["checkpoint"])
         .transform_calculate(title=title, place="indexof(checkpoints, datum.checkpoint)")
     )
-    return sized(chart, "Where refusals of harmful prompts start", count=len(groups), width=230, left=60)
+    title = "Where refusals of harmful prompts start"
+    return Figure(chart, title, {"refusals": [*counted, *empty]}, count=len(groups), width=230, left=60)
 
 
-_REFUSALS = (Outcome.REFUSED.value, Outcome.MALFORMED_REFUSAL.value)
+def _together(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """Rows with the same values under these keys as one, with the sum of their counts and responses."""
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        found = sums.setdefault(tuple(row[key] for key in keys), [0, 0])
+        found[0] += row["count"]
+        found[1] += row["responses"]
+    return [
+        {**dict(zip(keys, values, strict=True)), "count": count, "responses": responses}
+        for values, (count, responses) in sums.items()
+    ]
 
 
 def _attacks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -283,7 +290,7 @@ def _wilson(count: str, n: str) -> dict[str, str]:
     return {"share": share, "low": f"max(0, {centre} - {half})", "high": f"min(1, {centre} + {half})"}
 
 
-def cumulative_refusals(runs: Sequence[Run]) -> Any:
+def cumulative_refusals(runs: Sequence[Run]) -> Figure | None:
     """Share of the refusals, or of all scored responses, that have refused by each token: Figure 4 of the DeRTa paper
     (arXiv 2407.09121). None without results.jsonl or where nothing refuses."""
     groups = group_by_label(runs)
@@ -294,7 +301,7 @@ def cumulative_refusals(runs: Sequence[Run]) -> Any:
     choice = alt.binding_select(options=["refusals", "all scored responses"], name="As share of ")
     chosen = alt.param(name="share_of", value="refusals", bind=choice)
     base = (
-        alt.Chart(data(row for row in rows if row["token"] is not None or row["responses"]))
+        table("refusals")
         .transform_aggregate(count="sum(count)", responses="sum(responses)", groupby=["checkpoint", "token"])
         .transform_impute("count", "token", keyvals={"start": 0, "stop": last + 1}, value=0, groupby=["checkpoint"])
         .transform_joinaggregate(refusals="sum(count)", responses="sum(responses)", groupby=["checkpoint"])
@@ -311,16 +318,13 @@ def cumulative_refusals(runs: Sequence[Run]) -> Any:
         strokeDash=compared_dashes("checkpoint", list(groups), line_legend()),
     )
     line = "datum.checkpoint + ': ' + format(datum.share, '.1%')"
-    chart = filtered(
-        alt.layer(lines, reading(base, "token", line, title="by token ")).add_params(chosen).properties(height=260),
-        checkpoints=list(groups),
-        attacks=_attacks(rows),
-    ).transform_filter("!datum.outcome || indexof(outcomes, datum.outcome) >= 0")
-    chart = chart.add_params(alt.param(name="outcomes", value=list(OUTCOMES)))
-    return sized(chart, "Share that has refused by each token", count=1, width=640, left=60)
+    layers = alt.layer(lines, reading(base, "token", line, title="by token ")).properties(height=260)
+    chart = filtered(layers.add_params(chosen), checkpoints=list(groups), attacks=_attacks(rows), outcomes=OUTCOMES)
+    counted = _together(rows, "checkpoint", "attack", "outcome", "token")
+    return Figure(chart, "Share that has refused by each token", {"refusals": counted}, count=1, width=640, left=60)
 
 
-def refusal_probability(runs: Sequence[Run]) -> Any:
+def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     """Mean P(refusal token) by response position, harmful against benign responses, a panel per checkpoint.
 
     The band is the middle half of the rows; over several runs, the range of the runs' means. None where no run
@@ -332,8 +336,8 @@ def refusal_probability(runs: Sequence[Run]) -> Any:
     labels = list(dict.fromkeys(row["checkpoint"] for row in found))
     sets = sorted(dict.fromkeys(row["set"] for row in found), key=lambda name: not _harmful(found, name))
     rows = [{**row, "token": list(range(len(row["mean"])))} for row in found]
-    source = data(rows)
-    base = alt.Chart(source).encode(
+    source = table("curves")
+    base = source.encode(
         x=alt.X("token:Q", title="response tokens given"),
         color=compared_colours("set", sets, line_legend(), first=1),
     )
@@ -345,11 +349,12 @@ def refusal_probability(runs: Sequence[Run]) -> Any:
         base.mark_line().encode(y="mean:Q", strokeDash=compared_dashes("set", sets, line_legend())),
         # Without a dot, a curve that falls right behind the first token looks like part of the axis.
         base.transform_filter("datum.token == 0").mark_point(filled=True, opacity=1, size=28).encode(y="mean:Q"),
-        reading(alt.Chart(source), "token", line, ["title"], title="after token "),
+        reading(source, "token", line, ["title"], title="after token "),
     ).properties(height=200)
     chart = filtered(panels(layers, "title", sort=[row["title"] for row in rows]), checkpoints=labels)
     chart = chart.transform_flatten(["token", "mean", "low", "high"])
-    return sized(chart, "P(refusal token) along a given response", count=len(labels), width=240, left=60)
+    title = "P(refusal token) along a given response"
+    return Figure(chart, title, {"curves": rows}, count=len(labels), width=240, left=60)
 
 
 def _harmful(rows: Sequence[Mapping[str, Any]], name: str) -> bool:

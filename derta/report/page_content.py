@@ -32,7 +32,7 @@ from derta.report.html import Numbers
 from derta.report.measures import Combined, combined
 from derta.report.responses import refusal_counts, shown_responses
 from derta.report.runs import Run, group_by_label
-from derta.report.training_curves import TrainingRun, training_charts, training_run
+from derta.report.training_curves import TrainingRun, training_figures, training_run
 
 _AFTER = (0, 1, 5, 10, 20, 30, 40, 80, 160)
 """Tokens at which the tables behind the curves say their height."""
@@ -87,16 +87,16 @@ def page_content(
     trained = {label: [training_run(run) for run in members] for label, members in groups.items()}
     known = {label: [run for run in found if run] for label, found in trained.items() if any(found)}
     diagnosed = direction_content(directions) if directions else None
-    charts = {
+    drawn = {
         "trade-off": trade_off(runs),
         "attacks": attack_outcomes(runs),
         "position": refusal_positions(runs),
         "cumulative": cumulative_refusals(runs),
         "probability": refusal_probability(runs),
-        **training_charts(known),
-        **(diagnosed.charts if diagnosed else {}),
+        **training_figures(known),
+        **(diagnosed.figures if diagnosed else {}),
     }
-    figures = {name: specification(chart) for name, chart in charts.items() if chart is not None}
+    figures = {name: specification(figure) for name, figure in drawn.items() if figure}
     texts = shown_responses(groups) if responses else []
     there = {"summary", "provenance", *figures}
     there |= {"training"} if known else set()

@@ -14,8 +14,11 @@ from typing import Any
 from derta.data.refusal_text import refusal_span
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import RESULTS_FILE, ResultsFolder
+from derta.evaluation.summary import Cell
 from derta.report.runs import Run
 from derta.statistics.positions import POSITION_BUCKETS
+
+FREE, BEHIND = "no prefill", "behind a prefill"
 
 
 def read_results(run: Run) -> list[Result]:
@@ -27,32 +30,40 @@ def read_results(run: Run) -> list[Result]:
 
 def refusal_counts(runs: Sequence[Run], checkpoint: str) -> Iterator[dict[str, Any]]:
     """Where these runs refuse harmful prompts, as rows to be counted together: `checkpoint`, `attack`, `outcome`,
-    `token` of the response at which the refusal starts, its `bucket`, whether it is `prefilled`, and `count`.
+    `token` of the response at which the refusal starts, its `bucket`, its `kind` (`FREE` or `BEHIND`), and `count`.
 
-    Beside them one row per attack with the scored `responses` (token and bucket None, count 0). A run without
+    Beside them one row per attack with the scored `responses` (no outcome, token and bucket; count 0). A run without
     results.jsonl gives the buckets of its summary, where well-formed and malformed refusals are one, and no tokens.
     """
     for run in runs:
         results = read_results(run)
         for name, prompts in run.summary.of_sets(harmful=True).items():
             for attack, cell in prompts.attacks.items():
-                row = {"checkpoint": checkpoint, "attack": attack, "responses": 0, "token": None}
-                if not results:
-                    for bucket, share in cell.positions.items():
-                        about = {"outcome": Outcome.REFUSED.value, "prefilled": attack.startswith("prefill")}
-                        yield row | about | {"bucket": bucket, "count": share.count}
-                    continue
-                yield row | {"outcome": "", "bucket": None, "count": 0, "responses": cell.n, "prefilled": False}
-                counts = Counter(
-                    (result.outcome.value, result.refusal_token, result.prefill_tokens > 0)
-                    for result in results
-                    if (result.prompt_set, result.attack) == (name, attack) and result.outcome.is_refusal
-                )
-                for (outcome, token, prefilled), count in counts.items():
-                    if token is not None:
-                        bucket = next(each for each, first, last in POSITION_BUCKETS if first <= token <= last)
-                        about = {"outcome": outcome, "token": token, "bucket": bucket, "prefilled": prefilled}
-                        yield row | about | {"count": count}
+                none = dict.fromkeys(("outcome", "token", "bucket", "kind"))
+                row = {"checkpoint": checkpoint, "attack": attack, "responses": 0, "count": 0} | none
+                if results:
+                    yield row | {"responses": cell.n}
+                for found in _refusals(results, name, attack) if results else _of_buckets(attack, cell):
+                    yield row | found
+
+
+def _refusals(results: Sequence[Result], name: str, attack: str) -> Iterator[dict[str, Any]]:
+    counts = Counter(
+        (result.outcome.value, result.refusal_token, BEHIND if result.prefill_tokens else FREE)
+        for result in results
+        if (result.prompt_set, result.attack) == (name, attack) and result.outcome.is_refusal
+    )
+    for (outcome, token, kind), count in counts.items():
+        if token is not None:
+            bucket = next(each for each, first, last in POSITION_BUCKETS if first <= token <= last)
+            yield {"outcome": outcome, "token": token, "bucket": bucket, "kind": kind, "count": count}
+
+
+def _of_buckets(attack: str, cell: Cell) -> Iterator[dict[str, Any]]:
+    kind = BEHIND if attack.startswith("prefill") else FREE
+    for bucket, share in cell.positions.items():
+        if share.count:
+            yield {"outcome": Outcome.REFUSED.value, "bucket": bucket, "kind": kind, "count": share.count}
 
 
 @dataclass(frozen=True, slots=True)

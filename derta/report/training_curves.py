@@ -15,7 +15,7 @@ from typing import Any
 
 import altair as alt
 
-from derta.charts import compared_colours, compared_dashes, data, filtered, line_legend, reading, sized
+from derta.charts import Figure, compared_colours, compared_dashes, filtered, line_legend, reading, table
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.report.runs import Run
@@ -26,18 +26,17 @@ METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 CURVES = ("loss", "mle_loss", "rto_loss", "refusal_prob")
 """Shown first and in this order; every `probe/*` that is a measurement follows."""
 _NO_CURVES = ("probe/rows_", "probe/positions_", "probe/seconds", "probe/share_of_time")
-Curves = Sequence[tuple[str, Mapping[str, Sequence[tuple[int, float | None]]]]]
-"""(label, curves) of every run."""
+Curves = Mapping[str, Sequence[tuple[int, float | None]]]
+"""Name -> (step, value) pairs, value None where it was not finite."""
 POINTS = 300
 """Longer curves are thinned evenly to about so many points."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """curves: name -> [step, value] pairs, value null where it was not finite. settings: what config.yaml says.
-    hashes: sha256 of the files they come from."""
+    """settings: what config.yaml says. hashes: sha256 of the files they come from."""
 
-    curves: dict[str, list[tuple[int, float | None]]]
+    curves: Curves
     settings: dict[str, Any]
     hashes: dict[str, str]
 
@@ -54,7 +53,7 @@ def training_run(run: Run) -> TrainingRun | None:
     return None
 
 
-def _curves(file: Path) -> dict[str, list[tuple[int, float | None]]]:
+def _curves(file: Path) -> Curves:
     found: dict[str, list[tuple[int, float | None]]] = {}
     for line in read_lines(file):
         if not isinstance(step := line.get("step"), int):
@@ -96,57 +95,58 @@ def _settings(file: Path) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def training_charts(trained: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Any]:
+def training_figures(trained: Mapping[str, Sequence[TrainingRun]]) -> dict[str, Figure]:
     """`training`: a panel per metric, a line per run; `training-depth`: the same of the probe's metrics at single
     depths. Without those that no run has. trained: label -> its runs, in the order of the report."""
-    curves = [(label, run.curves) for label, runs in trained.items() for run in runs]
-    names = list(dict.fromkeys(name for _, found in curves for name in found))
+    runs = [(label, run.curves) for label, members in trained.items() for run in members]
+    names = list(dict.fromkeys(name for _, curves in runs for name in curves))
     ends = {f"{name}_{end}" for name in names for end in ("low", "high")}
-    own = [name for name in names if name not in ends and any(_values(found, name) for _, found in curves)]
-    charts = {}
-    for key, title, deep in (
-        ("training", "Training", False),
-        ("training-depth", "The probe by depth (response tokens given)", True),
-    ):
-        panels = [_panel(i, name, curves, list(trained)) for i, name in enumerate(own) if ("@" in name) is deep]
-        if panels:
-            charts[key] = sized(alt.concat(*panels), title, count=len(panels), width=220)
-    return charts
+    found = {name: _rows(name, runs) for name in names if name not in ends}
+    figures = {}
+    for key, title in (("training", "Training"), ("training-depth", "The probe by depth (response tokens given)")):
+        shown = {name: rows for name, rows in found.items() if rows and ("@" in name) == (key == "training-depth")}
+        if shown:
+            panels = [_panel(number, name, rows, list(trained)) for number, (name, rows) in enumerate(shown.items())]
+            rows = {f"metric {number}": rows for number, rows in enumerate(shown.values())}
+            figures[key] = Figure(alt.concat(*panels), title, rows, count=len(panels), width=220)
+    return figures
 
 
-def _values(curves: Mapping[str, Sequence[tuple[int, float | None]]], name: str) -> list[float]:
-    return [value for _, value in curves.get(name, ()) if value is not None]
-
-
-def _panel(number: int, name: str, curves: Curves, labels: list[str]) -> Any:
-    """One metric, with the band of its interval where it has one; losses that span decades on a log scale."""
+def _rows(name: str, runs: Sequence[tuple[str, Curves]]) -> list[dict[str, Any]]:
+    """A row per run that has a finite value: its steps and values, and the ends of its interval where it has one."""
     rows = []
-    for run, (label, found) in enumerate(curves):
-        if name in found:
-            low, high = (dict(found.get(f"{name}_{end}", ())) for end in ("low", "high"))
-            steps, points = [step for step, _ in found[name]], [value for _, value in found[name]]
-            band = {"low": [low.get(step) for step in steps], "high": [high.get(step) for step in steps]}
-            rows.append({"checkpoint": label, "run": run, "step": steps, "value": points, **band})
-    values = [value for _, found in curves for value in _values(found, name)]
+    for number, (label, curves) in enumerate(runs):
+        points = dict(curves.get(name, ()))
+        if any(value is not None for value in points.values()):
+            ends = {end: dict(curves.get(f"{name}_{end}", ())) for end in ("low", "high")}
+            band = {end: [found.get(step) for step in points] for end, found in ends.items()}
+            row = {"checkpoint": label, "run": number, "step": list(points), "value": list(points.values())}
+            rows.append(row | band)
+    return rows
+
+
+def _panel(number: int, name: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Any:
+    """One metric; a loss that spans decades on a log scale."""
+    values = [value for row in rows for value in row["value"] if value is not None]
     log = "loss" in name and min(values) > 0 and max(values) / min(values) > 20
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True)
     axis = alt.Axis(tickCount=4, format="~g") if log else alt.Axis(tickCount=4)
     line = "datum.checkpoint + ': ' + format(datum.value, '.4~g')"
-    base = (
-        alt.Chart(data(rows), title=f"{name} (log scale)" if log else name)
-        .transform_flatten(["step", "value", "low", "high"])
-        .encode(x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4)))
+    flat = table(f"metric {number}").transform_flatten(["step", "value", "low", "high"])
+    base = flat.encode(
+        x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4)),
+        color=compared_colours("checkpoint", labels, line_legend()),
+        detail="run:N",
     )
     layers = alt.layer(
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_area(opacity=0.16)
-        .encode(y="low:Q", y2="high", color=compared_colours("checkpoint", labels, line_legend()), detail="run:N"),
+        .encode(y="low:Q", y2="high"),
         base.mark_line(point=len(values) < 5).encode(
             y=alt.Y("value:Q", title=None, scale=scale, axis=axis),
-            color=compared_colours("checkpoint", labels, line_legend()),
             strokeDash=compared_dashes("checkpoint", labels, line_legend()),
-            detail="run:N",
         ),
-        reading(base.transform_filter("isValid(datum.value)"), "step", line, title="step ", name=f"near_{number}"),
+        reading(flat.transform_filter("isValid(datum.value)"), "step", line, title="step ", name=f"near_{number}"),
+        title=f"{name} (log scale)" if log else name,
     )
     return filtered(layers.properties(height=160), checkpoints=labels)

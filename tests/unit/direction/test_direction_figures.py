@@ -11,7 +11,7 @@ import vl_convert
 from report_cases import write_direction
 
 from derta.charts import specification
-from derta.direction.figures import before_and_after, charts
+from derta.direction.figures import before_and_after, figures
 
 
 def drawn(chart: Any, role: str) -> list[str]:
@@ -42,7 +42,7 @@ def _fields(parts: list[str]) -> dict[str, str]:
 
 def test_every_candidate_is_in_every_map_with_its_mark(tmp_path):
     (report,) = reports(tmp_path)
-    found = charts(report)
+    found = figures(report)
     assert list(found) == ["candidates", "layers", "outcomes", "suffix"]
     marks = [label.rsplit("mark: ", 1)[1] for label in drawn(found["candidates"], "text mark") if "mark: " in label]
     assert sorted(marks) == ["×"] * 18 + ["○"] * 6  # three maps, each mark with its halo
@@ -52,7 +52,7 @@ def test_every_candidate_is_in_every_map_with_its_mark(tmp_path):
 
 def test_outcome_bars_have_their_intervals(tmp_path):
     (report,) = reports(tmp_path, kept=3)
-    bars = drawn(charts(report)["outcomes"], "bar")
+    bars = drawn(figures(report)["outcomes"], "bar")
     assert any("1 ablated" in bar and "attack success" in bar and "rate: 25.000000%" in bar for bar in bars), bars
-    whiskers = drawn(charts(report)["outcomes"], "rule mark")
+    whiskers = drawn(figures(report)["outcomes"], "rule mark")
     assert len(bars) == len(whiskers) == 6

@@ -16,7 +16,7 @@ from derta.evaluation.results import ResultsFolder
 from derta.report.html import render_page
 from derta.report.page_content import page_content
 from derta.report.report import write_page
-from derta.report.responses import refusal_counts, shown_responses
+from derta.report.responses import BEHIND, FREE, refusal_counts, shown_responses
 from derta.report.runs import group_by_label, load_runs
 from derta.report.training_curves import training_run
 
@@ -34,13 +34,13 @@ def test_hostile_texts_cannot_end_their_element_and_come_back_whole(tmp_path):
     folder = write_run(tmp_path / "run", label, text=HOSTILE, command=label)
     page = write_page(load_runs([folder]), str(tmp_path / "page"), responses=True).read_text(encoding="utf-8")
     assert "<img" not in page.split("</style>")[1].replace(library(), "")
-    assert figures_of(page)["trade-off"]["data"]["values"][0]["checkpoint"] == label
+    assert figures_of(page)["trade-off"]["datasets"]["points"][0]["checkpoint"] == label
     assert unescape(re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1]) == HOSTILE.replace("\ud800", "\ufffd")
 
 
 def test_a_figure_never_holds_what_json_lacks(tmp_path):
     content = page_content(load_runs([write_run(tmp_path / "run", "derta")]))
-    content["figures"]["trade-off"]["data"] = {"values": [float("nan")]}
+    content["figures"]["trade-off"]["datasets"] = {"points": [float("nan")]}
     with pytest.raises(ValueError):
         render_page(content)
 
@@ -97,13 +97,13 @@ def test_refusals_by_position_are_those_of_the_summary(tmp_path):
     folder = write_run(tmp_path / "run", "derta", (4, 15), over_refusals=3, malformed=2)
     rows = list(refusal_counts(load_runs([folder]), "derta"))
     counted = {
-        (row["attack"], row["outcome"], row["token"], row["bucket"], row["prefilled"]): row["count"]
+        (row["attack"], row["outcome"], row["token"], row["bucket"], row["kind"]): row["count"]
         for row in rows
         if row["count"]
     }
     assert counted == {
-        ("direct", "malformed_refusal", 2, "1-5", False): 2, ("direct", "refused", 0, "0", False): 14,
-        ("prefill_20", "malformed_refusal", 22, "6-30", True): 2, ("prefill_20", "refused", 20, "6-30", True): 3,
+        ("direct", "malformed_refusal", 2, "1-5", FREE): 2, ("direct", "refused", 0, "0", FREE): 14,
+        ("prefill_20", "malformed_refusal", 22, "6-30", BEHIND): 2, ("prefill_20", "refused", 20, "6-30", BEHIND): 3,
     }  # fmt: skip
     assert sum(row["responses"] for row in rows) == 2 * N
     summary = json.loads((Path(folder) / "summary.json").read_text())

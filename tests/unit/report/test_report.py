@@ -179,7 +179,7 @@ def test_probability_figure_draws_the_curves_and_cuts_their_thin_ends(tmp_path):
 def test_names_of_points_that_lie_together_do_not_cover_one_another(tmp_path):
     folders = [write_run(tmp_path / label, label, (0, 1), over_refusals=2) for label in ("rto", "derta", "dpo")]
     chart = specification(trade_off(load_runs(folders)))
-    rows = chart["data"]["values"]
+    rows = chart["datasets"]["points"]
     places = {(row["checkpoint"], row["dx"], row["dy"]) for row in rows if row["measure"].endswith("direct")}
     assert len({(dx, dy) for _, dx, dy in places}) == len(places) == 3
 
