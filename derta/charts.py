@@ -77,9 +77,12 @@ def _variant(index: int) -> int:
     return (index + index // _OF_THE_COMPARED) % _OF_THE_COMPARED
 
 
-def legend(**settings: Any) -> alt.Legend:
-    """Above the figure, names with spaces."""
-    names = "replace(datum.label, /_/g, ' ')"
+_WORDS = "replace(datum.label, /_/g, ' ')"
+
+
+def legend(*, words: bool = False, **settings: Any) -> alt.Legend:
+    """Above the figure. words: whether the names are ours, and shown with spaces, or the user's."""
+    names = _WORDS if words else alt.Undefined
     return alt.Legend(orient="top", title=None, labelLimit=330, labelExpr=names, **settings)
 
 
@@ -134,12 +137,12 @@ def asked(field: str) -> alt.Tooltip:
     return alt.Tooltip(field, type="nominal")
 
 
-def panels(chart: Any, field: str, *, sort: Any = None) -> Any:
-    """A panel per value of a field, each with its axes."""
-    names = "replace(datum.label, /_/g, ' ')"
+def panels(chart: Any, field: str, *, sort: Any = None, words: bool = False) -> Any:
+    """A panel per value of a field, each with its axes. words: as for `legend`."""
     header = alt.Header(
-        title=None, labelExpr=names, labelFontWeight=600, labelFontSize=13, labelAnchor="start", labelLimit=320
-    )
+        title=None, labelExpr=_WORDS if words else alt.Undefined,
+        labelFontWeight=600, labelFontSize=13, labelAnchor="start", labelLimit=320,
+    )  # fmt: skip
     facet = alt.Facet(field, type="nominal", header=header, sort=sort)
     return chart.facet(facet).resolve_axis(x="independent", y="independent")
 

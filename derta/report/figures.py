@@ -105,7 +105,7 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
         checkpoints=labels,
     )
     title = "Attack success against over-refusal"
-    return Figure(chart, title, {"points": rows}, count=len(refusal), width=280, left=60)
+    return Figure(chart, title, {"points": rows}, count=len(refusal), width=250, left=60)
 
 
 _AXES = {"x": "over-refusal", "y": "attack success", "help": "helpfulness"}
@@ -121,23 +121,19 @@ def _around(name: str, found: Combined) -> dict[str, Any]:
 
 
 def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each point with a place for its name where no other point and no other name is near, if there is one."""
-    across, up = 280 / max([0.08, *(point["x_high"] for point in points)]), 290
+    """Each point with a place for its name: beside it where no other point and no other name is near, else above or
+    below those."""
+    across, up = 250 / max([0.08, *(point["x_high"] for point in points)]), 290
     taken = [(across * point["x"], up * point["y"]) for point in points]
     for point, (x, y) in zip(points, list(taken), strict=True):
         width = 7 * len(point["checkpoint"])
-        for dx, dy, align in ((11, -10, "left"), (11, 14, "left"), (-11, -10, "right"), (-11, 14, "right")):
+        near = [(11, -10, "left"), (11, 14, "left"), (-11, -10, "right"), (-11, 14, "right")]
+        for dx, dy, align in [*near, *((11, way * far, "left") for far in range(24, 120, 14) for way in (-1, 1))]:
             centre = x + dx + (width / 2 if align == "left" else -width / 2)
-            free = all(
-                abs(centre - other) > width / 2 + 12 or abs(y - dy - height) > 13
-                for other, height in taken
-                if (other, height) != (x, y)
-            )
-            if free and centre > width / 2:
+            others = [place for place in taken if place != (x, y)]
+            free = all(abs(centre - a) > width / 2 + 12 or abs(y - dy - b) > 13 for a, b in others)
+            if free and centre > width / 2 and y - dy > 0:
                 break
-        else:
-            dx, dy, align = 11, -10, "left"
-            centre = x + dx + width / 2
         taken.append((centre, y - dy))
         point |= {"dx": dx, "dy": dy, "align": align}
     return points
@@ -160,7 +156,9 @@ def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
     bars = base.mark_bar(height=16, strokeWidth=0.6).encode(
         x=alt.X("share:Q", stack="zero", title=None, axis=PERCENT, scale=_SHARE),
         color=alt.Color(
-            "outcome:N", scale=scale, legend=legend(symbolStrokeColor=colour("muted"), symbolStrokeWidth=0.6)
+            "outcome:N",
+            scale=scale,
+            legend=legend(words=True, symbolStrokeColor=colour("muted"), symbolStrokeWidth=0.6),
         ),
         stroke=alt.when("datum.outcome == 'unscored'").then(alt.value(colour("muted"))).otherwise(alt.value(None)),
         order="order:O",
@@ -175,7 +173,7 @@ def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
     )
     layers = alt.layer(bars, whisker, number).properties(height=alt.Step(24))
     chart = filtered(
-        panels(layers, "attack", sort=attacks)
+        panels(layers, "attack", sort=attacks, words=True)
         .add_params(chosen)
         .transform_filter("datum.set == prompts && (datum.outcome != 'unscored' || length(outcomes) == 1)"),
         checkpoints=list(groups),
@@ -211,11 +209,11 @@ def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
 
 def refusal_positions(runs: Sequence[Run]) -> Figure | None:
     """Histogram of the places where refusals of harmful prompts start, a panel per checkpoint; prefilled responses
-    apart, because they cannot refuse before their prefill ends. None where nothing refuses."""
+    apart, because they cannot refuse before their prefill ends. None without harmful prompts."""
     groups = group_by_label(runs)
     rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
     counted = _together([row for row in rows if row["bucket"]], "checkpoint", "attack", "outcome", "bucket", "kind")
-    if not counted:
+    if not rows:
         return None
     # A row without refusals for every bar keeps the panels of those that never refuse, and what lacks a bucket.
     empty = [

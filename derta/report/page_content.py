@@ -87,10 +87,11 @@ def page_content(
     trained = {label: [training_run(run) for run in members] for label, members in groups.items()}
     known = {label: [run for run in found if run] for label, found in trained.items() if any(found)}
     diagnosed = direction_content(directions) if directions else None
+    refuses = any(row["count"] for label, members in groups.items() for row in refusal_counts(members, label))
     drawn = {
         "trade-off": trade_off(runs),
         "attacks": attack_outcomes(runs),
-        "position": refusal_positions(runs),
+        "position": refusal_positions(runs) if refuses else None,
         "cumulative": cumulative_refusals(runs),
         "probability": refusal_probability(runs),
         **training_figures(known),

@@ -24,7 +24,7 @@
     const { width, left, gap, panels } = spec.usermeta;
     const most = Math.max(1, Math.floor((space + gap) / (width + left + gap)));
     const columns = Math.min(most, panels);
-    const each = Math.min(Math.floor((space + gap) / columns) - left - gap, Math.max(width, 720));
+    const each = Math.min(Math.floor((space + gap) / columns) - left - gap, 2 * width, Math.max(width, 760));
     if (panels > 1) spec.columns = columns;
     spec.config.legend.columns = Math.max(1, Math.floor(space / 150));
     for (const panel of spec.concat ?? [spec.spec ?? spec]) panel.width = each;

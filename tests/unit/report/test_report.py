@@ -131,7 +131,7 @@ def test_histogram_bars_are_the_shares_of_refusals(tmp_path):
     without = load_runs([str(tmp_path / "b")])
     assert [bar for bar in drawn(refusal_positions(without), "bar") if "refusals: 0" not in bar] == bars
     assert cumulative_refusals(without) is None
-    assert refusal_positions(load_runs([str(tmp_path / "a")])) is None
+    assert "base (0 refusals)" in vl_convert.vegalite_to_svg(specification(refusal_positions(runs[:1])))
 
 
 def test_trade_off_shows_every_label_at_its_rates(tmp_path):
