@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from derta.config.groups import groups
+from derta.config.groups import groups, run_folder, usual
 from derta.config.paths import expand_home, home_in_argument
 from derta.config.plain import plain
 from derta.config.settings import (
@@ -42,6 +42,9 @@ _QUOTED = "put it in quotes inside quotes, for example 'data.path=\"rows, part 1
 _OWN = ("hydra.", "hydra/")  # keys of Hydra's own
 # What composing raises for wrong input; the built-in ones come from keys that are set within what is no mapping.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AttributeError, AssertionError)
+
+OmegaConf.register_new_resolver("usual", usual, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
 def read(name: str, schema: type[ConfigT], overrides: Sequence[str]) -> tuple[ConfigT, list[str]]:

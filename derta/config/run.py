@@ -35,7 +35,7 @@ class TrainRunConfig(Settings):
 
     def conflicts(self, key: Name) -> Iterator[str]:
         yield from self.missing(key)
-        batch, micro, ranks = self.trainer.global_batch_size, self.trainer.micro_batch_size, self.ranks
+        batch, micro, ranks = self.trainer.batch, self.trainer.micro_batch_size, self.ranks
         if batch % (micro * ranks):
             yield (
                 f"{key('trainer.global_batch_size')}={batch} is not divisible by {key('trainer.micro_batch_size')}="

@@ -17,6 +17,7 @@ Scheduler = Literal[  # of transformers, those that need no arguments of their o
 ]
 Difference = Literal["data", "objective", "world_size", "pickles"]
 _HUB_ID = re.compile(r"([\w.-]+/)?\w[\w.-]{0,95}", re.ASCII)
+_BATCH = 128  # the paper's
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 _LONGEST_TIMEOUT = 365 * 24 * 60  # what any clock type underneath can hold
 
@@ -51,8 +52,8 @@ class OptimConfig(Settings):
 class TrainerConfig(Settings):
     """The loop. Gradient accumulation is derived: global_batch_size / (micro_batch_size x ranks)."""
 
-    global_batch_size: Count = 128
-    """Rows per optimizer step, over all ranks."""
+    global_batch_size: Count | None = None
+    """Rows per optimizer step, over all ranks; null is 128, or all rows where the data hold fewer."""
     micro_batch_size: Count = 8
     """Rows per forward of a rank."""
     epochs: Positive = 2.0
@@ -97,9 +98,19 @@ class TrainerConfig(Settings):
     hub_private_repo: bool = True
     """Into a private repository only."""
 
+    @property
+    def batch(self) -> int:
+        """Rows per optimizer step."""
+        return self.global_batch_size or _BATCH
+
+    def settle_batch(self, rows: int, world_size: int) -> None:
+        """Where no global batch is given, take what so many rows allow, in whole micro-batches of all ranks."""
+        step = self.micro_batch_size * world_size
+        self.global_batch_size = self.global_batch_size or min(_BATCH, max(step, rows // step * step))
+
     def accumulation_steps(self, world_size: int) -> int:
         """Micro-batches per rank and optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * world_size)
+        return self.batch // (self.micro_batch_size * world_size)
 
 
 class PeftMethod(Choice):

@@ -74,7 +74,8 @@ def flops_per_token(shape: ModelShape, length: int, *, lora: bool) -> float:
 def plan_duration(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, *, lora: bool) -> Duration:
     triples, helpful = count_rows(config)
     rows = training_rows(config, triples, helpful)
-    batch, trainer = config.trainer.global_batch_size, config.trainer
+    trainer = config.trainer
+    batch = trainer.global_batch_size or min(trainer.batch, rows)
     steps = math.ceil(trainer.epochs * math.ceil(rows / batch)) if trainer.max_steps < 1 else trainer.max_steps
     length = config.tokens_per_row or config.data.max_length
     sequences = steps * batch * (2 if config.objective.name is Arm.dpo else 1)

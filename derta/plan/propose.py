@@ -52,7 +52,7 @@ def deepspeed_config(strategy: str) -> dict[str, Any] | None:
 
 def micro_batches(config: PlanRunConfig) -> list[int]:
     """Powers of two that divide a rank's share of the global batch, largest first."""
-    share, rest = divmod(config.trainer.global_batch_size, config.world_size)
+    share, rest = divmod(config.trainer.batch, config.world_size)
     return [] if rest else [2**n for n in range(8, -1, -1) if share % 2**n == 0]
 
 
@@ -64,7 +64,7 @@ def propose(config: PlanRunConfig, shape: ModelShape, gpu: Gpu) -> Proposal | No
         lora = _with_lora(config)
         found = _cheapest(lora, model_shape(lora), gpu, ["peft=lora", "optim=lora"])
     ranks = config.world_size
-    while found is None and ranks < min(_MOST_GPUS, config.trainer.global_batch_size):
+    while found is None and ranks < min(_MOST_GPUS, config.trainer.batch):
         ranks *= 2
         larger = copy.copy(config)
         larger.world_size = ranks

@@ -105,6 +105,7 @@ def prepare(config: TrainRunConfig) -> Prepared:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     rows = load_rows(config.data.path, config.data.format.value)
     check_contamination(config.data, rows)
+    config.trainer.settle_batch(len(rows.dataset), ranks)
 
     from derta.models.fingerprint import fingerprint
     from derta.models.load import check_source, load_tokenizer

@@ -77,6 +77,8 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     for name, (ranks, micro, further) in CASES.items():
         arguments = [
             "model=custom",
+            "optim=miniature",
+            "trainer=miniature",
             f"model.name_or_path={folder / 'model'}",
             "data=custom",
             f"data.path={folder / 'rows.jsonl'}",

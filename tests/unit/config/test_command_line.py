@@ -108,7 +108,7 @@ def test_files_of_the_user_s_are_checked_as_the_command_line_is(tmp_path: Path) 
     """A group of their own, by --config-dir: Hydra composes it, unknown keys and values are ours to name."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("name_or_path: x\nrevison: abc\ntrust_remote_code: 3\n")
-    result = run("--config-dir", str(tmp_path), "model=mine")
+    result = run("--config-dir", str(tmp_path), "model=mine", "data.path=rows.jsonl")
     assert result.returncode == 2 and result.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - model.trust_remote_code=3: expected true or false",
@@ -175,7 +175,7 @@ def test_help_says_what_every_key_means_and_may_hold() -> None:
     for part in (
         "torchrun --nproc_per_node N launch/train.py", "objective: derta, dpo, harmful_prefix, rto, vanilla",
         "distributed: none, zero1, zero2, zero3, zero3_offload", 'eval "$(python launch/train.py -sc install=bash)"',
-        "trainer.global_batch_size=8 (a whole number, at least 1; default 128) Rows per optimizer step",
+        "trainer.global_batch_size=8 (null or a whole number, at least 1; default null) Rows per optimizer step",
         "objective.rto_dropout=0.0 (a probability in [0, 1); to train without RTO use objective=harmful_prefix; "
         "default) Probability that a position of an RTO row carries no loss in an epoch",
         "objective.name=derta (one of derta, vanilla, harmful_prefix, rto, dpo; default) The arms of the paper",

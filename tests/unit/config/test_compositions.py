@@ -14,7 +14,7 @@ from derta.config.shipped import CONF_DIR
 GROUPS = ("model", "data", "objective", "peft", "distributed", "optim", "trainer", "logging")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF_DIR / "experiment").glob("*.yaml"))]
-GIVEN = {"model=custom": ["model.name_or_path=org/model"], "data=custom": ["data.path=rows.jsonl"]}
+GIVEN = ["model.name_or_path=org/model", "data.path=rows.jsonl"]  # what choices leave to the user
 
 
 def composed(*overrides: str) -> TrainRunConfig:
@@ -29,9 +29,7 @@ def test_no_group_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_is_sound(group: str, choice: str) -> None:
-    override = f"{group}={choice}"
-    config = composed(override, *GIVEN.get(override, []))
-    assert config.problems() == []
+    assert composed(f"{group}={choice}", *GIVEN).problems() == []
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -55,6 +53,36 @@ def test_arms_adapters_and_strategies_combine(
     assert config.problems() == []
 
 
+def test_only_the_miniature_has_the_miniature_s_settings() -> None:
+    """Learning rates are the paper's: 2e-5, and 1e-4 with LoRA."""
+    for words, rate, batch, length, folder in (
+        ([], 3e-4, 8, 320, "runs/miniature/derta-seed42"),
+        (["peft=lora"], 3e-4, 8, 320, "runs/miniature/derta-seed42"),
+        (["model=custom", "model.name_or_path=org/some-model"], 2e-5, 128, 1024, "runs/some-model/derta-seed42"),
+        (["model=qwen3_8b", "peft=lora", "objective=rto"], 1e-4, 128, 1024, "runs/Qwen3-8B/rto-seed42"),
+        (["peft=lora", "model=llama3_8b", "optim=full"], 2e-5, 128, 1024, "runs/Meta-Llama-3-8B/derta-seed42"),
+        (["model=custom", "optim=miniature", "trainer=miniature"], 3e-4, 8, 1024, "runs/model/derta-seed42"),
+        (["model=custom", "model.name_or_path=runs/mine/derta"], 2e-5, 128, 1024, "runs/mine/derta-seed42"),
+    ):
+        config = composed(*words)
+        found = (config.optim.learning_rate, config.trainer.batch, config.data.max_length, config.output_dir)
+        assert found == (rate, batch, length, folder), words
+    assert composed("model=custom").data.path == "", "nor its rows"
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro", "ranks", "batch"),
+    [(60_000, 8, 8, 128), (128, 8, 1, 128), (100, 8, 1, 96), (100, 4, 4, 96), (5, 8, 2, 16)],
+)
+def test_the_global_batch_is_128_rows_or_all(rows: int, micro: int, ranks: int, batch: int) -> None:
+    config = composed("model=custom", f"trainer.micro_batch_size={micro}")
+    config.trainer.settle_batch(rows, ranks)
+    assert config.trainer.global_batch_size == batch
+    given = composed("model=custom", "trainer.global_batch_size=64")
+    given.trainer.settle_batch(rows, ranks)
+    assert given.trainer.global_batch_size == 64
+
+
 def test_an_arm_is_one_override_from_another() -> None:
     one, other = composed("objective=derta"), composed("objective=vanilla")
     assert one != other
@@ -65,7 +93,7 @@ def test_an_arm_is_one_override_from_another() -> None:
 def test_the_paper_s_settings_are_the_defaults() -> None:
     """Full fine-tuning (arXiv 2407.09121): global batch 128, 2 epochs, 2e-5 cosine, warmup 0.03, weight decay 2e-5."""
     config = composed("optim=full", "trainer=paper")
-    assert (config.trainer.global_batch_size, config.trainer.epochs) == (128, 2.0)
+    assert (config.trainer.batch, config.trainer.epochs) == (128, 2.0)
     optim = config.optim
     assert (optim.learning_rate, optim.scheduler, optim.warmup, optim.weight_decay) == (2e-5, "cosine", 0.03, 2e-5)
     lora = composed("optim=lora", "peft=lora")

@@ -46,7 +46,7 @@ def test_every_arm_is_sound_and_fits_eight_80_gb_gpus(experiment: str) -> None:
     for arm in ARMS:
         config = composed(f"+experiment={experiment}", f"objective={arm.value}", "world_size=8")
         assert config.problems() == []
-        assert (config.objective.name, config.trainer.global_batch_size, config.data.path) == (
+        assert (config.objective.name, config.trainer.batch, config.data.path) == (
             arm, 128, "data/derta_paper",
         )  # fmt: skip
         shape = shape_of(experiment)
@@ -74,7 +74,7 @@ def test_published_counts() -> None:
 def test_the_paper_s_settings() -> None:
     for experiment in PAPER:
         config = composed(f"+experiment={experiment}")
-        assert (config.trainer.epochs, config.trainer.global_batch_size) == (2.0, 128)
+        assert (config.trainer.epochs, config.trainer.batch) == (2.0, 128)
         if experiment.endswith("full"):
             assert (config.optim.learning_rate, config.optim.warmup, config.optim.weight_decay) == (2e-5, 0.03, 2e-5)
             assert (config.data.max_length, config.objective.rto_dropout) == (1024, 0.95)
