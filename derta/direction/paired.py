@@ -20,7 +20,7 @@ import numpy as np
 
 from derta.errors import InputError
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, SummaryMeasure, measures
-from derta.evaluation.records import Outcome, Result
+from derta.evaluation.records import REFUSALS, Outcome, Result
 from derta.evaluation.summary import EXACT_JUDGE, Summary
 from derta.statistics.rates import wilson
 from derta.statistics.table import Estimate
@@ -114,18 +114,17 @@ def _base(report: Report) -> Cell:
 
 _before, _strongest, _added = itemgetter("before"), itemgetter("strongest"), itemgetter("added")
 COMPLIED = (Outcome.COMPLIED,)
-_REFUSALS = tuple(outcome for outcome in Outcome if outcome.is_refusal)
 READERS: dict[str, Reader] = {
     "ablation robustness": _kept,
     "attack success, as it is": _share(_before, "harmful", *COMPLIED),
     "attack success, direction ablated": _share(ablated, "harmful", *COMPLIED),
     "attack success, least bypass ablated (not valid)": _share(_strongest, "harmful", *COMPLIED),
     "attack success, the reference's direction ablated": _share(_base, "harmful", *COMPLIED),
-    "refusal, as it is": _share(_before, "harmful", *_REFUSALS),
-    "refusal, direction ablated": _share(ablated, "harmful", *_REFUSALS),
-    "refusal, least bypass ablated (not valid)": _share(_strongest, "harmful", *_REFUSALS),
-    "refusal of harmless prompts, direction added": _share(_added, "harmless", *_REFUSALS),
-    "over-refusal, direction ablated": _share(ablated, "harmless", *_REFUSALS),
+    "refusal, as it is": _share(_before, "harmful", *REFUSALS),
+    "refusal, direction ablated": _share(ablated, "harmful", *REFUSALS),
+    "refusal, least bypass ablated (not valid)": _share(_strongest, "harmful", *REFUSALS),
+    "refusal of harmless prompts, direction added": _share(_added, "harmless", *REFUSALS),
+    "over-refusal, direction ablated": _share(ablated, "harmless", *REFUSALS),
 }
 """Name of a row -> what it reads of a report; None where the report has no such thing."""
 

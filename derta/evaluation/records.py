@@ -37,6 +37,9 @@ class Outcome(str, Enum):
         return self in (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 
 
+REFUSALS = tuple(outcome for outcome in Outcome if outcome.is_refusal)
+
+
 class Compliance(str, Enum):
     """The three classes of XSTest (Röttger et al., NAACL 2024), for judges that can tell them apart."""
 

@@ -41,7 +41,6 @@ from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.triples.writers import Answer, Request, Writer, build_writer
 
 IDENTITY_FILE, RESPONSES_FILE, ROWS = "completion.json", "responses.jsonl", "rows"
-_REFUSALS = (Outcome.REFUSED, Outcome.MALFORMED_REFUSAL)
 Line = dict[str, Any]
 """One response: part, round, id, text, kept (whether the judge lets it pass) and reason."""
 
@@ -191,7 +190,7 @@ def _answers(outcome: Outcome) -> bool:
 
 
 def _refuses(outcome: Outcome) -> bool:
-    return outcome in _REFUSALS
+    return outcome.is_refusal
 
 
 def _read(files: Sequence[str], part: str, limit: int | None) -> list[Row]:

@@ -71,10 +71,10 @@ def numbers(folder: Path) -> tuple:
 
 def test_every_attack_is_part_of_an_evaluation_that_resumes_inside_a_search(place, monkeypatch):
     whole = evaluate(make_config(place, "whole"), Ranks())
-    cells = whole["sets"]["harmful"]["attacks"]
+    cells = whole.sets["harmful"].attacks
     assert list(cells) == ATTACKS
-    assert all(sum(cell["outcomes"].values()) == 2 for cell in cells.values())
-    assert set(whole["identity"]["attack"]) == {"decoding", "gcg", "pair", "autodan", "role_play_file"}
+    assert all(sum(cell.outcomes.values()) == 2 for cell in cells.values())
+    assert set(whole.identity.attack) == {"decoding", "gcg", "pair", "autodan", "role_play_file"}
     searches = {file.parent.name for file in (place / "whole" / "attacks").rglob("*.json")}
     assert searches == {"gcg", "pair", "autodan"}
 

@@ -122,7 +122,7 @@ def test_a_finished_evaluation_can_be_given_another_label(place, whole):
     shutil.copytree(whole, place / "relabelled")
     config = make_config(place, "relabelled")
     config.label = "vanilla"
-    assert evaluate(config, Ranks())["label"] == "vanilla"
+    assert evaluate(config, Ranks()).label == "vanilla"
     assert numbers(place / "relabelled") == numbers(whole)
 
 
