@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.errors import RankLost
 
@@ -44,25 +44,23 @@ class HangWatch(TrainerCallback):
     def _at(self, step: int, phase: int, name: str) -> None:
         self.moved, self.place, self._order = time.monotonic(), f"step {step}, {name}", (step, phase)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step + 1, 1, "forward and backward")
 
-    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step + 1, 1, "forward and backward")
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step + 1, 2, "optimizer")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         saves = control.should_save or control.should_log
         self._at(state.global_step, 3, "saving or logging, or loading the next rows" if saves else "loading rows")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step, 4, "saving, or loading the next rows")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step, 5, "loading the next rows")
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.models.flops import ModelFlops
 from derta.storage.json_lines import append_lines, read_lines, write_lines
@@ -116,21 +116,14 @@ class MetricsFile(TrainerCallback):
     def __init__(self, output_dir: Path):
         self.path = output_dir / METRICS_FILE
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
             write_lines(self.path, [line for line in read_lines(self.path) if _is_before(line, state.global_step)])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_log = control.should_log or control.should_save
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
         numbers = {key: _json_number(value) for key, value in logs.items() if isinstance(value, (int, float))}

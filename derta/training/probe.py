@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from derta.config import TrainRunConfig
 from derta.data.load import LoadedRows, dataset_splits, load_rows
@@ -199,16 +199,16 @@ class RefusalProbe(TrainerCallback):
 
     # When
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._since = time.perf_counter()
         if state.global_step == 0:  # a resumed run has its line
             self._log(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._log(state)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._measurements:
             logger.info(
                 "probe: %d measurements in %.1f s, %.1f%% of the time of training",

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.config import TrainRunConfig
 from derta.config.plain import plain
@@ -426,7 +426,7 @@ class Checkpoints(TrainerCallback):
         self.keep, self.description = keep, description
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
         state.compute_steps(args, state.max_steps)  # a resumed state brings its old save_steps and logging_steps
         if state.is_world_process_zero:
@@ -434,7 +434,7 @@ class Checkpoints(TrainerCallback):
         if state.global_step > 0:
             _count_up_offloaded_adam(optimizer)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         import torch.distributed as dist
 
         if dist.is_available() and dist.is_initialized():

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import rewrite_logs
 
 from derta.config import LoggingConfig, WandbMode
@@ -58,31 +58,16 @@ class WandbCurves(TrainerCallback):
         self.config, self.output_dir, self.description, self.afresh = config, output_dir, description, afresh
         self.logged = LoggedCurves()
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        processing_class: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if not state.is_world_process_zero:
             return
         self.logged = start_wandb(self.config, self.output_dir, self.description, afresh=self.afresh)
         if self.config.sample_texts and not self.logged.rows and self.logged.through < 0:
-            _log_sample_texts(train_dataloader, processing_class)
+            _log_sample_texts(given["train_dataloader"], given["processing_class"])
         for step, logs in lines_of(self.output_dir / METRICS_FILE):
             self._log(step, logs)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
             self._log(state.global_step, logs or {})
 
