@@ -42,10 +42,9 @@ def arguments(output_dir: str, steps: int, **changes: Any) -> dict[str, Any]:
 
 
 def our_trainer(model: Any, rows: list[dict[str, Any]], output_dir: str, steps: int, **changes: Any) -> Any:
-    from transformers import PrinterCallback
-
     from derta.training.config import DeRTaConfig
     from derta.training.metrics import MetricsFile
+    from derta.training.progress import Progress
     from derta.training.trainer import DeRTaTrainer
 
     settings = arguments(output_dir, steps, max_length=changes.pop("max_length", MAX_LENGTH), **changes)
@@ -56,7 +55,7 @@ def our_trainer(model: Any, rows: list[dict[str, Any]], output_dir: str, steps: 
         processing_class=tokenizer(),
         callbacks=[MetricsFile(Path(output_dir))],
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(Progress)
     return trainer
 
 

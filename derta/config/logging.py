@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Gt, MaxLen, Predicate
@@ -41,6 +41,10 @@ class LoggingConfig(Settings):
     """Project in W&B."""
     run_name: str | None = None
     """Name of the run in W&B; null takes the output directory's name."""
+    tags: list[Text] = field(default_factory=list)
+    """Tags of the run in W&B, beside those it always has: arm, base model, and full or lora."""
+    group: Text | None = None
+    """Group of the run in W&B; null takes the name of the sweep's root, and no group without a sweep."""
     sample_texts: bool = False
     """Upload a few decoded training rows to W&B; off, because they may hold harmful text."""
     peak_flops: Annotated[float, Gt(0), "FLOP/s of one device (9.89e14, say)"] | None = None

@@ -18,6 +18,7 @@ from derta.errors import InputError
 from derta.models.template_date import fix_date
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -165,9 +166,15 @@ def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedM
     return model
 
 
+def embedded_tokens(model: PreTrainedModel) -> int | None:
+    """How many token ids the model has an embedding for; None where its embedding does not say."""
+    embedding = model.get_input_embeddings()
+    return getattr(getattr(embedding, "base_layer", embedding), "num_embeddings", None)  # below an adapter
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises InputError if the tokenizer has ids that the model has no embedding for."""
-    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    rows = embedded_tokens(model)
     if rows is not None and len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together; "
@@ -209,6 +216,22 @@ def check_lora_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         )
     if missing:
         logger.warning("peft.target_modules: the model has no %s; it has %s", ", ".join(missing), ", ".join(known))
+
+
+def check_adapted_ends(model: PeftModel) -> None:
+    """Raises InputError for adapters on an embedding or head that are tied: merged they would say something else."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    inner: Any = model.get_base_model()
+    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    adapted = any(isinstance(end, (BaseTunerLayer, AuxiliaryTrainingWrapper)) for end in (embedding, head))
+    if adapted and inner.config.get_text_config().tie_word_embeddings:
+        raise InputError(
+            "peft.target_modules holds the token embedding, and this model's LM head is tied to it: merging would "
+            "change the head, which the adapter does not; leave the embedding out, or take a model whose head is its "
+            "own (tie_word_embeddings=false)"
+        )
 
 
 def _named(source: Path | str) -> str:

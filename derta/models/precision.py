@@ -36,6 +36,15 @@ def resolve_dtype(config: ModelConfig) -> str:
     return "bfloat16" if cpu_multiplies_in_bfloat16() and _is_large(config.name_or_path) else "float32"
 
 
+def stored_dtype(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """torch's name of the precision that a model's configuration says its weights are stored in; float32 if none."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+    dtype = config.get_text_config().dtype or config.dtype
+    return str(dtype or "float32").removeprefix("torch.")
+
+
 def cpu_multiplies_in_bfloat16() -> bool:
     """Whether the CPU has the instructions of x86 for it. Not known, and so no: other processors, torch before 2.11."""
     import torch

@@ -20,8 +20,9 @@ from derta.config import Dtype, ModelConfig
 from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_vocabulary, load_model, load_tokenizer, shown
-from derta.models.taught import DERTA_CONFIG_FILE
+from derta.models.load import ADAPTER_CONFIG, check_vocabulary, embedded_tokens, load_model, load_tokenizer, shown
+from derta.models.precision import stored_dtype
+from derta.models.taught import DERTA_CONFIG_FILE, read_taught
 from derta.storage.atomic import new_folder, write_errors_named
 from derta.training.resume import CONFIG_FILE, RECORD, complete_checkpoints
 
@@ -67,10 +68,10 @@ def export(config: ExportConfig) -> Exported:
     if output.exists():
         raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
     run = named_evaluation(config.evaluation, source) if config.evaluation else find_evaluation(source)
-    model, kind, stored = _load(source, config)
+    model, kind, own = _load(source, config)
     tokenizer = _saved_tokenizer(source, config)
     check_vocabulary(model, tokenizer)
-    dtype = stored if config.dtype is Dtype.auto else config.dtype.value
+    dtype = own if config.dtype is Dtype.auto else config.dtype.value
     expected = probe_logits(model)
     if kind == "merged adapter":
         model = model.merge_and_unload(safe_merge=True)
@@ -90,7 +91,7 @@ def export(config: ExportConfig) -> Exported:
         if run is not None and (partial / _CARD).is_file():
             write_evaluation(partial / _CARD, run)
         again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))
-        rounded = dtype != "float32" and (kind != "full model" or dtype != stored)
+        rounded = dtype != "float32" and (kind != "full model" or dtype != stored_dtype(str(source)))
         return _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
 
 
@@ -125,7 +126,7 @@ def zero_tag(directory: Path) -> Path | None:
 
 
 def _load(source: Path, config: ExportConfig) -> tuple[Any, str, str]:
-    """The model in float32 (merging in 16 bits would round twice), what it is, and the precision it was stored in."""
+    """The model in float32 (merging in 16 bits would round twice), what it is, and the precision of its base."""
     if (source / ADAPTER_CONFIG).is_file():
         from peft import PeftModel
 
@@ -133,21 +134,15 @@ def _load(source: Path, config: ExportConfig) -> tuple[Any, str, str]:
         base = config.base or str(adapter_base(source))
         revision = config.revision or (stored.get("revision") if config.base is None else None)
         model = load_model(ModelConfig(name_or_path=base, revision=revision), "float32")
-        precision = _stored_dtype(base, revision)
+        precision = stored_dtype(base, revision)
         return PeftModel.from_pretrained(model, str(source)).eval(), "merged adapter", precision
     if config.base is not None:
         raise InputError(f"base={config.base}: source={shown(source)} is no adapter, so it has no base; drop base")
+    final = read_taught(ModelConfig(name_or_path=str(source))).get("dtype")  # a checkpoint may hold float32 masters
     if not _has_weights(source):
-        return _from_zero_state(source), "weights from ZeRO state", "bfloat16"
+        return _from_zero_state(source), "weights from ZeRO state", final or "bfloat16"
     model = load_model(ModelConfig(name_or_path=str(source)), "float32").eval()
-    return model, "full model", _stored_dtype(str(source), None)
-
-
-def _stored_dtype(name: str, revision: str | None) -> str:
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(name, revision=revision).dtype
-    return str(dtype).removeprefix("torch.") if dtype is not None else "float32"
+    return model, "full model", final or stored_dtype(str(source))
 
 
 def _from_zero_state(checkpoint: Path) -> Any:
@@ -225,7 +220,8 @@ def probe_logits(model: Any) -> Any:
     """float32 [4, 32, V]: what the model says of fixed pseudo-random tokens."""
     import torch
 
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = embedded_tokens(model)
+    assert vocabulary is not None
     ids = torch.randint(vocabulary, (_PROBE_ROWS, _PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
     model.eval()
     with torch.no_grad():

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
+from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.plain import plain
+from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
 
 if TYPE_CHECKING:
@@ -104,6 +105,15 @@ def lora_config(config: TrainRunConfig) -> peft.LoraConfig | None:
         task_type="CAUSAL_LM",
         revision=config.model.revision,
     )
+
+
+def final_dtype(config: TrainRunConfig, dtype: str) -> str:
+    """Precision the final model is saved in: its base's, unless model.dtype asks for another; with DeepSpeed that of
+    the weights it trains on."""
+    if config.distributed.deepspeed is not None or config.model.dtype is not Dtype.auto:
+        return dtype
+    model = config.model
+    return stored_dtype(model.name_or_path, model.revision, model.trust_remote_code)
 
 
 def weights_dtype(config: TrainRunConfig, dtype: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import Trainer
 
 from derta.models.taught import DERTA_CONFIG_FILE
 from derta.models.template_date import fix_date
@@ -34,23 +33,26 @@ _LIMITS = """\
 class Origin:
     """Where a model comes from, for its card.
 
-    base_model, revision: directory or hub id of what was trained; None reads it off the model. data_sha256: of the
-    rows. recipe: what they were built by. sources: (source, revision, licence) of each.
+    base_model, revision: directory or hub id of what was trained; None reads it off the model. dtype: precision that
+    the final model is saved in. data_sha256: of the rows. recipe: what they were built by. sources: (source, revision,
+    licence) of each.
     """
 
     base_model: str | None = None
     revision: str | None = None
+    dtype: str | None = None
     data_sha256: str = ""
     recipe: str = ""
     sources: tuple[tuple[str, str, str], ...] = ()
 
     @classmethod
-    def of(cls, model: ModelConfig, rows: LoadedRows) -> Origin:
+    def of(cls, model: ModelConfig, rows: LoadedRows, dtype: str | None = None) -> Origin:
         known = rows.manifest or {}
         named = "recipe_name" in known
         return cls(
             base_model=model.name_or_path,
             revision=model.revision,
+            dtype=dtype,
             data_sha256=rows.sha256,
             recipe=f"`{known['recipe_name']}` (sha256 `{known['recipe_sha256'][:12]}`)" if named else "",
             sources=tuple(
@@ -59,7 +61,7 @@ class Origin:
         )
 
 
-def save_derta_config(trainer: Trainer, output_dir: str | None, content: dict[str, Any]) -> None:
+def save_derta_config(trainer: Any, output_dir: str | None, content: dict[str, Any]) -> None:
     """derta_config.json beside weights that `trainer` has just saved: what the model was taught."""
     if trainer.args.should_save:  # under ZeRO every rank saves, and one writes
         folder = Path(str(output_dir or trainer.args.output_dir))
@@ -67,7 +69,8 @@ def save_derta_config(trainer: Trainer, output_dir: str | None, content: dict[st
             missing_ok=True
         )  # a pickle; config.yaml and derta_config.json say the same
         day = fix_date(trainer.processing_class)  # type: ignore[arg-type]
-        content = content | ({} if day is None else {"template_date": day})
+        beside = {"template_date": day, "dtype": trainer.origin.dtype}
+        content = content | {name: value for name, value in beside.items() if value is not None}
         (folder / DERTA_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ _ARGUMENTS = {
     "model.eos_token": "tokenizer.eos_token",
     "model.attn_implementation": "attn_implementation",
     "trainer.skip_grad_norm_above": "skip_grad_norm_above",
-    "optim.learning_rate": "learning_rate",
+    "peft.target_modules": "target_modules",
 }
 # Arguments of SFTConfig that DeRTaTrainer has another way for: allowed values, and why no other one is.
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -70,6 +70,12 @@ class RowReport:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "rows": self.rows}
 
+    def __str__(self) -> str:
+        return (
+            f"{self.mle_rows} MLE, {self.rto_rows} RTO; {self.truncated_rows} truncated, "
+            f"{self.dropped_examples} examples dropped"
+        )
+
 
 def standard_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row in any of TRL's formats (preference, prompt-completion, messages; plain or conversational) in derta's.

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
 from derta.data.load import LoadedRows
 from derta.errors import InputError
 from derta.models.flops import ModelFlops
+from derta.models.load import check_adapted_ends
 from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.collator import ROW_IDS
 from derta.training.dataset import token_lengths, tokenize_table, without_long_prompts
 from derta.training.guards import Guards, logged_before
+from derta.training.progress import show_progress
 from derta.training.throughput import Stopwatch, flops_and_peak, rates
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class PairTrainer(DPOTrainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if isinstance(self.model, PeftModel):
+            check_adapted_ends(self.model)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(
             prompt + response > self.args.max_length
@@ -92,6 +97,7 @@ class PairTrainer(DPOTrainer):
             return {**batch, ROW_IDS: [example["id"] for example in examples], _COUNTED: _count(batch)}
 
         self.data_collator = collate_with_ids
+        show_progress(self)
         if probe is not None:
             probe.attach(self)
 

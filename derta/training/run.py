@@ -166,23 +166,25 @@ def _files(prepared: Prepared, decision: Decision) -> list[TrainerCallback]:
         Checkpoints(config.trainer.save_total_limit, decision.description),
     ]
     if resolve_mode(config.logging.wandb_mode) != "disabled":
-        afresh = config.trainer.resume == "never"
-        files.append(WandbCurves(config.logging, output_dir, decision.description, afresh=afresh))
+        files.append(WandbCurves(config, decision.description))
     return files
 
 
 def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     """The model, read now, and the trainer of the configured arm with everything it needs."""
     from derta.models.load import check_lora_targets, check_positions, check_vocabulary, load_model
-    from derta.training.arguments import arguments, lora_config, weights_dtype
+    from derta.training.arguments import arguments, final_dtype, lora_config, weights_dtype
     from derta.training.card import Origin
     from derta.training.probe import make_probe
 
     config, rows, tokenizer = prepared.config, prepared.rows, prepared.tokenizer
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.
     args = arguments(config, world_size=world_size(), dtype=prepared.dtype)
-    precision = weights_dtype(config, prepared.dtype)
-    model = load_model(config.model, precision)
+    held, final = weights_dtype(config, prepared.dtype), final_dtype(config, prepared.dtype)
+    if config.peft.method is PeftMethod.none:
+        said = "precision: computes in %s, holds weights in %s, saves the final model in %s"
+        logger.info(said, prepared.dtype, held, final)
+    model = load_model(config.model, held)
     check_vocabulary(model, tokenizer)
     peft_config = lora_config(config)
     if peft_config is not None and config.peft.target_modules != ["all-linear"]:
@@ -193,21 +195,21 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
         "processing_class": tokenizer,
         "peft_config": peft_config,
         "callbacks": callbacks,
-        "origin": Origin.of(config.model, rows),
+        "origin": Origin.of(config.model, rows, final),
         "probe": None if prepared.probe_rows is None else make_probe(config, prepared.probe_rows, tokenizer, model),
     }
     if config.objective.name is Arm.dpo:
         from derta.training.dpo import make_dpo_trainer
 
         # The reference model is read like the model itself: same revision, same precision, safetensors only.
-        reference = load_model(config.model, precision) if peft_config is None else None
+        reference = load_model(config.model, held) if peft_config is None else None
         drop = config.data.long_prompts is LongPrompts.drop
         return make_dpo_trainer(model, reference, rows, drop_long_prompts=drop, **common)
     from derta.training.trainer import DeRTaTrainer
 
     trainer = DeRTaTrainer(model, train_dataset=rows.dataset, **common)
     check_positions(model, max(trainer.train_dataset["length"]))
-    logger.info("rows: %s", trainer.row_report.to_dict())
+    logger.info("rows: %s", trainer.row_report)
     return trainer
 
 
@@ -265,6 +267,7 @@ def _finish(trainer: Any, output_dir: Path) -> None:
     from derta.training.resume import FINISHED_FILE
     from derta.training.wandb_run import end_wandb
 
+    _round_to_final_precision(trainer)
     partial = output_dir / _FINAL_PARTIAL
     if is_main_rank():
         shutil.rmtree(partial, ignore_errors=True)
@@ -284,3 +287,11 @@ def _finish(trainer: Any, output_dir: Path) -> None:
         logger.info("finished after %d steps: %s", trainer.state.global_step, output_dir)
         end_wandb()
     leave_group(trainer)
+
+
+def _round_to_final_precision(trainer: Any) -> None:
+    """Full fine-tuning without DeepSpeed trains float32 weights (checkpoints hold them); nobody else needs those."""
+    if not trainer.is_deepspeed_enabled and not hasattr(trainer.model, "peft_config"):
+        import torch
+
+        trainer.model.to(getattr(torch, trainer.origin.dtype))

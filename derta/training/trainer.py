@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from trl import SFTTrainer
 from derta.errors import InputError
 from derta.models.conversation import check_tokenizer
 from derta.models.flops import ModelFlops
+from derta.models.load import check_adapted_ends
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
@@ -39,12 +41,15 @@ from derta.training.dataset import TABLE_COLUMNS, RowReport, build_row_table, fi
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
 from derta.training.metrics import TokenSums
+from derta.training.progress import show_progress
 from derta.training.safe_starts import report_safe_starts
 from derta.training.sampler import GlobalBatchSampler
 from derta.training.throughput import Stopwatch, flops_and_peak
 
 if TYPE_CHECKING:
     from derta.training.probe import RefusalProbe
+
+logger = logging.getLogger(__name__)
 
 
 class DeRTaTrainer(SFTTrainer):
@@ -135,7 +140,10 @@ class DeRTaTrainer(SFTTrainer):
             **kwargs,
         )
         args.max_length = max_length
-        score_supervised_positions(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+        is_adapter = isinstance(self.model, PeftModel)
+        if is_adapter:
+            check_adapted_ends(self.model)
+        score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
         if self.padding_free:
             check_attention(self.model)
         self._add_end_tokens(train_table)
@@ -159,6 +167,7 @@ class DeRTaTrainer(SFTTrainer):
             prompts = DirectionPrompts.of(train_table, ablation.prompts)
             assert self.refusal_token is not None
             self.ablation = TrainingDirection(self, prompts, ablation, self.refusal_token.start_id)
+        show_progress(self)
         if probe is not None:
             probe.attach(self)
 
@@ -214,12 +223,21 @@ class DeRTaTrainer(SFTTrainer):
         if kwargs["epoch"] == kwargs["epochs_trained"]:
             checkpoint = kwargs["resume_from_checkpoint"]
             self.guards.begin(kwargs["model"])
+            self._say_what_repeats()
             if self.ablation is not None:
                 self.ablation.load(None if checkpoint is None else Path(checkpoint))
         # transformers reaches the sampler through accelerate's wrappers, but not once batches are skipped on a resume.
         self._epoch.set(kwargs["epoch"])
         self._sampler.set_epoch(kwargs["epoch"])
         return super()._run_epoch(**kwargs)
+
+    def _say_what_repeats(self) -> None:
+        rows, batch = len(self.train_dataset), self._sampler.batch
+        if repeated := len(self._sampler) - rows:
+            steps = len(self._sampler) // batch
+            logger.info(
+                "an epoch is %d rows in %d steps of %d: the last step repeats %d rows", rows, steps, batch, repeated
+            )
 
     # A step
 
@@ -340,12 +358,10 @@ class DeRTaTrainer(SFTTrainer):
         save_derta_config(self, output_dir, {**taught, "refusal_token": token, "rows": self.row_report.to_dict()})
 
     def create_model_card(self, model_name: str | None = None, dataset_name: Any = None, tags: Any = None) -> None:
-        rows = self.row_report
         facts = [
             f"Objective: `{self.args.objective}`",
             *([] if self.refusal_token is None else [f"Refusal token: {self.refusal_token}"]),
             *(["Trained with the refusal direction ablated: `objective.ablation`"] if self.ablation else []),
-            f"Rows: {rows.mle_rows} MLE, {rows.rto_rows} RTO; {rows.truncated_rows} truncated, "
-            f"{rows.dropped_examples} examples dropped",
+            f"Rows: {self.row_report}",
         ]
         create_card(self, self.origin, model_name, tags, facts)

@@ -27,7 +27,7 @@ from typing import Any, Literal, cast
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import rewrite_logs
 
-from derta.config import LoggingConfig, WandbMode
+from derta.config import PeftMethod, TrainRunConfig, WandbMode
 from derta.errors import InputError
 from derta.objective.rows import IGNORE, View
 from derta.storage.atomic import write_json_atomically
@@ -40,6 +40,7 @@ ID_FILE = "wandb_run.json"
 STEP = "train/global_step"
 _NOT_CURVES = ("_", STEP)
 _SAMPLES = 8
+_LONGEST_TAG = 64  # characters that W&B takes
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -50,19 +51,19 @@ class WandbCurves(TrainerCallback):
     already holds a second time, and write its own flat configuration beside ours.)
 
     Args:
+        config: of the run.
         description: content of config.yaml, which becomes the configuration of the W&B run.
-        afresh: training begins anew in a directory that it has begun in before: a new W&B run.
     """
 
-    def __init__(self, config: LoggingConfig, output_dir: Path, description: dict[str, Any], *, afresh: bool):
-        self.config, self.output_dir, self.description, self.afresh = config, output_dir, description, afresh
+    def __init__(self, config: TrainRunConfig, description: dict[str, Any]):
+        self.config, self.output_dir, self.description = config, Path(config.output_dir), description
         self.logged = LoggedCurves()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self.logged = start_wandb(self.config, self.output_dir, self.description, afresh=self.afresh)
-        if self.config.sample_texts and not self.logged.rows and self.logged.through < 0:
+        self.logged = start_wandb(self.config, self.description)
+        if self.config.logging.sample_texts and not self.logged.rows and self.logged.through < 0:
             _log_sample_texts(given["train_dataloader"], given["processing_class"])
         for step, logs in lines_of(self.output_dir / METRICS_FILE):
             self._log(step, logs)
@@ -104,19 +105,24 @@ def resolve_mode(mode: WandbMode) -> Mode:
     return "online" if any("wandb" in host for host in hosts) else "offline"
 
 
-def start_wandb(config: LoggingConfig, output_dir: Path, description: dict[str, Any], *, afresh: bool) -> LoggedCurves:
+def start_wandb(config: TrainRunConfig, description: dict[str, Any]) -> LoggedCurves:
     """Start or continue the run, and say what it holds already; call on the main rank only."""
     import wandb
 
-    mode = resolve_mode(config.wandb_mode)
-    if afresh:
+    asked, output_dir = config.logging, Path(config.output_dir)
+    mode = resolve_mode(asked.wandb_mode)
+    if config.trainer.resume == "never":  # begun anew in a directory that it has begun in before: a new W&B run
         (output_dir / ID_FILE).unlink(missing_ok=True)
-    run_id = _run_id(output_dir, config.project)
+    run_id = _run_id(output_dir, asked.project)
+    how = "full" if config.peft.method is PeftMethod.none else config.peft.method.value
+    tags = [config.objective.name.value, Path(config.model.name_or_path).name[:_LONGEST_TAG], how, *asked.tags]
     logged = read_offline(output_dir, run_id) if mode == "offline" else LoggedCurves()
     try:
         run = wandb.init(
-            project=config.project,
-            name=config.run_name or output_dir.name,
+            project=asked.project,
+            name=asked.run_name or output_dir.name,
+            group=asked.group or Path(config.sweep.root).name or None,
+            tags=list(dict.fromkeys(filter(None, tags))),
             id=run_id,
             resume="allow",
             mode=mode,

@@ -85,6 +85,29 @@ def test_the_base_may_have_moved(adapter_run: Path, model_dir: Path, tmp_path: P
     assert exported(adapter, tmp_path / "merged", base=str(moved)).difference <= 1e-3
 
 
+def test_adapters_on_the_embedding(
+    train: Callable[..., Path], tiny_model: Callable[..., Any], llama3_tokenizer: Any, model_dir: Path, tmp_path: Path
+) -> None:
+    """Merged with equal logits where the head is its own; refused before a step where it is tied to the embedding."""
+    targets = "peft.target_modules=[q_proj,embed_tokens]"
+    run = train(tmp_path / "run", *ADAPTER, targets)
+    trained = load_file(run / "adapter_model.safetensors")
+    assert any("lora_embedding_B" in name and weight.abs().sum() > 0 for name, weight in trained.items())
+    assert "LoRA: r 4, alpha 16, dropout 0.05, on embed_tokens, q_proj" in (run / "README.md").read_text()
+    result = exported(run, tmp_path / "merged")
+    assert result.difference <= 1e-3 and result.same_top_token == 1.0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(probe_logits(merged), with_adapter(model_dir, run), atol=1e-4, rtol=0)
+    tied = tmp_path / "tied"
+    tiny_model("llama", len(llama3_tokenizer), tied=True).save_pretrained(tied)
+    llama3_tokenizer.save_pretrained(tied)
+    for objective in ("derta", "dpo"):
+        refused = (f"model.name_or_path={tied}", f"objective={objective}", *ADAPTER, targets)
+        with pytest.raises(InputError, match="^peft.target_modules holds the token embedding.*LM head is tied to it"):
+            train(tmp_path / "refused", *refused)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_experts_of_a_mixture_are_merged(
     train: Callable[..., Path], tiny_model: Callable[..., Any], llama3_tokenizer: Any, tmp_path: Path
 ) -> None:

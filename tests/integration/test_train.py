@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from training_cases import TRAIN, contents, metrics, says_text, triple, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from derta.config.export import ExportConfig
 from derta.errors import InputError
+from derta.release.export import export
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -79,10 +81,36 @@ def test_the_model_card_names_tags_data_licence_and_limits(derta_run: Path) -> N
     card = ModelCard.load(derta_run / "README.md")
     assert {"derta", "trl"} <= set(card.data.tags)
     assert card.data.base_model is None, "a local path means nothing to others"
-    for expected in ("| fiction |", "cc0-1.0", "2407.09121", "Known limits", "Over-refusal", "Sorry"):
+    trained = ("Base model: tiny, a local model", "3 steps of 4 rows", "learning rate ", "epochs), ", "seed 42")
+    for expected in ("| fiction |", "cc0-1.0", "2407.09121", "Known limits", "Over-refusal", "Sorry", *trained):
         assert expected in card.text
     config = yaml.safe_load((derta_run / "config.yaml").read_text())
     assert config["run"]["data_sha256"] in card.text
+
+
+def test_the_final_model_has_the_precision_of_its_base(
+    train: Callable[..., Path], model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bfloat16 base is trained as float32 without DeepSpeed; checkpoints keep that, the final model does not."""
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(base)
+    AutoTokenizer.from_pretrained(model_dir).save_pretrained(base)
+
+    def precision(folder: Path) -> tuple[set[torch.dtype], str]:
+        weights = load_file(folder / "model.safetensors")
+        return {weight.dtype for weight in weights.values()}, json.loads((folder / "config.json").read_text())["dtype"]
+
+    caplog.set_level("INFO")
+    run = train(tmp_path / "run", f"model.name_or_path={base}", "trainer.save_steps=2", "trainer.global_batch_size=7",
+                "trainer.micro_batch_size=7")  # fmt: skip
+    said = "precision: computes in float32, holds weights in float32, saves the final model in bfloat16"
+    assert said in caplog.text and "an epoch is 72 rows in 11 steps of 7: the last step repeats 5 rows" in caplog.text
+    assert precision(run) == ({torch.bfloat16}, "bfloat16")
+    assert precision(run / "checkpoint-2") == ({torch.float32}, "float32")
+    export(ExportConfig(source=str(run / "checkpoint-2"), output=str(tmp_path / "exported")))
+    assert precision(tmp_path / "exported") == ({torch.bfloat16}, "bfloat16")
+    asked = train(tmp_path / "asked", f"model.name_or_path={base}", "model.dtype=float32", "trainer.max_steps=1")
+    assert precision(asked) == ({torch.float32}, "float32")
 
 
 def test_metrics_jsonl_has_a_line_per_step_and_a_summary(derta_run: Path) -> None:

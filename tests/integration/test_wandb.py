@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
 
 from derta.errors import InputError, Preempted
@@ -88,6 +89,17 @@ def test_configuration_and_data_hash_are_there(two_ranks: tuple[Path, str], data
     assert config["run"]["data_sha256"] == manifest["outputs"]["train.parquet"]["sha256"]
     assert config["run"]["world_size"] == 2 and config["run"]["packages"]["trl"]
     assert config["trainer"]["global_batch_size"] == 4 and config["data"]["max_length"] == 200
+    ours = yaml.safe_load((two_ranks[0] / "config.yaml").read_text())
+    assert {key for key in config if not key.startswith("_")} == set(ours), "nothing beside it that says otherwise"
+
+
+def test_tags_and_group(train: Callable[..., Path], tmp_path: Path) -> None:
+    wanted = ("logging.tags=[trial,derta]", "sweep.root=runs/first_sweep", "peft=lora")
+    run = train(tmp_path / "run", "logging.wandb_mode=offline", "trainer.max_steps=1", *wanted)
+    [run_file] = run_files(run)
+    [record] = [json.loads(line) for line in inspect(run_file).splitlines() if '"run"' in line and '"tags"' in line][:1]
+    assert sorted(record["run"]["tags"]) == ["derta", "lora", "tiny", "trial"]
+    assert record["run"].get("run_group", record["run"].get("runGroup")) == "first_sweep"
 
 
 def test_no_text_of_the_rows_anywhere(two_ranks: tuple[Path, str], data_dir: Path) -> None:

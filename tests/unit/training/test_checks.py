@@ -88,6 +88,16 @@ def test_the_head_of_today_passes(family: str, settings: dict[str, Any], make: C
     assert trainer.state.global_step == 2
 
 
+@pytest.mark.parametrize(
+    "adapter", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}]
+)
+def test_adapters_that_would_merge_into_something_else(
+    adapter: dict[str, Any], make: Callable[..., DeRTaTrainer]
+) -> None:
+    with pytest.raises(InputError, match="^target_modules holds the token embedding.* LM head is tied to it"):
+        make(tied=True, more={"peft_config": LoraConfig(r=2, task_type="CAUSAL_LM", **adapter)})
+
+
 def test_looking_leaves_no_trace(make: Callable[..., DeRTaTrainer], monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout of the adapter draws from the global generator in every step: the weights would show it."""
     looked = make(more=LORA)
