@@ -41,7 +41,9 @@ class LoggingConfig(Settings):
     """Project in W&B."""
     run_name: str | None = None
     """Name of the run in W&B; null takes the output directory's name."""
-    tags: list[Text] = field(default_factory=list)
+    tags: list[Annotated[Text, MaxLen(64), "text of at most 64 characters (W&B takes no more)"]] = field(
+        default_factory=list
+    )
     """Tags of the run in W&B, beside those it always has: arm, base model, and full or lora."""
     group: Text | None = None
     """Group of the run in W&B; null takes the name of the sweep's root, and no group without a sweep."""

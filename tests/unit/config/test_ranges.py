@@ -47,6 +47,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "distributed.timeout_minutes": [NAN, INF, 0.0, -1.0, 1e300],
     "logging.project": ["", "a/b", "a#b", "a?b", "a%b", "a:b", "a\\b", "x" * 129],
     "logging.peak_flops": [NAN, INF, 0.0, -1e15],
+    "logging.tags": [[""], ["x" * 65]],
+    "logging.group": [""],
     "model.name_or_path": ["", " "],
     "model.revision": ["", " "],
     "model.attn_implementation": [""],

@@ -30,7 +30,7 @@ def test_of_the_config(derta_args: Any) -> None:
     ("changes", "said"),
     [
         ({"max_length": 8}, "fill max_length=8 tokens .*: raise max_length, or set drop_long_prompts=True to leave"),
-        ({"refusal_text": "Zorblatting"}, "refusal_text='Zorblatting' starts"),
+        ({"refusal_text": "I am"}, "^refusal_text='I am' starts"),
         ({"refusal_token_ids": [10**6]}, r"refusal_token_ids=\[1000000\]: expected"),
         ({"ablation_probability": 0.5, "ablation_layers": [7]}, r"^ablation_layers=\[7\]: the model has"),
     ],
