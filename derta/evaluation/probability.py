@@ -72,7 +72,10 @@ def measure_probability(
     curves: dict[str, list[list[float]]] = {}
     for prompts in sets:
         share = ranks.share(prompts.rows)
-        own = row_curves(target, share, refusal, harmful=prompts.harmful, batch_size=config.probability_batch_size)
+        shown = f"P(refusal), {prompts.name}" if ranks.rank == 0 else ""
+        own = row_curves(
+            target, share, refusal, harmful=prompts.harmful, batch_size=config.probability_batch_size, shown=shown
+        )
         together = {row_id: curve for part in ranks.gather(own) for row_id, curve in part.items()}
         curves[prompts.name] = [together[row["id"]] for row in prompts.rows if row["id"] in together]
     bad, good = (

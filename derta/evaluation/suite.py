@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Placement
 from derta.evaluation.attacks.attack import Attack, build_attacks
 from derta.evaluation.attacks.decoding import respond
@@ -46,6 +44,7 @@ from derta.models.precision import resolve_dtype
 from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 from derta.objective.refusal_token import RefusalToken
+from derta.progress import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def run_batches(
     if missing and target.server is None:
         check_logits(target, missing[0])
     share = ranks.share(missing)
-    with tqdm(total=sum(map(len, share)), desc="responses", unit="", disable=ranks.rank != 0 or None) as progress:
+    with progress(sum(map(len, share)), "responses", shown=ranks.rank == 0) as bar:
         for batch in share:
             results = respond(
                 target,
@@ -183,7 +182,7 @@ def run_batches(
             )
             if ranks.records:
                 prepared.folder.append(ranks.rank, results)
-            progress.update(len(batch))
+            bar.update(len(batch))
 
 
 def finish(

@@ -21,6 +21,7 @@ import numpy as np
 from derta.models.conversation import ConversationCutter, Cut
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import IGNORE
+from derta.progress import progress
 from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import POSITION_BUCKETS, Curve
 
@@ -102,16 +103,25 @@ def longest_first(cuts: Mapping[str, Cut]) -> list[str]:
 
 
 def row_curves(
-    target: TargetModel, rows: Iterable[Mapping[str, Any]], refusal: RefusalToken, *, harmful: bool, batch_size: int
+    target: TargetModel,
+    rows: Iterable[Mapping[str, Any]],
+    refusal: RefusalToken,
+    *,
+    harmful: bool,
+    batch_size: int,
+    shown: str = "",
 ) -> dict[str, list[float]]:
-    """Curve of every row that `response_cuts` keeps; curves end where the model's context does."""
+    """Curve of every row that `response_cuts` keeps; curves end where the model's context does. shown: name of the
+    progress bar ("": none)."""
     cuts = response_cuts(target.cutter, rows, harmful=harmful, limit=target.context_length)
     order = longest_first(cuts)
     curves: dict[str, list[float]] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        found = refusal_probabilities(target.model, [cuts[i] for i in batch], refusal, target.pad_token_id)
-        curves.update(zip(batch, found, strict=True))
+    with progress(len(order), shown, shown=bool(shown)) as bar:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            found = refusal_probabilities(target.model, [cuts[i] for i in batch], refusal, target.pad_token_id)
+            curves.update(zip(batch, found, strict=True))
+            bar.update(len(batch))
     return {row_id: curves[row_id] for row_id in cuts}
 
 

@@ -24,8 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from derta.config.completion import CompleteRunConfig, SafeResponses
 from derta.config.prompts import PromptFormat
 from derta.config.shipped import shipped_file
@@ -36,6 +34,7 @@ from derta.evaluation.records import Outcome, Response, Row
 from derta.models.endpoint import NoAnswer
 from derta.models.inputs import Sampling
 from derta.models.run_date import settle_dates
+from derta.progress import progress
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.triples.writers import Answer, Request, Writer, build_writer
@@ -131,14 +130,14 @@ class _Rounds:
         begun = self.config.prefill if part == "harmful" else ""
         requests = [Request(row["id"], _asked(row, system), begun) for row in rows]
         greedy = part not in ("harmful", "safe") or self.config.temperature == 0
-        with tqdm(total=len(rows), desc=f"{part}, round {turn + 1}", unit="") as progress:
+        with progress(len(rows), f"{part}, round {turn + 1}") as bar:
             for batch in self.writer.batches(requests):
                 if not all((part, turn, request.id) in self.lines for request in batch):
                     answers = self.writer.write(batch, None if greedy else self._sampling(part, turn, batch[0].id))
                     lines = self._judged(part, turn, [by_id[request.id] for request in batch], answers, keeps)
                     append_lines(self.file, lines)
                     self.lines |= {(part, turn, line["id"]): line for line in lines}
-                progress.update(len(batch))
+                bar.update(len(batch))
 
     def _sampling(self, part: str, turn: int, first: str) -> Sampling:
         """Drawn anew for every batch, from its name alone."""

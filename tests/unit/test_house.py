@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
     "derta",  # version and public names
     "errors",
+    "progress",
     "config",
     "storage",
     "statistics",

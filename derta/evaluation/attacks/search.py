@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from derta.evaluation.attacks.disguises import replace_query
 from derta.evaluation.provenance import shown_path
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text
 from derta.models.inputs import ModelInput
+from derta.progress import progress
 from derta.storage.claim import Claim
 
 if TYPE_CHECKING:
@@ -79,12 +78,12 @@ class Search(ABC):
         rows, ranks = list(rows), self.workspace.ranks
         own: dict[str, State] = {}
         share = ranks.share(rows)
-        with tqdm(
-            total=len(share), desc=f"{self.name} on {prompt_set}", unit="row", disable=ranks.rank != 0 or None
-        ) as bar:
-            for row in share:
+        what, steps = f"{self.name} on {prompt_set}", len(share) * self.budget
+        with progress(steps, what, "steps", shown=ranks.rank == 0) as bar:
+            for number, row in enumerate(share, 1):
+                bar.set_postfix_str(f"row {number} of {len(share)}", refresh=False)
                 own[row["id"]] = self._search(row, target, prompt_set, bar)
-                bar.update(1)
+                bar.update(number * self.budget - bar.n)  # a row may be done before its budget is
         ended = {row_id: state for part in ranks.gather(own) for row_id, state in part.items()}
         found = AttackInputs()
         for row in rows:
@@ -108,7 +107,7 @@ class Search(ABC):
             return state
         for later in self.steps(row, target, state):
             state = later
-            bar.set_postfix_str(f"step {state['step']}/{self.budget}", refresh=False)
+            bar.update(1)
             if checkpoint and self.workspace.ranks.records and (state["done"] or state["step"] % self.save_steps == 0):
                 checkpoint.take(state=state)
         return state

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from derta.config.evaluation import JudgeRunConfig
 from derta.errors import InputError
 from derta.evaluation.judges.judge import (
@@ -37,6 +35,7 @@ from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read
 from derta.evaluation.stored.scores import Score, ScoresSummary, summarise
 from derta.models.messages import written
 from derta.models.run_date import settle_dates
+from derta.progress import progress
 from derta.storage.atomic import write_json_atomically
 from derta.storage.claim import Claim
 from derta.storage.json_lines import append_lines, read_lines
@@ -102,7 +101,7 @@ def _hash_of_prompts(responses: Sequence[StoredResponse]) -> str:
 def _judge_missing(responses: Sequence[StoredResponse], judge: Judge, folder: Path, batch_size: int) -> list[Score]:
     file = folder / SCORES_FILE
     scores = [Score.from_json(line) for line in read_lines(file)]
-    with tqdm(total=len(responses), desc="judged", disable=None) as bar:
+    with progress(len(responses), "judged") as bar:
         bar.update(len(scores))
         # Larger than a judge's own batch, so that it can sort by length and an endpoint has requests to run at once.
         size = batch_size * 8

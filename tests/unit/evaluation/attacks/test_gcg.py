@@ -17,6 +17,7 @@ from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import Outcome
 from derta.models.target import TargetModel
+from derta.progress import progress
 
 SMALL = GCGConfig(steps=12, suffix_tokens=6, candidates=32, top_k=16, candidate_batch=16, save_steps=2)
 
@@ -145,12 +146,9 @@ def test_ranks_share_the_rows(tmp_path, plain_rows, weak):
 
         def gather(self, value):
             other = gcg(Workspace(tmp_path), steps=2)
-            part = {row["id"]: other._search(row, weak, "harmful", FakeBar()) for row in plain_rows[1 - self.rank :: 2]}
+            bar = progress(0, "the other rank", shown=False)
+            part = {row["id"]: other._search(row, weak, "harmful", bar) for row in plain_rows[1 - self.rank :: 2]}
             return [value, part] if self.rank == 0 else [part, value]
-
-    class FakeBar:
-        def set_postfix_str(self, *args, **kwargs):
-            """The progress bar of the other rank."""
 
     alone = gcg(steps=2).inputs(plain_rows, weak, "harmful")
     for rank in (0, 1):
