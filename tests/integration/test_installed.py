@@ -120,19 +120,15 @@ def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
     anywhere("-m", "derta.miniature.model", "output=fresh")
     train = ["model.name_or_path=fresh", "data.path=rows", *QUICK]
     anywhere(*TORCHRUN, "-m", "derta.launch.train", *train, "output_dir=trained")
-    assert json.loads((anywhere.folder / "trained/finished.json").read_text())
-    anywhere("-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=derta")
-
-    anywhere("-m", "derta.launch.report", "runs=[derta]", "output=report")
+    anywhere("-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=evaluated")
+    summary = json.loads((anywhere.folder / "evaluated" / "summary.json").read_text())
+    assert summary["run"]["command"].startswith("-m derta.launch.evaluate model.name_or_path=trained ")
+    anywhere("-m", "derta.launch.report", "runs=[evaluated]", "output=report")
+    assert "derta.launch.report" in (anywhere.folder / "report" / "report.html").read_text()
 
     # Commands that start others: the sweep's training is a torchrun of the installed package, too.
     anywhere("-m", "derta.launch.sweep", "-m", *train, "objective=vanilla")
-    [vanilla] = (anywhere.folder / "runs" / "sweep").glob("*objective=vanilla")
-    assert json.loads((vanilla / "finished.json").read_text())
-
-    summary = json.loads((anywhere.folder / "derta" / "summary.json").read_text())
-    assert summary["run"]["command"].startswith("-m derta.launch.evaluate model.name_or_path=trained ")
-    assert "derta.launch.report" in (anywhere.folder / "report" / "report.html").read_text()
-    assert {file.relative_to(installed) for file in source_files(installed)} == before, (
-        "outputs go to the working directory"
-    )
+    [swept] = (anywhere.folder / "runs" / "sweep").glob("*objective=vanilla")
+    assert (swept / "finished.json").is_file()
+    after = {file.relative_to(installed) for file in source_files(installed)}
+    assert after == before, "what a command writes belongs in the working directory"
