@@ -105,12 +105,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, needs_chat_template: 
 
 
 class ConversationCutter:
-    """Renders, tokenises and cuts conversations with one tokenizer and its chat template.
-
-    Raises:
-        InputError: from the methods, when the template does not show the response literally (for example when it
-            rewrites it), so that no honest cut exists.
-    """
+    """Renders, tokenises and cuts conversations with one tokenizer and its chat template. Its methods raise InputError
+    where the template does not show the response literally, so that no honest cut exists."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
@@ -180,7 +176,7 @@ class ConversationCutter:
         return Passage(rendered, start + len(_ANCHOR), end, raw=False)
 
     def place_prompt(self, prompt: Messages) -> Passage:
-        """Text and place for `prompt_of`, as `place` is for `cut_passage`."""
+        """Text and place for `opened`, as `place` is for `cut_passage`."""
         raw = is_raw_text(prompt)
         return self._before_a_response(prompt[0]["content"] if raw else self.prompt_text(prompt), raw)
 
@@ -198,7 +194,7 @@ class ConversationCutter:
                 template ends responses in text that is no token.
         """
         text, start, end, raw = passage
-        prompt, first = self._opened(passage, ids, offsets)
+        prompt, first = self.opened(passage, ids, offsets)
         last = bisect_left(offsets, end, lo=first, key=itemgetter(0))
         response, end_id = ids[first:last], self._eos
         if raw:  # it may spell its end token out, as the reference repository's rows do
@@ -214,8 +210,8 @@ class ConversationCutter:
                 "model could not learn to end its turn: add that token to the tokenizer, or use another template "
                 "(model.chat_template)"
             )
-        elif self.mark_of_the_next_turn is not None:
-            end_id = self.mark_of_the_next_turn
+        else:
+            end_id = self._eos if self._mark_of_the_next_turn is None else self._mark_of_the_next_turn
         if end_id in response or self._eos in response and self._eos in self._marks:
             raise InputError(
                 f"a response spells {self.tokenizer.decode([end_id])!r} or "
@@ -224,7 +220,7 @@ class ConversationCutter:
         return Cut(prompt, response, end_id)
 
     @cached_property
-    def mark_of_the_next_turn(self) -> int | None:
+    def _mark_of_the_next_turn(self) -> int | None:
         """What ends a response where the template writes nothing behind the last one (GLM): the first token of the
         user's next turn. None where that is no token of its own either; responses then end in EOS."""
         try:
@@ -242,7 +238,7 @@ class ConversationCutter:
     def prompt_ids(self, prompt: Messages) -> list[int]:
         """Ids a model is given to generate from: those that stand before a response in training."""
         passage = self.place_prompt(prompt)
-        return self.prompt_of(passage, *self.encode([passage])[0])
+        return self.opened(passage, *self.encode([passage])[0])[0]
 
     def question_ids(self, messages: Messages) -> list[int]:
         """Ids that a model which is trained elsewhere (a judge) is given: what its template's generation prompt makes
@@ -273,12 +269,8 @@ class ConversationCutter:
         """Ids to generate from behind a conversation that `prompt_text` has rendered, and their characters."""
         passage = self._before_a_response(text, raw=False)
         ((ids, offsets),) = self.encode([passage])
-        ids = self.prompt_of(passage, ids, offsets)
+        ids, _ = self.opened(passage, ids, offsets)
         return ids, offsets[: len(ids)]
-
-    def prompt_of(self, passage: Passage, ids: list[int], offsets: Offsets) -> list[int]:
-        """The ids before the response of an encoded passage."""
-        return self._opened(passage, ids, offsets)[0]
 
     def instruction_span(self, prompt: Messages) -> tuple[int, int]:
         """Places (first, end) in `prompt_ids` of the last message; behind it stands what the template adds."""
@@ -305,8 +297,8 @@ class ConversationCutter:
         """Whether a space and the word behind it can be one token."""
         return any(token[0] in "Ġ▁ " and token.strip("Ġ▁ ") for token in self.tokenizer.get_vocab() if token)
 
-    def _opened(self, passage: Passage, ids: list[int], offsets: Offsets) -> tuple[list[int], int]:
-        """The ids before the response, and the place of its first token."""
+    def opened(self, passage: Passage, ids: list[int], offsets: Offsets) -> tuple[list[int], int]:
+        """The ids before the response of an encoded passage, and the place of its first token."""
         start = passage.start
         # A token without characters is a space that the tokenizer has put before the response.
         first = bisect_right(offsets, start, key=itemgetter(1))

@@ -182,7 +182,7 @@ def tokenize_rows(
     examples = []
     for row, passages in zip(rows, placed, strict=True):
         with _naming(row):
-            prompt_ids = cutter.prompt_of(passages.pop("prompt_ids"), *next(encoded))
+            prompt_ids = cutter.opened(passages.pop("prompt_ids"), *next(encoded))[0]
             cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
             examples.append(_example(row, prompt_ids, cuts, refusal, cutter.tokenizer))
     return examples

@@ -7,6 +7,7 @@ The templates are those that TRL ships, read from the installed package; those o
 from __future__ import annotations
 
 import importlib.resources
+import json
 import random
 import re
 from collections.abc import Callable
@@ -16,12 +17,17 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from derta.config.prompts import PromptFormat
+from derta.data.build import build
+from derta.data.load import load_rows
+from derta.data.recipe import load_recipe
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.prompts import read_prompts
 from derta.models.conversation import ConversationCutter
 from derta.models.target import TargetModel
 from derta.objective.rows import IGNORE, mle_row
-from derta.training.dataset import tokenize_rows
+from derta.training.dataset import standard_row, tokenize_rows
 
 SHIPPED = (
     "llama3", "llama3_1", "llama3_2", "gemma", "gemma3", "qwen2_5", "qwen3", "qwen3_5_think", "phi3", "phi3_5",
@@ -249,6 +255,31 @@ def test_raw_text(kind, added, make_target):
         assert ids.count(eos) == 1 and ids[-1] == eos
         own = target.tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
         assert [i for i in ids if i not in (bos, eos)] == [i for i in own if i not in (bos, eos)]
+
+
+def test_every_reader_gives_the_same_tokens(make_target, tmp_path):
+    """A benchmark's file of prompts, rows for training, the same rows built, and rows handed to the trainer."""
+    target = make_target("byte-level", template_of("llama3_1"))
+    text, row = "  Cafe\u0301:\r\nstir\ttwice? \n", {"id": "one"}
+    messages = [{"role": "user", "content": text}]
+    row |= {"prompt": messages, "chosen": answer(" Sorry,\rno.\n"), "rejected": answer("Sure. \r\n")}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": text}) + "\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "description: rows\nseed: 1\nsources:\n"
+        f"  - {{name: rows, adapter: preference, path: {tmp_path / 'rows.jsonl'}, licence: cc0-1.0}}\n"
+    )
+    build(load_recipe(str(tmp_path / "recipe.yaml"), tmp_path), tmp_path / "built")
+    found = [read_prompts(str(tmp_path / "prompts.jsonl"), PromptFormat.prompts, harmful=True).rows[0]]
+    found += load_rows(tmp_path / "rows.jsonl", "preference").dataset.to_list()
+    found += load_rows(tmp_path / "built").dataset.to_list()
+    found += [standard_row(row)]
+    (prompt,) = {tuple(generated_from(target, each)) for each in found}
+    assert target.tokenizer.decode(prompt).endswith(
+        "user<|end_header_id|>\n\nCafé:\nstir\ttwice?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    (rows,) = {repr(trained_row(target, each)) for each in found[1:]}
+    assert rows == repr((list(prompt), target.tokenizer.encode("Sorry,\nno.<|eot_id|>", add_special_tokens=False)))
 
 
 def test_a_template_that_cannot_be_cut_alike_is_refused_at_the_start(make_target):
