@@ -109,6 +109,8 @@ def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) else f"a text of {len(value)} characters"
+    if isinstance(value, list) and len(value) <= 8 and not any(isinstance(each, (list, dict)) for each in value):
+        return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, (list, dict)):
         return "1 entry" if len(value) == 1 else f"{len(value)} entries"
     return json.dumps(value)

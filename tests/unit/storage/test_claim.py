@@ -43,7 +43,7 @@ def test_every_difference_is_named_by_its_dotted_key_and_no_text_is_shown(tmp_pa
     message = str(error.value)
     assert message.startswith(f"output={tmp_path} holds another search; give another place, or remove it. It differs")
     assert f"model.sha256: a text of 64 characters there, {'b' * 64}"[:13] in message
-    assert "steps: 3 there, 4 here" in message and "sets: 1 entry there, 2 entries here" in message
+    assert "steps: 3 there, 4 here" in message and "sets: [one] there, [one, two] here" in message
     assert "note: a text of 14 characters there" in message and "words" not in message
 
 
