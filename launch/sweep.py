@@ -6,8 +6,9 @@
     python launch/sweep.py -m ... 'sweep.evaluate=["eval=custom","eval.sets.harmful.path=FILE"]'   evaluation and table
     python launch/sweep.py -m +experiment=miniature_paper objective=vanilla,rto,derta,dpo trainer.seed=1,2
 
-A failed job does not stop the others; the same command again runs what is missing and skips what is finished. Without
-sweep.root each run goes to runs/sweep/ITS-OVERRIDES. Logs: ROOT/logs. For Slurm: launch/slurm.py.
+A failed job does not stop the others; the same command again runs what is missing and skips what is finished. Each run
+goes to ROOT/ARM-seedN; the arm is the objective and whatever else varies, and sweep.root is runs/sweep unless you name
+another. Logs: ROOT/logs. For Slurm: launch/slurm.py.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from derta.config.failures import fail
 def run(jobs: list[tuple[list[str], TrainRunConfig]]) -> int:
     if "RANK" in os.environ:
         fail("a sweep starts its own torchrun for every job; start it with plain python")
-    from derta.sweep.plan import Requested, run_sweep
+    from derta.sweep.plan import requests, run_sweep
 
-    return int(not run_sweep([Requested(words, config) for words, config in jobs]))
+    return int(not run_sweep(requests(jobs)))
 
 
 main = Command("sweep", TrainRunConfig, about=__doc__, conf="train", together=run)

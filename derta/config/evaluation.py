@@ -37,7 +37,7 @@ class PromptSetConfig(Settings):
     does."""
 
     path: str = ""
-    """Dataset directory or file; empty means eval.path."""
+    """Dataset directory or file; empty means eval.path, and without that the set is left out."""
     format: PromptFormat = PromptFormat.derta
     split: str = "train"
     """Split of a dataset directory."""
@@ -123,12 +123,17 @@ class EvaluationConfig(Settings):
     lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
     """Public benchmarks beside the prompt sets."""
 
+    @property
+    def used_sets(self) -> dict[str, PromptSetConfig]:
+        """Those that have rows."""
+        return {name: prompts for name, prompts in self.sets.items() if prompts.path.strip() or self.path.strip()}
+
     def conflicts(self, key: Name) -> Iterator[str]:
         if not self.sets:
             yield f"{key('sets')} is empty: choose an evaluation, for example eval=miniature, or name prompt sets"
-        for name, prompts in self.sets.items():
-            if not (prompts.path.strip() or self.path.strip()):
-                yield f"{key(f'sets.{name}.path')} is empty: give a directory from launch/build_data.py or a file"
+        elif not self.used_sets:
+            paths = " and ".join(key(f"sets.{name}.path") for name in self.sets)
+            yield f"{paths}: no prompt set has rows; give at least one a directory from launch/build_data.py or a file"
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
         if self.gate.ablation_robustness_min is not None:
             yield (

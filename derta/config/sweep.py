@@ -24,10 +24,10 @@ class SweepConfig(Settings):
     """What launch/sweep.py does around the runs; launch/train.py reads nothing of it."""
 
     root: str = ""
-    """Directory for logs, evaluations and the table; with it, output_dir has to name each run's directory. Without it
-    everything goes to runs/sweep, each run into a directory named after its overrides."""
+    """Directory for runs, logs, evaluations and the table; empty is runs/sweep. A run goes into it, under the name of
+    its arm and seed, unless output_dir is given or names a place below it."""
     arm: str = ""
-    """What the runs of all seeds of one kind are called in the table (empty: their overrides but the seed)."""
+    """What the runs of all seeds of one kind are called in the table (empty: the objective, and what else varies)."""
     parallel: Count = 1
     """Jobs side by side."""
     ranks: Count = 1

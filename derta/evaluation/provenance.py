@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from derta.config.shipped import started_module
 from derta.evaluation.summary import Made
 from derta.storage.versions import package_versions
 
-_ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^\s/=,:\[\]{}'\"]+/)*[^\s/=,:\[\]{}'\"]+")
+_ABSOLUTE = re.compile(r"(?<![\w.~/-])/(?!/)(?:[^\s/=,:\[\]{}'\"]+/)*[^\s/=,:\[\]{}'\"]+")
 
 
 def describe_run(config: EvaluateRunConfig) -> Made:
@@ -22,7 +23,7 @@ def describe_run(config: EvaluateRunConfig) -> Made:
         model=shown_path(config.model.name_or_path),
         revision=config.model.revision,
         eval=config.eval.name,
-        data={name: shown_path(prompts.path or config.eval.path) for name, prompts in config.eval.sets.items()},
+        data={name: shown_path(prompts.path or config.eval.path) for name, prompts in config.eval.used_sets.items()},
         versions=package_versions(),
     )
 
@@ -36,7 +37,7 @@ def shown_path(path: str) -> str:
 
 
 def shown_command(arguments: list[str]) -> str:
-    """The command without absolute paths: `launch/evaluate.py ...` or `-m derta.launch.evaluate ...`."""
+    """The command without absolute paths, as a shell takes it: `launch/evaluate.py ...`, `-m derta.launch.evaluate`."""
     if module := started_module():
         arguments = ["-m", module, *arguments[1:]]
-    return " ".join(_ABSOLUTE.sub(lambda match: shown_path(match[0]), argument) for argument in arguments)
+    return shlex.join(_ABSOLUTE.sub(lambda match: shown_path(match[0]), argument) for argument in arguments)

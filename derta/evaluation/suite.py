@@ -83,7 +83,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     """Read the rows and settle who attacks, who judges and what the results will be of."""
     if config.eval.lm_eval.tasks:
         check_tasks(config.eval.lm_eval)  # a task that is not there shows now, not after hours
-    sets = [load_prompt_set(name, prompts, config.eval.path) for name, prompts in config.eval.sets.items()]
+    sets = [load_prompt_set(name, prompts, config.eval.path) for name, prompts in config.eval.used_sets.items()]
     dates = settle_dates(config, Path(config.output_dir) / IDENTITY_FILE)
     judge = build_judge(config.eval.judge, config.eval.judging)
     model = ModelIdentity(fingerprint(config.model.name_or_path, config.model.revision), resolve_dtype(config.model))

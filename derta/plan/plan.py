@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ def render(plan: Plan) -> str:
         lines += [
             "",
             f"cheapest that fits ({plan.proposal.memory.peak / GIB:.1f} GiB):",
-            "  " + " ".join(plan.proposal.overrides),
+            "  " + shlex.join(plan.proposal.overrides),
         ]
     elif not plan.fits:
         lines += ["", "nothing that was tried fits: neither LoRA nor more GPUs"]

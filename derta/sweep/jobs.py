@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -257,7 +258,7 @@ def _is_done(job: Job, needs: Sequence[Job], logs: Path) -> bool:
 
 
 def _shown(command: Sequence[str]) -> str:
-    return " ".join("python" if part == sys.executable else part for part in command)
+    return shlex.join("python" if part == sys.executable else part for part in command)
 
 
 def _failure(job: Job, code: int, log: Path) -> str:

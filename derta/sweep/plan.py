@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from derta.config import TrainRunConfig
+from derta.config.compose import read
+from derta.config.evaluation import EvaluateRunConfig
 from derta.config.paths import quoted
 from derta.config.sweep import Preparation
 from derta.errors import InputError
@@ -28,32 +30,50 @@ DEFAULT_ROOT = "runs/sweep"
 TABLE_FOLDER = "table"
 _SWEEP_WIDE = ("root", "parallel", "ranks", "gpus", "prepare", "evaluate")
 _AWKWARD = re.compile(r"[^\w=.,+-]")  # in the name of a directory
-_NO_ARM = ("trainer.seed=", "sweep.", "logging.", "output_dir=", "+experiment=")
+_NO_ARM = ("objective=", "trainer.seed=", "sweep.", "logging.", "output_dir=")
 
 
 @dataclass(frozen=True)
 class Requested:
-    """One combination of the sweep: its overrides as the user gave them, and what they compose to."""
+    """One combination of the sweep. overrides: as the user gave them. config: what they compose to. varied: those of
+    the overrides that not all combinations have."""
 
     overrides: list[str]
     config: TrainRunConfig
+    varied: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        return Path(self.config.sweep.root or DEFAULT_ROOT)
 
     @property
     def output_dir(self) -> Path:
-        """Where the run goes: as configured, or a directory named after the overrides."""
-        named = any(override.startswith("output_dir=") for override in self.overrides)
-        if named or self.config.sweep.root:
-            return Path(self.config.output_dir)
-        return Path(DEFAULT_ROOT) / fitting(_AWKWARD.sub("_", ",".join(self.overrides)) or "default")
+        """Where the run goes: as configured, by hand or below the sweep's root, or where its name says."""
+        configured = Path(self.config.output_dir)
+        by_hand = any(override.startswith("output_dir=") for override in self.overrides)
+        if by_hand or (self.config.sweep.root and configured.is_relative_to(self.root)):
+            return configured
+        return self.root / fitting(f"{_AWKWARD.sub('_', self._kind)}-seed{self.seed}")
 
     @property
     def arm(self) -> str:
-        kept = [override for override in self.overrides if not override.startswith(_NO_ARM)]
-        return self.config.sweep.arm or ",".join(kept) or "default"
+        """What the runs of all seeds of its kind are called in the table."""
+        return self.config.sweep.arm or fitting(self._kind)
+
+    @property
+    def _kind(self) -> str:
+        kept = [override for override in self.varied if not override.startswith(_NO_ARM)]
+        return ",".join([self.config.objective.name.value, *kept])
 
     @property
     def seed(self) -> int:
         return self.config.trainer.seed
+
+
+def requests(jobs: Sequence[tuple[list[str], TrainRunConfig]]) -> list[Requested]:
+    """The combinations of a sweep, each with what is its own."""
+    shared = set.intersection(*(set(words) for words, _ in jobs))
+    return [Requested(words, config, tuple(word for word in words if word not in shared)) for words, config in jobs]
 
 
 def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
@@ -95,7 +115,7 @@ def run_sweep(requested: Sequence[Requested]) -> bool:
         InputError: before anything is started: see `plan_sweep`.
     """
     settings = requested[0].config.sweep
-    root = Path(settings.root or DEFAULT_ROOT)
+    root = requested[0].root
     jobs = plan_sweep(requested)
     run_jobs(jobs, root / "logs", settings.slots, keep_going=True)
     print(f"\n{job_states(jobs)}\n", flush=True)
@@ -144,7 +164,7 @@ def _check(requested: Sequence[Requested]) -> None:
         raise InputError.listing("this sweep cannot run:", problems)
     folders: dict[Path, Requested] = {}
     for run in requested:
-        name = " ".join(run.overrides) or "(no overrides)"
+        name = run.output_dir.name
         for key in _SWEEP_WIDE:
             here, there = getattr(run.config.sweep, key), getattr(first, key)
             if here != there:
@@ -158,5 +178,8 @@ def _check(requested: Sequence[Requested]) -> None:
                 "sweep.arm='${objective.name}_NAME'"
             )
         folders[run.output_dir] = run
+    if first.evaluate:
+        words = [f"model.name_or_path={quoted(requested[0].output_dir)}", *first.evaluate]
+        problems += [f"sweep.evaluate: {problem}" for problem in read("evaluate", EvaluateRunConfig, words)[1]]
     if problems:
         raise InputError.listing("this sweep cannot run:", list(dict.fromkeys(problems)))

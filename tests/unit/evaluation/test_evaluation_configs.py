@@ -38,8 +38,10 @@ def test_quick_miniature_differs_in_the_number_of_prompts_only():
 
 
 def test_own_prompts_need_a_path():
-    problems = compose_evaluation("eval=custom").problems()
-    assert [problem.split()[0] for problem in problems] == ["eval.sets.harmful.path", "eval.sets.benign.path"]
+    [problem] = compose_evaluation("eval=custom").problems()
+    assert problem.startswith("eval.sets.harmful.path and eval.sets.benign.path: no prompt set has rows")
+    config = compose_evaluation("eval=custom", "eval.sets.harmful.path=rows.jsonl")
+    assert config.problems() == [] and list(config.eval.used_sets) == ["harmful"]
 
 
 def test_every_contradiction_is_named():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from derta.evaluation.provenance import shown_command, shown_path
@@ -11,8 +12,21 @@ def test_commands_lose_absolute_paths_and_keep_everything_else(tmp_path, monkeyp
     arguments = [str(tmp_path / "launch" / "evaluate.py"), f"model.name_or_path={outside}", "eval.batch_size=64"]
     arguments += [f"runs=[{outside},{tmp_path}/b]", "hub=owner/name", "output_dir=runs/a"]
     assert shown_command(arguments) == (
-        "launch/evaluate.py model.name_or_path=base eval.batch_size=64 runs=[base,b] hub=owner/name output_dir=runs/a"
+        "launch/evaluate.py model.name_or_path=base eval.batch_size=64 'runs=[base,b]' hub=owner/name output_dir=runs/a"
     )
+
+
+def test_a_shell_takes_a_recorded_command_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "launch/evaluate.py",
+        "eval.judging.endpoint.url=http://127.0.0.1:8000/v1",
+        'label="a, b"',
+        "x='$HOME|y'",
+    ]
+    assert shlex.split(shown_command(arguments)) == arguments
+    models = f"models={{a:{tmp_path}/runs/a,b:[/somewhere/else/b]}}"
+    assert shlex.split(shown_command(["x.py", models]))[1] == "models={a:runs/a,b:[b]}"
 
 
 def test_paths_are_relative_or_a_name(tmp_path, monkeypatch):

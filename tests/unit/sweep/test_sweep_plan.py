@@ -10,14 +10,14 @@ from derta.config import TrainRunConfig
 from derta.config.compose import read
 from derta.config.sweep import SweepConfig
 from derta.errors import InputError
-from derta.sweep.plan import Requested, evaluation_folder, plan_sweep
+from derta.sweep.plan import Requested, evaluation_folder, plan_sweep, requests
 
 PAPER = "+experiment=miniature_paper"
 
 
 def requested(*combinations: str) -> list[Requested]:
     split = [overrides.split() for overrides in combinations]
-    return [Requested(words, read("train", TrainRunConfig, words)[0]) for words in split]
+    return requests([(words, read("train", TrainRunConfig, words)[0]) for words in split])
 
 
 def test_runs_of_the_paper_s_experiment_wait_for_their_base_and_dpo_for_vanilla() -> None:
@@ -34,17 +34,26 @@ def test_runs_of_the_paper_s_experiment_wait_for_their_base_and_dpo_for_vanilla(
     assert "torch.distributed.run" in command
 
 
-def test_without_a_root_each_run_is_named_after_its_overrides() -> None:
-    [job] = plan_sweep(requested("objective=rto trainer.seed=3"))
-    assert job.run_dir == Path("runs/sweep/objective=rto,trainer.seed=3")
-    assert job.command[-1] == "output_dir='runs/sweep/objective=rto,trainer.seed=3'"
-    [run] = requested("objective=rto trainer.seed=3 trainer.epochs=2 logging.wandb_mode=disabled")
-    assert (run.arm, run.seed) == ("objective=rto,trainer.epochs=2", 3)
-    assert evaluation_folder(job.run_dir) == Path("runs/sweep/evaluation/objective=rto,trainer.seed=3")
-    many = f"model.name_or_path={'long/' * 50}model objective="
-    first, second = requested(f"{many}rto"), requested(f"{many}derta")
-    names = {run.output_dir.name for run in (*first, *second)}
+def test_each_run_is_named_after_its_objective_and_what_varies() -> None:
+    [job] = plan_sweep(requested("objective=rto trainer.seed=3 model.name_or_path=x trainer.micro_batch_size=2"))
+    assert job.run_dir == Path("runs/sweep/rto-seed3") and job.command[-1] == "output_dir=runs/sweep/rto-seed3"
+    assert evaluation_folder(job.run_dir) == Path("runs/sweep/evaluation/rto-seed3")
+    shared = "objective=derta logging.wandb_mode=disabled trainer.seed=1 optim.learning_rate="
+    runs = requested(f"{shared}1e-5", f"{shared}2e-5")
+    assert [run.arm for run in runs] == ["derta,optim.learning_rate=1e-5", "derta,optim.learning_rate=2e-5"]
+    assert runs[1].output_dir == Path("runs/sweep/derta,optim.learning_rate=2e-5-seed1")
+    long = f"objective=rto model.name_or_path={'long/' * 60}model"
+    names = {run.output_dir.name for run in requested(f"{long}1", f"{long}2")}
     assert len(names) == 2 and all(len(name) <= 200 for name in names)
+
+
+def test_a_root_alone_says_where_runs_go(tmp_path: Path) -> None:
+    [run] = requested(f"objective=rto trainer.seed=3 sweep.root={tmp_path}")
+    assert (run.output_dir, run.arm) == (tmp_path / "rto-seed3", "rto")
+    [run] = requested(f"+experiment=paper_lora model.name_or_path=x sweep.root={tmp_path}")
+    assert run.output_dir == tmp_path / "derta-seed42"
+    [run] = requested(f"sweep.root={tmp_path} output_dir=elsewhere/run")
+    assert run.output_dir == Path("elsewhere/run")
 
 
 def test_what_cannot_run_is_refused_together_before_anything_starts() -> None:
@@ -61,6 +70,13 @@ def test_what_cannot_run_is_refused_together_before_anything_starts() -> None:
     assert "would go to runs/paper/seed-42/rto, as another job does" in message
     assert "trainer.global_batch_size=8 is not divisible by trainer.micro_batch_size=3" in message
     assert "sweep.parallel is 1 in one job and 2 in another" in message
+
+
+def test_an_evaluation_that_cannot_be_shows_before_anything_is_trained() -> None:
+    words = "sweep.evaluate=['eval=custom','eval.sets.harmful.path=a.jsonl','eval.batch_sise=3']"
+    with pytest.raises(InputError) as caught:
+        plan_sweep(requested(f"objective=rto {words}"))
+    assert "sweep.evaluate: eval.batch_sise=3: no key 'batch_sise'" in str(caught.value)
 
 
 def test_a_variant_has_a_name_of_its_own() -> None:
