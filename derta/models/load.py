@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,15 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             f"the tokenizer has {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together; "
             "give a model directory whose tokenizer is its own, or resize its embeddings"
         )
+
+
+def add_end_tokens(model: PreTrainedModel, tokens: Iterable[int | None]) -> None:
+    """Let generation stop at these tokens, too; a base model's own configuration may not know them."""
+    known = model.generation_config.eos_token_id
+    ends = [known] if isinstance(known, int) else list(known or [])
+    new = [token for token in dict.fromkeys(tokens) if token is not None and token not in ends]
+    if new:
+        model.generation_config.eos_token_id = [*ends, *new]
 
 
 def check_positions(model: PreTrainedModel, longest_row: int) -> None:

@@ -20,7 +20,15 @@ from derta.config import Dtype, ModelConfig
 from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_vocabulary, embedded_tokens, load_model, load_tokenizer, shown
+from derta.models.load import (
+    ADAPTER_CONFIG,
+    add_end_tokens,
+    check_vocabulary,
+    embedded_tokens,
+    load_model,
+    load_tokenizer,
+    shown,
+)
 from derta.models.precision import stored_dtype
 from derta.models.taught import DERTA_CONFIG_FILE, read_taught
 from derta.storage.atomic import new_folder, write_errors_named
@@ -75,7 +83,7 @@ def export(config: ExportConfig) -> Exported:
     expected = probe_logits(model)
     if kind == "merged adapter":
         model = model.merge_and_unload(safe_merge=True)
-    _set_end_tokens(model, tokenizer)
+    add_end_tokens(model, _end_tokens(tokenizer))
     named = f"output={shown(output)}"
     with new_folder(output, named) as partial, write_errors_named(named):
         model.to(getattr(torch, dtype)).save_pretrained(partial)
@@ -195,19 +203,14 @@ def _saved_tokenizer(source: Path, config: ExportConfig) -> Any:
     return AutoTokenizer.from_pretrained(str(where))
 
 
-def _set_end_tokens(model: Any, tokenizer: Any) -> None:
-    """Generation stops where training ended its turns; an adapter's base may not know that token."""
+def _end_tokens(tokenizer: Any) -> list[int | None]:
+    """Where training ended its turns."""
     from derta.models.conversation import ConversationCutter
 
-    known = model.generation_config.eos_token_id
-    ends = [known] if isinstance(known, int) else list(known or [])
-    wanted = [tokenizer.eos_token_id]
-    if tokenizer.chat_template:
-        turn = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
-        wanted.append(ConversationCutter(tokenizer).cut(*turn).end)
-    new = [token for token in dict.fromkeys(wanted) if token is not None and token not in ends]
-    if new:
-        model.generation_config.eos_token_id = [*ends, *new]
+    if not tokenizer.chat_template:
+        return [tokenizer.eos_token_id]
+    turn = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
+    return [tokenizer.eos_token_id, ConversationCutter(tokenizer).cut(*turn).end]
 
 
 def _beside(source: Path, name: str) -> Path | None:

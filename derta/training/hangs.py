@@ -47,8 +47,7 @@ class HangWatch(TrainerCallback):
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step + 1, 1, "forward and backward")
 
-    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._at(state.global_step + 1, 1, "forward and backward")
+    on_substep_end = on_step_begin
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._at(state.global_step + 1, 2, "optimizer")

@@ -27,7 +27,7 @@ from trl import SFTTrainer
 from derta.errors import InputError
 from derta.models.conversation import check_tokenizer
 from derta.models.flops import ModelFlops
-from derta.models.load import check_adapted_ends
+from derta.models.load import add_end_tokens, check_adapted_ends
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from derta.training.probe import RefusalProbe
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000  # rows, whose last tokens are those that turns end with
 
 
 class DeRTaTrainer(SFTTrainer):
@@ -146,7 +148,10 @@ class DeRTaTrainer(SFTTrainer):
         score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
         if self.padding_free:
             check_attention(self.model)
-        self._add_end_tokens(train_table)
+        sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
+        add_end_tokens(
+            self.model, sorted({ids[-1] for name in ("chosen_ids", "rejected_ids") for ids in sample[name] if ids})
+        )
         self._weights = torch.tensor([args.mle_weight, args.rto_weight], dtype=torch.float32)
         self._epoch = EpochClock()
         self.data_collator = DeRTaCollator(
@@ -170,16 +175,6 @@ class DeRTaTrainer(SFTTrainer):
         show_progress(self)
         if probe is not None:
             probe.attach(self)
-
-    def _add_end_tokens(self, table: Dataset) -> None:
-        """Generation stops where the rows end their turns; a base model's own configuration may not know that token."""
-        config = self.model.generation_config
-        known = config.eos_token_id
-        ends = [known] if isinstance(known, int) else list(known or [])
-        sample = table.select(range(min(1000, len(table))))
-        learned = {ids[-1] for name in ("chosen_ids", "rejected_ids") for ids in sample[name] if ids}
-        if new := sorted(learned - set(ends)):
-            config.eos_token_id = [*ends, *new]
 
     def _build_table(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: DeRTaConfig, *, for_training: bool = True
