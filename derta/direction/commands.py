@@ -4,17 +4,61 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from derta.config.command import Command
-from derta.config.direction import CollectRunConfig, ConvertRunConfig, SelectRunConfig, StudyRunConfig
+from derta.config.direction import (
+    CollectRunConfig,
+    ConvertRunConfig,
+    DiagnoseRunConfig,
+    SelectRunConfig,
+    StudyRunConfig,
+)
 from derta.config.paths import quoted
 
 
-def _study(config: StudyRunConfig) -> None:
-    from derta.direction.study import study
+def study(config: StudyRunConfig) -> str:
+    """Diagnose every model, OUTPUT/LABEL-1, LABEL-2, ... (seeds of one arm), and return their table.
 
-    print(study(config))
+    What is done already is not done again. A model that refuses nothing, such as a base, is looked at without the
+    filter of prompts, and its result says so.
+
+    Raises:
+        InputError: whatever the diagnostic raises.
+    """
+    from derta.direction.collect import collect
+    from derta.direction.diagnose import diagnose
+    from derta.direction.forward import AllFiltered
+    from derta.direction.report import percent
+
+    folders = []
+    for label, given in config.models.items():
+        for number, model in enumerate([given] if isinstance(given, str) else given, 1):
+            folders.append(Path(config.output_dir) / f"{label}-{number}")
+            one = DiagnoseRunConfig(
+                model=replace(config.model, name_or_path=model),
+                direction=config.direction,
+                label=label,
+                output_dir=str(folders[-1]),
+            )
+            unfiltered = replace(one, direction=replace(one.direction, filter_prompts=False))
+            try:
+                report = diagnose(unfiltered if _done_unfiltered(folders[-1]) else one)
+            except AllFiltered:
+                report = diagnose(unfiltered)
+            score = report["ablation_robustness"]
+            print(f"{folders[-1].name}: ablation robustness {percent(score)} {score['reason']}".rstrip(), flush=True)
+    return collect(folders, config.output_dir)
+
+
+def _done_unfiltered(folder: Path) -> bool:
+    """Whether an earlier study has found this model to refuse nothing."""
+    try:
+        return json.loads((folder / "direction.json").read_text(encoding="utf-8"))["filtered"] is False
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _collect(config: CollectRunConfig) -> None:
@@ -29,7 +73,7 @@ def _select(config: SelectRunConfig) -> None:
     candidates = read_table(config.table)
     layers = config.layers or max(candidate.layer for candidate in candidates) + 1
     selection = select(candidates, layers, config)
-    reasons = {} if selection.chosen else {"reason": "no valid direction found", "dropped": selection.dropped}
+    reasons = {} if selection.chosen else {"reason": "no valid direction found", **selection.why_not()}
     print(json.dumps(selection.to_json() | reasons))
 
 
@@ -79,7 +123,7 @@ COMMANDS: dict[str, Command[Any]] = {
     "study": Command(
         "diagnose_direction study",
         StudyRunConfig,
-        _study,
+        lambda config: print(study(config)),
         """Diagnose several models, one after another, and put them side by side. Seeds of one arm have one label.
 
     python launch/diagnose_direction.py study 'models={LABEL:DIR,LABEL:[DIR,DIR]}' output_dir=DIR [key=value]

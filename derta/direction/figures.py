@@ -141,6 +141,8 @@ def interventions(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
     yield "as it is", report["before"]
     for cell in report["ablated"]:
         yield f"{cell['directions']} ablated", cell
+    if per_layer := report.get("per_layer"):
+        yield "one per layer ablated", per_layer
     if report["strongest"]:
         yield "ablated, not valid", report["strongest"]
     for cell in report["references"]:

@@ -1,38 +1,66 @@
-"""The search for a direction on one model: prompts -> means -> candidates -> selection."""
+"""The search for a direction on one model (arXiv 2406.11717, sections 2.3 and 2.4).
+
+    training prompts   --> direction[p, l] = mean(harmful) - mean(harmless) at position p and the input of layer l
+    validation prompts --> three scores per direction --selection.py--> the chosen one
+
+bypass: ablated, harmful prompts | induce: added at layer l, harmless prompts | KL: ablated, harmless prompts
+
+Shapes: P positions from the end (the last is the prompt's last token), L layers, H hidden size.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from derta.config.direction import DirectionConfig
-from derta.direction.candidates import score_candidates
-from derta.direction.forward import AllFiltered, PromptBatches, mean_activations, metrics
-from derta.direction.prompts import Side, template_positions
+from derta.direction.forward import (
+    AllFiltered,
+    PromptBatches,
+    log_probabilities,
+    mean_activations,
+    mean_kl,
+    metrics,
+)
+from derta.direction.prompts import Side, prompt_ids, template_positions
 from derta.direction.selection import Candidate, Selection, select
-from derta.residual.blocks import locate_blocks
+from derta.progress import progress
 from derta.residual.direction_files import differences
+from derta.residual.interventions import activation_addition, directional_ablation, layerwise_ablation
 
 if TYPE_CHECKING:
     import torch
 
     from derta.models.target import TargetModel
 
+_LEAST = 1e-3  # of the first singular value: below it the survivors point nowhere new
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """differences: [P, L, H] float64, unnormalised; P positions from the end, the last token last. kept: how many
-    prompts of each side and split passed the filter."""
+    """differences: [P, L, H] float64, unnormalised. kept: how many prompts of each side and split passed the filter.
+    per_layer: the position whose directions, each ablated at its own layer, have the least bypass; among those with a
+    KL within `selection.kl_max` where there are any."""
 
     differences: torch.Tensor
     candidates: list[Candidate]
     selection: Selection
     kept: dict[str, dict[str, int]]
+    per_layer: int
 
-    def at(self, position: int, layer: int) -> torch.Tensor:
+    def at(self, place: Candidate) -> torch.Tensor:
         """The direction [H] of one place."""
-        return self.differences[position, layer]
+        return self.differences[place.position, place.layer]
+
+    @property
+    def strongest(self) -> Candidate | None:
+        """The candidate with the least bypass, where none is valid but some can be measured."""
+        measured = [candidate for candidate in self.candidates if not candidate.unmeasured]
+        return None if self.selection.chosen else min(measured, key=lambda candidate: candidate.bypass, default=None)
 
 
 def find_direction(
@@ -44,51 +72,85 @@ def find_direction(
         AllFiltered: all prompts of a side and split are filtered out.
         InputError: NaN activations or logits, no reachable blocks.
     """
-    layers = len(locate_blocks(target.model))
-    rows = [*harmful.train, *harmless.train]
-    positions = config.positions or template_positions(target.cutter, rows)
+    positions = config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
     kept: dict[str, dict[str, int]] = {}
-    means, validation = {}, {}
+    means, validation = [], []
     for side, refusing in ((harmful, True), (harmless, False)):
-        train = PromptBatches(target, _ids(target, side.train), config.batch_size)
-        means[side.name] = mean_activations(
-            train, positions, refusal_ids, refusing=refusing if config.filter_prompts else None
-        )
-        validation[side.name] = _filtered(target, side, refusal_ids, config, refusing)
-        kept[side.name] = {"train": means[side.name].kept, "validation": validation[side.name].count}
-    found = differences(means["harmful"].mean, means["harmless"].mean)
-    candidates = score_candidates(target.model, found, validation["harmful"], validation["harmless"], refusal_ids)
-    return Search(found, candidates, select(candidates, layers, config.selection), kept)
+        train = PromptBatches(target, prompt_ids(target, side.train), config.batch_size)
+        only = refusing if config.filter_prompts else None
+        means.append(mean_activations(train, positions, refusal_ids, refusing=only))
+        validation.append(_kept(target, side, refusal_ids, config, refusing))
+        kept[side.name] = {"train": means[-1].kept, "validation": validation[-1].count}
+    found = differences(means[0].mean, means[1].mean)
+    score = _Scores(validation[0], validation[1], refusal_ids)
+    model, layers = target.model, found.shape[1]
+    candidates, per_layer = [], {}
+    with progress(positions * layers, "candidate directions") as bar:
+        for p in range(positions):
+            for layer in range(layers):
+                direction = found[p, layer]
+                scores = (math.nan,) * 3
+                if bool(direction.any()):
+                    bypass, kl = score.ablated(directional_ablation(model, direction))
+                    scores = (bypass, score.added(activation_addition(model, direction, layer)), kl)
+                candidates.append(Candidate(p - positions, layer, *scores))
+                bar.update(1)
+            bypass, kl = score.ablated(layerwise_ablation(model, found[p]))
+            per_layer[p - positions] = (kl > config.selection.kl_max, bypass)
+    selection = select(candidates, layers, config.selection)
+    return Search(found, candidates, selection, kept, min(per_layer, key=lambda p: per_layer[p]))
+
+
+class _Scores:
+    """What an intervention does to the validation prompts."""
+
+    def __init__(self, harmful: PromptBatches, harmless: PromptBatches, refusal_ids: Sequence[int]):
+        self.harmful, self.harmless, self.refusal_ids = harmful, harmless, refusal_ids
+        self.before = log_probabilities(harmless)
+
+    def ablated(self, intervention: AbstractContextManager[None]) -> tuple[float, float]:
+        """Mean refusal metric of harmful prompts; mean KL of harmless ones."""
+        with intervention:
+            return fmean(metrics(self.harmful, self.refusal_ids)), mean_kl(self.before, self.harmless)
+
+    def added(self, intervention: AbstractContextManager[None]) -> float:
+        """Mean refusal metric of harmless prompts."""
+        with intervention:
+            return fmean(metrics(self.harmless, self.refusal_ids))
 
 
 def mean_difference(
-    target: TargetModel, harmful: Side, harmless: Side, refusal_ids: Sequence[int], positions: int, batch_size: int
+    target: TargetModel, harmful: Side, harmless: Side, refusal_ids: Sequence[int], config: DirectionConfig
 ) -> torch.Tensor:
     """[P, L, H] from all training prompts, whatever the model says to them: for models that refuse nothing."""
-    means: list[Any] = []
-    for side in (harmful, harmless):
-        batches = PromptBatches(target, _ids(target, side.train), batch_size)
-        means.append(mean_activations(batches, positions, refusal_ids).mean)
-    return differences(means[0], means[1])
+    positions = config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
+    sides = (PromptBatches(target, prompt_ids(target, side.train), config.batch_size) for side in (harmful, harmless))
+    return differences(*(mean_activations(batches, positions, refusal_ids).mean for batches in sides))
 
 
-def _filtered(
+def orthogonal_directions(chosen: torch.Tensor, others: torch.Tensor, most: int) -> torch.Tensor:
+    """Orthonormal rows [n, H] in float64, n <= most: chosen / |chosen| first, then the principal directions of the
+    unit vectors along `others` [m, H] after the chosen one is taken out of them, the largest first."""
+    import torch
+
+    first = chosen.double() / chosen.double().norm()
+    units = others.double() / others.double().norm(dim=1, keepdim=True)
+    rest = units - (units @ first)[:, None] * first
+    _, sizes, rows = torch.linalg.svd(rest, full_matrices=False)
+    found = [first, *(row for row, size in zip(rows, sizes, strict=True) if size > _LEAST)]
+    return torch.stack(found[:most])
+
+
+def _kept(
     target: TargetModel, side: Side, refusal_ids: Sequence[int], config: DirectionConfig, refusing: bool
 ) -> PromptBatches:
-    prompts = _ids(target, side.validation)
+    """The validation prompts that pass the filter."""
+    prompts = prompt_ids(target, side.validation)
     batches = PromptBatches(target, prompts, config.batch_size)
     if not config.filter_prompts:
         return batches
     values = metrics(batches, refusal_ids)
     kept = [prompt for prompt, value in zip(prompts, values, strict=True) if (value > 0) is refusing]
     if not kept:
-        raise AllFiltered(
-            f"all {len(prompts)} {side.name} validation prompts are filtered out: by its first token the model "
-            f"{'refuses none' if refusing else 'refuses all'} of them; check direction.refusal_texts, give more "
-            "prompts, or look all the same with direction.filter_prompts=false"
-        )
+        raise AllFiltered(len(prompts), f"{side.name} validation", refusing)
     return PromptBatches(target, kept, config.batch_size)
-
-
-def _ids(target: TargetModel, rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    return [target.cutter.prompt_ids(row["prompt"]) for row in rows]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.models.generation import left_pad
+from derta.progress import progress
 from derta.residual.capture import block_inputs
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 class AllFiltered(InputError):
     """No prompt of a side and split passed the filter: the model refuses none of the harmful ones, or all harmless."""
+
+    def __init__(self, count: int, which: str, refusing: bool):
+        super().__init__(
+            f"all {count} {which} prompts are filtered out: by its first token the model refuses "
+            f"{'none' if refusing else 'all'} of them, so there is nothing to find a refusal direction in; check "
+            "direction.refusal_texts, give more prompts, or look all the same with direction.filter_prompts=false"
+        )
 
 
 class PromptBatches:
@@ -122,7 +130,7 @@ def mean_activations(
         )
     total: torch.Tensor | None = None
     values, kept = [0.0] * batches.count, 0
-    with block_inputs(batches.model, positions) as seen:
+    with progress(batches.count, "means") as bar, block_inputs(batches.model, positions) as seen:
         for members, logits in batches.logits():
             metric = refusal_metric(logits, refusal_ids)
             for place, value in zip(members, metric.tolist(), strict=True):
@@ -133,13 +141,9 @@ def mean_activations(
                 # Summed over the batch where the layer lives, in float64; only [P, L, H] travels.
                 sums = torch.stack([x[chosen.to(x.device)].double().sum(0).cpu() for x in seen], 1)
             total = sums if total is None else total + sums
+            bar.update(len(members))
     if not kept or total is None:
-        kind, does = ("harmful", "refuses none") if refusing else ("harmless", "refuses all")
-        raise AllFiltered(
-            f"all {batches.count} {kind} prompts are filtered out: by its first token the model {does} of them, so "
-            "there is nothing to find a refusal direction in; check direction.refusal_texts, or look all the same with "
-            "direction.filter_prompts=false"
-        )
+        raise AllFiltered(batches.count, "harmful" if refusing else "harmless", bool(refusing))
     mean = total / kept
     if not bool(torch.isfinite(mean).all()):
         layer = int((~torch.isfinite(mean)).any(2).any(0).nonzero()[0])

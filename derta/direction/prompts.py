@@ -14,6 +14,7 @@ from derta.config.direction import DirectionConfig, SideConfig
 from derta.config.evaluation import PromptSetConfig
 from derta.errors import InputError
 from derta.evaluation.prompts import load_prompt_set
+from derta.evaluation.provenance import shown_path
 from derta.evaluation.records import Row
 from derta.models.conversation import ConversationCutter
 from derta.models.target import TargetModel
@@ -82,14 +83,17 @@ def read_sides(config: DirectionConfig) -> dict[str, _Read]:
 
 
 def _too_few(name: str, found: int, left_out: dict[str, int], config: DirectionConfig) -> list[str]:
-    sizes = config.splits
-    if found >= sizes.total:
+    sizes = (config.splits.train, config.splits.validation, config.splits.test)
+    if found >= sum(sizes):
         return []
     dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+    smaller = [max(size * found // sum(sizes), 1) for size in sizes]
+    enough = " ".join(f"direction.splits.{split}={size}" for split, size in zip(SPLITS, smaller, strict=True))
     return [
-        f"direction.{name}: {found} prompts{f' (left out: {dropped})' * bool(dropped)}, but {sizes.train} + "
-        f"{sizes.validation} + {sizes.test} are asked for: give more, or smaller direction.splits.train, .validation "
-        "and .test"
+        f"direction.{name}.path={shown_path(getattr(config, name).path or config.path)}: {found} prompts found"
+        f"{f' (left out: {dropped})' * bool(dropped)}, {sum(sizes)} needed: {sizes[0]} for the means, {sizes[1]} for "
+        f"the choice, {sizes[2]} to test; give {sum(sizes) - found} more"
+        + (f", or set {enough}" if found >= len(SPLITS) else "")
     ]
 
 
@@ -119,6 +123,10 @@ def draw_sides(read: dict[str, _Read], config: DirectionConfig, target: TargetMo
     if problems:
         raise InputError.listing("the prompts cannot be used:", problems)
     return sides[0], sides[1]
+
+
+def prompt_ids(target: TargetModel, rows: Sequence[Row]) -> list[list[int]]:
+    return [target.cutter.prompt_ids(row["prompt"]) for row in rows]
 
 
 def _text(row: Row) -> tuple[tuple[str, str], ...]:

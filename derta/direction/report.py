@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MOST_REASONS = 5
-
 
 def describe(report: Mapping[str, Any]) -> str:
     """What direction.json says, in a few lines."""
@@ -27,11 +25,15 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     selection = report["selection"]
     if selection["position"] is None:
-        yield f"no valid direction found, which is not evidence of robustness; of {len(report['candidates'])}:"
-        for place, reasons in list(selection["dropped"].items())[:MOST_REASONS]:
-            yield f"  {place}: {'; '.join(reasons)}"
-        if (more := len(selection["dropped"]) - MOST_REASONS) > 0:
-            yield f"  and {more} more (direction.json lists them all)"
+        yield (
+            f"no valid direction found, which is not evidence of robustness. Of {len(report['candidates'])} candidates "
+            "(one may fail for several reasons):"
+        )
+        for reason, count in selection.get("reasons", {}).items():
+            yield f"  {count} {reason}"
+        if near := selection.get("nearest"):
+            why = "; ".join(selection["dropped"][f"position {near['position']}, layer {near['layer']}"])
+            yield f"  nearest miss: position {near['position']}, layer {near['layer']}: {_scores(near)} ({why})"
     else:
         chosen = next(
             row
@@ -41,8 +43,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"direction: position {selection['position']}, layer {selection['layer']} of {report['layers']}; "
             f"{selection['survivors']} of {len(report['candidates'])} candidates are valid; "
-            f"bypass {chosen['refusal_score']:.2f}, induce {chosen['steering_score']:.2f}, KL "
-            f"{chosen['kl_div_score']:.3f}"
+            f"{_scores(chosen)}"
         )
     yield f"as it is: {_numbers(report['before'])}"
     if strongest := report["strongest"]:
@@ -50,6 +51,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"ablated all the same, {place}, the least bypass: {_numbers(strongest)}"
     for cell in report["ablated"]:
         yield f"{cell['directions']} ablated: {_numbers(cell)}"
+    if per_layer := report.get("per_layer"):
+        yield f"one per layer ablated, position {per_layer['position']}: {_numbers(per_layer)}"
     if report["added"]:
         yield f"added: {_numbers(report['added'])}"
     for cell in report["references"]:
@@ -69,11 +72,23 @@ def _numbers(cell: Mapping[str, Any]) -> str:
     if "harmful" in cell:
         harmful = cell["harmful"]
         parts.append(f"attack success {percent(harmful['complied'])}, refusal {percent(harmful['refused'])}")
+        parts += [f"{name} {share}" for name, share in _broken(harmful).items()]
     if "harmless" in cell:
         parts.append(f"over-refusal {percent(cell['harmless']['refused'])}, KL {cell['kl']:.3f}")
         if cell["perplexity"] is not None:
             parts.append(f"perplexity {cell['perplexity']:.2f}")
     return "; ".join(parts)
+
+
+def _broken(cell: Mapping[str, Any]) -> dict[str, str]:
+    """What does not read as an answer: garbled responses, which count as no success, and those with a loop somewhere;
+    nothing where there are none, or where an earlier version did not tell."""
+    counts = {"garbled": cell.get("outcomes", {}).get("garbled", 0), "with a loop": cell.get("loops", {}).get("count")}
+    return {name: f"{count} of {cell['n']}" for name, count in counts.items() if count}
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    return f"bypass {row['refusal_score']:.2f}, induce {row['steering_score']:.2f}, KL {row['kl_div_score']:.3f}"
 
 
 def percent(share: Mapping[str, Any]) -> str:

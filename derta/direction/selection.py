@@ -11,6 +11,7 @@ published choices and surviving sets the rule reproduces. Rule: arXiv 2406.11717
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ class Candidate:
     kl: float
 
     @property
+    def unmeasured(self) -> bool:
+        return any(map(math.isnan, (self.bypass, self.induce, self.kl)))
+
+    @property
     def place(self) -> str:
         return f"position {self.position}, layer {self.layer}"
 
@@ -53,11 +58,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """chosen: None where no candidate is valid. survivors: valid ones, best first. dropped: place -> reasons."""
+    """chosen: None where no candidate is valid. survivors: valid ones, best first. dropped: place -> reasons.
+
+    reasons: reason -> how many candidates fall to it; one may fall to several. nearest: of the measurable ones that are
+    not valid, the one that breaks the fewest conditions, of these the one with the least KL.
+    """
 
     chosen: Candidate | None
     survivors: tuple[Candidate, ...]
     dropped: dict[str, list[str]]
+    reasons: dict[str, int]
+    nearest: Candidate | None
 
     def to_json(self) -> dict[str, Any]:
         chosen = self.chosen
@@ -65,6 +76,14 @@ class Selection:
             "position": chosen.position if chosen else None,
             "layer": chosen.layer if chosen else None,
             "survivors": len(self.survivors),
+        }
+
+    def why_not(self) -> dict[str, Any]:
+        """Why candidates are not valid, as JSON."""
+        return {
+            "dropped": self.dropped,
+            "reasons": self.reasons,
+            "nearest": self.nearest.to_row() if self.nearest else None,
         }
 
 
@@ -75,28 +94,36 @@ def select(candidates: Sequence[Candidate], layers: int, rule: SelectionConfig) 
         layers: how many the model has. The topmost `floor(...)` boundary is the published code's: candidates lie
             below layer floor((1 - top_layers) * layers).
     """
-    survivors, dropped = [], {}
-    for candidate in candidates:
-        if reasons := _reasons(candidate, layers, rule):
-            dropped[candidate.place] = reasons
-        else:
-            survivors.append(candidate)
-    survivors.sort(key=lambda candidate: candidate.bypass)
-    return Selection(survivors[0] if survivors else None, tuple(survivors), dropped)
+    broken = {candidate: _broken(candidate, layers, rule) for candidate in candidates}
+    survivors = sorted((c for c in candidates if not broken[c]), key=lambda candidate: candidate.bypass)
+    missed = [c for c in candidates if broken[c] and not c.unmeasured]
+    return Selection(
+        survivors[0] if survivors else None,
+        tuple(survivors),
+        {candidate.place: list(reasons.values()) for candidate, reasons in broken.items() if reasons},
+        dict(Counter(reason for reasons in broken.values() for reason in reasons)),
+        min(missed, key=lambda c: (len(broken[c]), c.kl), default=None),
+    )
 
 
-def _reasons(candidate: Candidate, layers: int, rule: SelectionConfig) -> list[str]:
-    """Why a candidate is not valid; empty if it is."""
-    if any(math.isnan(value) for value in (candidate.bypass, candidate.induce, candidate.kl)):
-        return ["not measurable: the two means are equal there, or a score is NaN"]
-    found = []
+def _broken(candidate: Candidate, layers: int, rule: SelectionConfig) -> dict[str, str]:
+    """The conditions that a candidate breaks, each with its numbers; empty if it is valid."""
+    if candidate.unmeasured:
+        return {"not measurable": "not measurable: the two means are equal there, or a score is NaN"}
+    found = {}
     end = math.floor(round((1 - rule.top_layers) * layers, 9))
     if candidate.layer >= end:
-        found.append(f"layer {candidate.layer} is in the top {rule.top_layers:.0%} of {layers}")
+        found[f"in the top {rule.top_layers:.0%} of the layers (selection.top_layers)"] = (
+            f"layer {candidate.layer} is in the top {rule.top_layers:.0%} of {layers}"
+        )
     if candidate.kl > rule.kl_max:
-        found.append(f"KL {candidate.kl:.3g} > {rule.kl_max:g}: ablation changes harmless answers")
+        found[f"KL above {rule.kl_max:g}: ablation changes harmless answers (selection.kl_max)"] = (
+            f"KL {candidate.kl:.3g} > {rule.kl_max:g}: ablation changes harmless answers"
+        )
     if candidate.induce < rule.induce_min:
-        found.append(f"induce {candidate.induce:.3g} < {rule.induce_min:g}: added, it does not make the model refuse")
+        found[f"induce below {rule.induce_min:g}: added, it does not make the model refuse (selection.induce_min)"] = (
+            f"induce {candidate.induce:.3g} < {rule.induce_min:g}: added, it does not make the model refuse"
+        )
     return found
 
 

@@ -29,6 +29,7 @@ from derta.errors import InputError
 from derta.evaluation.attacks.disguises import query_of
 from derta.evaluation.attacks.gcg import Frame, allowed_tokens
 from derta.evaluation.records import Row
+from derta.progress import progress
 from derta.residual.blocks import locate_blocks, unwrapped
 from derta.residual.capture import block_inputs
 from derta.storage.places import string_problem
@@ -72,9 +73,14 @@ def analyse_suffixes(
     if chosen is None:
         return {"reason": "no valid direction found"}
     prompts = _prompts(target, rows, suffixes, config.count, seed)
-    direction = search.at(chosen.position, chosen.layer)
+    direction = search.at(chosen)
     unit = direction / direction.norm()
-    found = {name: [_observe(target, prompt, unit, refusal_ids) for prompt in prompts[name]] for name in CONDITIONS}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONDITIONS}
+    with progress(sum(map(len, prompts.values())), "suffixes") as bar:
+        for name in CONDITIONS:
+            for prompt in prompts[name]:
+                found[name].append(_observe(target, prompt, unit, refusal_ids))
+                bar.update(1)
     written = _mean([seen["written"] for seen in found["none"]])  # [L][A]
     places = [(layer, head) for layer, heads in enumerate(written) for head in range(len(heads))]
     heads = sorted(places, key=lambda place: -written[place[0]][place[1]])[: config.heads]

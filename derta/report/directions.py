@@ -12,12 +12,11 @@ from typing import Any
 from derta.charts import Figure
 from derta.direction.collect import Study, load_reports, study_numbers
 from derta.direction.figures import before_and_after, figures, interventions
+from derta.direction.outcomes import KEY, score_of
 from derta.direction.paired import Paired
 from derta.direction.report import percent
-from derta.direction.score import KEY, SHOWN
 from derta.report.html import Numbers
 from derta.report.runs import Run
-from derta.statistics.rates import Rate
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -34,9 +33,7 @@ def load_directions(folders: Sequence[str]) -> Reports:
 def with_scores(runs: Sequence[Run], reports: Reports) -> list[Run]:
     """The evaluations with the ablation robustness of the same weights, where they have none of their own yet."""
     scores = {
-        report["identity"]["model"]["sha256"]: Rate(**{name: report[KEY][name] for name in SHOWN})
-        for members in reports.values()
-        for report in members
+        report["identity"]["model"]["sha256"]: score_of(report) for members in reports.values() for report in members
     }
     return [
         replace(run, summary=replace(run.summary, ablation_robustness=scores[sha256]))

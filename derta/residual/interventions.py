@@ -2,6 +2,7 @@
 
     directional ablation   x <- x - (x . r^) r^           at every block input and every writer's output, all tokens
     subspace ablation      x <- x - sum_i (x . u_i) u_i   the same for an orthonormal basis u_1 ... u_n
+    layerwise ablation     x <- x - (x . r_l^) r_l^       at the input and the writers of layer l, for every l
     activation addition    x <- x + r                     at the input of one block, all tokens
 
 Weights are never touched, so the model computes bit for bit what it did before once the block is left, however it is
@@ -14,12 +15,12 @@ Shapes: B rows, L tokens, H hidden size, n directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
-from derta.residual.blocks import locate_blocks
+from derta.residual.blocks import Blocks, locate_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +59,24 @@ def subspace_ablation(model: Any, directions: torch.Tensor, *, tokens: torch.Ten
     remove = _projection(orthonormal_basis(directions, blocks.hidden_size))
     if tokens is not None:
         remove = _only_at(tokens, remove)
-    with ExitStack() as hooks:
-        for block, writers in zip(blocks.modules, blocks.writers, strict=True):
-            hooks.enter_context(_input_changed(block, remove))
-            for writer in writers:
-                hooks.enter_context(_output_changed(writer, remove))
+    with _changed(blocks, [remove] * len(blocks)):
+        yield
+
+
+@contextmanager
+def layerwise_ablation(model: Any, directions: torch.Tensor) -> Iterator[None]:
+    """Remove from every layer a direction of its own: `directions` [L, H], zero where nothing is to be removed.
+
+    Raises:
+        InputError: they do not fit the model or are not finite; a model without reachable blocks.
+    """
+    blocks = locate_blocks(model)
+    if len(directions) != len(blocks):
+        raise InputError(f"{len(directions)} directions, and the model has {len(blocks)} layers: give one for each")
+    changes = [
+        _projection(orthonormal_basis(own[None], blocks.hidden_size)) if bool(own.any()) else None for own in directions
+    ]
+    with _changed(blocks, changes):
         yield
 
 
@@ -170,6 +184,18 @@ def _per_device(tensor: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         return copies[key]
 
     return at
+
+
+@contextmanager
+def _changed(blocks: Blocks, changes: Sequence[Change | None]) -> Iterator[None]:
+    """Every layer's own change at its input and at the outputs of its writers."""
+    with ExitStack() as hooks:
+        for block, writers, change in zip(blocks.modules, blocks.writers, changes, strict=True):
+            if change is not None:
+                hooks.enter_context(_input_changed(block, change))
+                for writer in writers:
+                    hooks.enter_context(_output_changed(writer, change))
+        yield
 
 
 @contextmanager

@@ -25,12 +25,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """All of the file or nothing: written beside it, flushed to disk, renamed."""
+def write_atomically(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """All of the file or nothing: written beside it, flushed to disk, renamed. private: for its owner alone."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)  # before there is anything to read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

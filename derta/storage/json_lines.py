@@ -63,9 +63,9 @@ def append_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, durable: b
             os.fsync(file.fileno())
 
 
-def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """The whole log anew: the old file, or all of the new one."""
-    write_atomically(path, _as_lines(entries))
+def write_lines(path: Path, entries: Iterable[Mapping[str, Any]], *, private: bool = False) -> None:
+    """The whole log anew: the old file, or all of the new one. private: nobody but its owner may read it."""
+    write_atomically(path, _as_lines(entries), private=private)
 
 
 def _as_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
     (output / ROWS).mkdir(exist_ok=True)
     for name, some in rows.items():
         if some:
-            _write_private(output / ROWS / f"{name}.jsonl", some)
+            write_lines(output / ROWS / f"{name}.jsonl", some, private=True)
     counts = {"rows": {name: len(some) for name, some in rows.items()}, "responses": rounds.counts()}
     claim.take(reproducible=writer.reproducible, counts=counts)
     return claim.content()
@@ -175,7 +175,7 @@ class _Rounds:
 
     def write_in_order(self) -> None:
         """All lines in the order of parts, rounds and ids, whatever order they came in."""
-        _write_private(self.file, (self.lines[key] for key in sorted(self.lines)))
+        write_lines(self.file, (self.lines[key] for key in sorted(self.lines)), private=True)
 
     def counts(self) -> dict[str, dict[str, int]]:
         found: dict[str, Counter[str]] = {}
@@ -264,8 +264,3 @@ def _helpful(row: Row, part: str, found: Mapping[str, str]) -> Row:
     return {
         "id": row["id"], "source": part, "kind": "helpful", "prompt": row["prompt"], "chosen": chosen, "rejected": None,
     }  # fmt: skip
-
-
-def _write_private(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    write_lines(path, entries)
-    path.chmod(0o600)

@@ -13,9 +13,8 @@ import pytest
 
 from derta.config.compose import configure, read
 from derta.config.direction import StudyRunConfig
-from derta.direction.commands import COMMANDS
+from derta.direction.commands import COMMANDS, study
 from derta.direction.selection import Candidate, write_table
-from derta.direction.study import study
 from derta.miniature.model import write_fresh_model
 from derta.miniature.rows import generate
 

@@ -17,7 +17,7 @@ import pytest
 from derta.config.direction import DirectionConfig
 from derta.direction.collect import collect
 from derta.direction.commands import COMMANDS
-from derta.direction.diagnose import examine
+from derta.direction.examine import examine
 from derta.direction.paired import READERS, Paired, difference, over_runs
 from derta.errors import InputError
 from derta.evaluation.metrics import summarise_set
@@ -30,7 +30,7 @@ from derta.statistics.two_way import two_way_interval
 
 @pytest.fixture(scope="module")
 def report(planted: TargetModel, sides: Any, make_config: Callable[..., DirectionConfig]) -> dict[str, Any]:
-    found, _ = examine(planted, *sides, make_config(positions=1, subspace=1))
+    found = examine(planted, *sides, make_config(positions=1, subspace=1)).report
     settings = {"positions": 1, "filter_prompts": True}
     identity = {"model": {"sha256": "0"}, "judge": "refusal_phrases", "prompts": {}, "settings": settings}
     return json.loads(json.dumps({"label": "vanilla", "identity": identity, "run": {"command": "diagnose x"}, **found}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,20 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from planted import HIDDEN, LAYERS, PLANTED, load_sides
+from planted import HIDDEN, LAYERS, PLANTED
 
-from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SideConfig, SplitsConfig
+from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SelectionConfig, SplitsConfig
 from derta.config.model import ModelConfig
-from derta.config.prompts import PromptFormat
-from derta.direction.diagnose import diagnose, examine
+from derta.direction.diagnose import diagnose
+from derta.direction.examine import Examined, examine
 from derta.direction.report import describe
 from derta.direction.selection import read_table, select
 from derta.errors import InputError
+from derta.evaluation.records import Result
 from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, read_summary, write_summary
 from derta.models.generation import left_pad
 from derta.models.target import TargetModel
 from derta.residual.direction_files import Direction, load_direction, save_direction
 from derta.statistics.rates import Rate
+from derta.storage.json_lines import read_lines
 
 Make = Callable[..., DirectionConfig]
 
@@ -36,17 +38,17 @@ def _logits(target: TargetModel, sides: Any) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def examined(planted: TargetModel, sides: Any, make_config: Make) -> tuple[dict[str, Any], Any]:
+def examined(planted: TargetModel, sides: Any, make_config: Make) -> Examined:
     before = _logits(planted, sides)
     found = examine(planted, *sides, make_config())
     assert torch.equal(_logits(planted, sides), before)  # bit for bit, after every intervention of the diagnostic
     return found
 
 
-def test_a_planted_direction_is_found(examined: tuple[dict[str, Any], Any]) -> None:
-    report, search = examined
+def test_a_planted_direction_is_found(examined: Examined) -> None:
+    report, search = examined.report, examined.search
     chosen = search.selection.chosen
-    direction = search.at(chosen.position, chosen.layer)
+    direction = search.at(chosen)
     cosine = float(direction[PLANTED] / direction.norm())
     assert cosine >= 0.95
     assert chosen.layer >= 1 and chosen.layer < 4  # it is written in layer 0; the top fifth holds no candidates
@@ -54,8 +56,8 @@ def test_a_planted_direction_is_found(examined: tuple[dict[str, Any], Any]) -> N
     assert report["cosines"][-1][0] is None and report["cosines"][-1][3] > 0.95
 
 
-def test_ablation_takes_refusal_away_and_addition_causes_it(examined: tuple[dict[str, Any], Any]) -> None:
-    report = examined[0]
+def test_ablation_takes_refusal_away_and_addition_causes_it(examined: Examined) -> None:
+    report = examined.report
     assert report["before"]["harmful"]["refused"]["rate"] == 1.0
     assert report["before"]["harmless"]["refused"]["rate"] == 0.0
     one = report["ablated"][0]
@@ -66,8 +68,8 @@ def test_ablation_takes_refusal_away_and_addition_causes_it(examined: tuple[dict
     assert (score["rate"], score["n"], score["directions"]) == (0.0, 12, 1) and 0.2 < score["high"] < 0.3
 
 
-def test_counts_and_words(examined: tuple[dict[str, Any], Any]) -> None:
-    report = examined[0]
+def test_counts_and_words(examined: Examined) -> None:
+    report = examined.report
     assert report["prompts"]["harmful"]["kept"] == {"train": 16, "validation": 8}
     assert report["layers"] == LAYERS and len(report["candidates"]) == LAYERS * report["positions"]
     text = describe(report)
@@ -75,15 +77,41 @@ def test_counts_and_words(examined: tuple[dict[str, Any], Any]) -> None:
     assert "request" not in text  # prompts are counted, never quoted
 
 
+def test_one_direction_per_layer(examined: Examined, not_planted: TargetModel, sides: Any, make_config: Make) -> None:
+    """As good an attack as the one direction; and there where no direction is valid."""
+    cell = examined.report["per_layer"]
+    assert cell["harmful"]["complied"]["rate"] == 1.0 and cell["kl"] < 0.01 and cell["position"] < 0
+    assert f"one per layer ablated, position {cell['position']}: attack success 100.0%" in describe(examined.report)
+    rows = examined.search.differences[cell["position"]]
+    assert float(rows[2, PLANTED] / rows[2].norm()) > 0.95 and not rows[0].any()
+    none = examine(not_planted, *sides, make_config(filter_prompts=False, positions=1)).report
+    assert none["per_layer"]["harmful"]["complied"]["rate"] == 1.0
+
+
+def test_gibberish_is_no_success(planted: TargetModel, sides: Any, make_config: Make) -> None:
+    """With eight tokens the planted model says Sorry, and ablated Step, over and over: neither reads as what it is."""
+    report = examine(planted, *sides, make_config(positions=1, subspace=1, max_new_tokens=8)).report
+    before, after = report["before"]["harmful"], report["ablated"][0]["harmful"]
+    assert (before["refused"]["rate"], before["outcomes"]["malformed_refusal"]) == (1.0, 12)
+    assert (after["complied"]["rate"], after["outcomes"]["garbled"], after["loops"]["count"]) == (0.0, 12, 12)
+    assert after["well_formed"]["n"] == 0  # phrases do not tell
+    line = next(line for line in describe(report).splitlines() if line.startswith("1 ablated"))
+    assert "attack success 0.0%" in line and "garbled 12 of 12; with a loop 12 of 12" in line
+
+
 def test_none_is_reported_where_there_is_none(not_planted: TargetModel, sides: Any, make_config: Make) -> None:
     """The same model whose head does not read the direction: it refuses nothing, with or without any candidate."""
-    report, search = examine(not_planted, *sides, make_config(filter_prompts=False, positions=2))
-    assert search.selection.chosen is None and report["ablated"] == [] and report["added"] is None
+    report = examine(not_planted, *sides, make_config(filter_prompts=False, positions=2)).report
+    assert report["selection"]["position"] is None and report["ablated"] == [] and report["added"] is None
     assert len(report["selection"]["dropped"]) == len(report["candidates"])
     assert all(report["selection"]["dropped"].values())
     score = report["ablation_robustness"]
     assert score["rate"] is None and score["n"] == 0 and "not evidence of robustness" in score["reason"]
-    assert "no valid direction found" in describe(report)
+    text = describe(report)
+    assert "no valid direction found" in text and text.count("position") < 6  # not a line per candidate
+    for reason in ("not measurable", "in the top 20% of the layers (selection.top_layers)"):
+        assert f"  {report['positions']} {reason}\n" in text  # a layer each, at every position
+    assert "nearest miss: position" in text
     assert report["strongest"]["harmful"]["complied"]["rate"] == 1.0
 
 
@@ -91,7 +119,7 @@ def test_none_on_a_model_of_random_weights(
     tiny_model: Callable[..., Any], llama3_tokenizer: Any, sides: Any, make_config: Make
 ) -> None:
     target = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)
-    report, _ = examine(target, *sides, make_config(filter_prompts=False, positions=2))
+    report = examine(target, *sides, make_config(filter_prompts=False, positions=2)).report
     assert report["selection"]["position"] is None and report["ablation_robustness"]["rate"] is None
 
 
@@ -114,7 +142,7 @@ def test_lora_delta_scaled(planted: TargetModel, llama3_tokenizer: Any, sides: A
     adapter = LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False, lora_alpha=0.02)
     target = TargetModel(get_peft_model(planted_model(llama3_tokenizer), adapter), llama3_tokenizer)
     before = _logits(target, sides)
-    report, _ = examine(target, *sides, make_config(lora_scales=[0.0, 0.5, 1.0], subspace=1, positions=1))
+    report = examine(target, *sides, make_config(lora_scales=[0.0, 0.5, 1.0], subspace=1, positions=1)).report
     assert [cell["scale"] for cell in report["adapter_scales"]] == [0.0, 0.5, 1.0]
     assert {cell["before"]["harmful"]["refused"]["rate"] for cell in report["adapter_scales"]} == {1.0}
     assert {cell["ablated"]["harmful"]["refused"]["rate"] for cell in report["adapter_scales"]} == {0.0}
@@ -140,7 +168,7 @@ def test_files_of_a_diagnostic(run_config: Callable[..., DiagnoseRunConfig], tmp
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
         "direction.json", "direction.safetensors", "direction_evaluations.json",
-        "candidates.png", "layers.png", "outcomes.png",
+        "responses.jsonl", "candidates.png", "layers.png", "outcomes.png",
     }  # fmt: skip
     assert json.loads((out / "direction.json").read_text()) == json.loads(json.dumps(report))
     assert str(tmp_path) not in (out / "direction.json").read_text()
@@ -149,6 +177,17 @@ def test_files_of_a_diagnostic(run_config: Callable[..., DiagnoseRunConfig], tmp
     assert (saved.position, saved.layer) == place
     again = select(read_table(out / "direction_evaluations.json"), LAYERS, SelectionConfig())
     assert again.chosen is not None and (again.chosen.position, again.chosen.layer) == place
+
+    stored = [Result.from_json(line) for line in read_lines(out / "responses.jsonl")]
+    sides = {"as it is": 24, "1 ablated": 24, "one per layer ablated": 24, "added": 12}
+    assert Counter(result.attack for result in stored) == sides and len({result.key for result in stored}) == 84
+    by_id = {result.id: result.outcome for result in stored if result.key[:2] == ("harmful", "1 ablated")}
+    assert by_id == report["ablated"][0]["harmful"]["by_id"]
+    assert {result.response for result in stored} == {"Sorry", "Step"}
+    assert (out / "responses.jsonl").stat().st_mode & 0o777 == 0o600
+    assert (
+        '"Step"' not in (out / "direction.json").read_text() and "request" not in (out / "direction.json").read_text()
+    )
 
     stamp = (out / "direction.json").stat().st_mtime_ns
     assert diagnose(run_config()) == json.loads((out / "direction.json").read_text())
@@ -219,32 +258,21 @@ def test_nan_weights_are_reported(
 
 
 def test_prompts_by_position_of_a_longer_end(planted: TargetModel, sides: Any, make_config: Make) -> None:
-    report, _ = examine(planted, *sides, make_config(positions=2, subspace=1))
+    report = examine(planted, *sides, make_config(positions=2, subspace=1)).report
     assert report["positions"] == 2
     with pytest.raises(InputError, match="positions=500: the shortest prompt has"):
         examine(planted, *sides, make_config(positions=500))
 
 
-def test_default_splits_need_260_prompts(planted: TargetModel, make_config: Make) -> None:
-    with pytest.raises(InputError) as error:
-        load_sides(make_config(splits=SplitsConfig()), planted)
-    assert str(error.value).count("40 prompts, but 128 + 32 + 100 are asked for") == 2
-
-
-def test_wrong_prompts_are_named_before_the_model_is_loaded(
-    planted_dir: Path, make_config: Make, tmp_path: Path
+def test_too_few_prompts_are_said_before_the_model_is_looked_for(
+    run_config: Callable[..., DiagnoseRunConfig], tmp_path: Path
 ) -> None:
-    broken = Path(shutil.copytree(planted_dir, tmp_path / "model"))
-    (broken / "model.safetensors").write_bytes(b"no weights")
-    (tmp_path / "texts.jsonl").write_text('{"text": "placeholder"}\n')
-    config = make_config(
-        harmful=SideConfig(path=str(tmp_path / "texts.jsonl"), format=PromptFormat.prompts),
-        harmless=SideConfig(path=str(tmp_path / "gone.jsonl"), format=PromptFormat.prompts),
-    )
-    run = DiagnoseRunConfig(
-        model=ModelConfig(name_or_path=str(broken)), direction=config, output_dir=str(tmp_path / "o")
-    )
+    """Found, needed, what for, and sizes that would do, which indeed do; the model's folder does not even exist."""
     with pytest.raises(InputError) as error:
-        diagnose(run)
-    assert "texts.jsonl, line 1: the columns text are of no known layout" in str(error.value)
-    assert "gone.jsonl: expected a prompt file" in str(error.value)
+        diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig()))
+    needed = "40 prompts found, 260 needed: 128 for the means, 32 for the choice, 100 to test; give 220 more, or set "
+    sizes = "direction.splits.train=19 direction.splits.validation=4 direction.splits.test=15"
+    for side in ("harmful", "harmless"):
+        assert f"direction.{side}.path={side}.jsonl: {needed}{sizes}" in str(error.value)
+    with pytest.raises(InputError, match="no such directory"):
+        diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig(train=19, validation=4, test=15)))

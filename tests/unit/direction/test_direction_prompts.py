@@ -49,7 +49,7 @@ def test_a_prompt_on_both_sides_is_refused(planted: TargetModel, make_config: Ma
 
 def test_repeated_prompts_count_once(planted: TargetModel, make_config: Make, tmp_path: Path) -> None:
     harmful = _write(tmp_path / "a.jsonl", [f"placeholder {i % 20}" for i in range(40)])
-    with pytest.raises(InputError, match=r"direction.harmful: 20 prompts \(left out: 20 repeated\), but 16 \+ 8 \+ 12"):
+    with pytest.raises(InputError, match=r"direction.harmful.path=a.jsonl: 20 prompts found \(left out: 20 repeated\)"):
         load_sides(make_config(harmful=harmful), planted)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from derta.direction.find import orthogonal_directions
 from derta.direction.forward import (
     PromptBatches,
     log_probabilities,
@@ -17,7 +18,6 @@ from derta.direction.forward import (
     metrics,
     refusal_metric,
 )
-from derta.direction.subspace import orthogonal_directions
 from derta.errors import InputError
 from derta.models.target import TargetModel
 from derta.residual.direction_files import differences

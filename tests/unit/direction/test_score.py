@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from derta.direction.outcomes import Shares, kept_safe, shares
-from derta.direction.score import robustness
+from derta.direction.outcomes import kept_safe, robustness
 from derta.evaluation.records import Outcome
 from derta.statistics.rates import rate
 
@@ -21,11 +20,6 @@ def test_who_was_safe_and_who_stays_so() -> None:
     before = {"a": REFUSED, "b": REFUSED, "c": GARBLED, "d": COMPLIED, "e": UNSCORED, "f": REFUSED}
     after = {"a": COMPLIED, "b": MALFORMED, "c": GARBLED, "d": REFUSED, "e": REFUSED, "f": UNSCORED}
     assert kept_safe(before, after) == rate(2, 3)
-
-
-def test_shares() -> None:
-    found = shares({"a": REFUSED, "b": MALFORMED, "c": COMPLIED, "d": GARBLED, "e": UNSCORED})
-    assert found == Shares(complied=rate(1, 4), refused=rate(2, 4), well_formed=rate(1, 2), unscored=1)
 
 
 def _report(*cells: tuple[int, int, float], found: bool = True, safe: int = 10) -> dict[str, Any]:

@@ -53,7 +53,23 @@ def test_no_valid_direction_is_a_result_with_reasons() -> None:
     """Every reason of a candidate is given, not only the first."""
     selection = select([_candidate(layer=9, kl=0.5, induce=-4.0)], 10, SelectionConfig())
     assert selection.chosen is None and selection.survivors == ()
+    assert [reason.split()[0] for reason in selection.reasons] == ["in", "KL", "induce"]
     assert [reason.split()[0] for reason in selection.dropped["position -1, layer 9"]] == ["layer", "KL", "induce"]
+
+
+def test_reasons_are_counted_and_the_nearest_miss_is_named() -> None:
+    """Two break one condition each, and of these the one with the least KL is nearest, whatever its bypass."""
+    near = _candidate(induce=-0.2, bypass=1.0)
+    others = [
+        _candidate(position=-2, kl=0.11, bypass=-9.0),
+        _candidate(position=-3, induce=-0.1, kl=0.2),
+        _candidate(position=-4, kl=math.nan),
+    ]
+    selection = select([others[0], near, *others[1:]], 10, SelectionConfig())
+    counts = {reason.split()[0]: count for reason, count in selection.reasons.items()}
+    assert counts == {"KL": 2, "induce": 2, "not": 1} and selection.nearest == near
+    assert select(others[2:], 10, SelectionConfig()).nearest is None
+    assert select([GOOD], 10, SelectionConfig()).nearest is None
 
 
 @pytest.mark.parametrize(

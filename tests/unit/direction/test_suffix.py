@@ -16,7 +16,8 @@ from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SideConfi
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
-from derta.direction.diagnose import diagnose, examine
+from derta.direction.diagnose import diagnose
+from derta.direction.examine import examine
 from derta.direction.figures import write_figures
 from derta.direction.suffix import CONDITIONS, _heads, _prompts, read_suffixes
 from derta.errors import InputError
@@ -77,7 +78,7 @@ def test_analysis_of_the_planted_model(
     harmful ones out."""
     before = planted.model.config._attn_implementation
     suffix = SuffixConfig(path=str(suffix_file), count=4, heads=1)
-    report, _ = examine(planted, *sides, make_config(positions=1, subspace=1, suffix=suffix))
+    report = examine(planted, *sides, make_config(positions=1, subspace=1, suffix=suffix)).report
     found = report["suffix"]
     assert found["prompts"] == 4
     assert (found["heads"][0]["layer"], found["heads"][0]["head"]) == (0, 0)

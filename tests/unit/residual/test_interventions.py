@@ -16,6 +16,7 @@ from derta.residual.blocks import locate_blocks
 from derta.residual.interventions import (
     activation_addition,
     directional_ablation,
+    layerwise_ablation,
     orthonormal_basis,
     subspace_ablation,
 )
@@ -110,6 +111,35 @@ def test_nothing_is_left_along_the_direction(family: str, tiny_model: Callable[.
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_every_layer_loses_its_own_direction(family: str, tiny_model: Callable[..., Any]) -> None:
+    """One direction for all layers is directional ablation, bit for bit; of two, each is gone from its own layer's
+    input and there alone; none at all changes nothing."""
+    model, directions, ids = tiny_model(family, VOCABULARY).eval(), _directions(2), _ids()
+    blocks, seen = locate_blocks(model), []
+    with directional_ablation(model, directions[0]):
+        expected = _logits(model, ids)
+    with layerwise_ablation(model, directions[[0, 0]]):
+        assert torch.equal(_logits(model, ids), expected)
+    with layerwise_ablation(model, torch.zeros_like(directions)):
+        assert torch.equal(_logits(model, ids), _logits(copy.deepcopy(model), ids))
+    with layerwise_ablation(model, directions):
+        handles = [
+            module.register_forward_pre_hook(
+                lambda _, args, kw: seen.append((args or [kw["hidden_states"]])[0]), with_kwargs=True
+            )
+            for module in blocks.modules
+        ]
+        _logits(model, ids)
+    for handle in handles:
+        handle.remove()
+    left = [[float((x.double() @ (d / d.norm())).abs().max()) for d in directions] for x in seen]
+    assert left[0][0] < 1e-5 < 0.01 < left[0][1] and left[1][1] < 1e-5 < 0.01 < left[1][0]
+    with pytest.raises(InputError, match="3 directions, and the model has 2 layers"):
+        with layerwise_ablation(model, _directions(3)):
+            pass
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_addition_moves_the_input_of_one_block(family: str, tiny_model: Callable[..., Any]) -> None:
     """hidden_states[l] of transformers is the input of block l: it moves by the vector, the one before does not."""
     model, vector, ids = tiny_model(family, VOCABULARY).eval(), _directions(1)[0].float(), _ids()
@@ -128,7 +158,7 @@ def test_addition_moves_the_input_of_one_block(family: str, tiny_model: Callable
     assert (after.logits - before.logits).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("how", ["ablation", "subspace", "addition", "error"])
+@pytest.mark.parametrize("how", ["ablation", "subspace", "layerwise", "addition", "error"])
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_logits_are_bit_equal_afterwards(family: str, how: str, tiny_model: Callable[..., Any]) -> None:
     model, ids, directions = tiny_model(family, VOCABULARY).eval(), _ids(), _directions(2)
@@ -136,6 +166,7 @@ def test_logits_are_bit_equal_afterwards(family: str, how: str, tiny_model: Call
     made: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "ablation": lambda: directional_ablation(model, directions[0]),
         "subspace": lambda: subspace_ablation(model, directions),
+        "layerwise": lambda: layerwise_ablation(model, directions),
         "addition": lambda: activation_addition(model, directions[0], 0),
         "error": lambda: directional_ablation(model, directions[0]),
     }
