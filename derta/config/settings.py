@@ -172,7 +172,7 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{name}:{shown(item)}' for name, item in value.items())}}}"
     text = value.name if isinstance(value, Enum) else str(value)
-    return text if text.isprintable() and " " not in text else repr(text)
+    return text if text and text.isprintable() and " " not in text else repr(text)
 
 
 def bare(annotation: Any) -> Any:

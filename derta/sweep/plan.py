@@ -118,10 +118,9 @@ def run_sweep(requested: Sequence[Requested]) -> bool:
     root = requested[0].root
     jobs = plan_sweep(requested)
     run_jobs(jobs, root / "logs", settings.slots, keep_going=True)
-    print(f"\n{job_states(jobs)}\n", flush=True)
-    if settings.evaluate:
-        _mark(requested, jobs)
-        print(write_tables(root, root / TABLE_FOLDER))
+    print(f"\n{job_states(jobs)}", flush=True)
+    if settings.evaluate and _mark(requested, jobs):
+        print(f"\n{write_tables(root, root / TABLE_FOLDER)}")
     return not any(job.state in (State.FAILED, State.BLOCKED) for job in jobs)
 
 
@@ -134,17 +133,18 @@ def _evaluation(run_dir: Path, arm: str, overrides: Sequence[str], after: list[s
     return evaluation_job(f"evaluate {run_dir}", run_dir, evaluation_folder(run_dir), arm, overrides, after)
 
 
-def _mark(requested: Sequence[Requested], jobs: Sequence[Job]) -> None:
-    """Leave in each finished evaluation's folder what it is an evaluation of."""
+def _mark(requested: Sequence[Requested], jobs: Sequence[Job]) -> int:
+    """Leave in each finished evaluation's folder what it is an evaluation of; returns how many there are."""
     members = {run.output_dir: (run.arm, run.seed) for run in requested}
     for run in requested:
         if run.config.sweep.prepare is Preparation.miniature:
             members[Path(run.config.sweep.root) / f"seed-{run.seed}" / "base"] = ("base", run.seed)
     finished = {job.name for job in jobs if job.state in (State.FINISHED, State.SKIPPED)}
-    for run_dir, (arm, seed) in members.items():
-        if f"evaluate {run_dir}" in finished:
-            text = json.dumps({"arm": arm, "seed": seed}) + "\n"
-            write_atomically(evaluation_folder(run_dir) / MEMBER_FILE, text)
+    evaluated = {run_dir: member for run_dir, member in members.items() if f"evaluate {run_dir}" in finished}
+    for run_dir, (arm, seed) in evaluated.items():
+        text = json.dumps({"arm": arm, "seed": seed}) + "\n"
+        write_atomically(evaluation_folder(run_dir) / MEMBER_FILE, text)
+    return len(evaluated)
 
 
 def _preparation(requested: Sequence[Requested], root: Path) -> list[Job]:
