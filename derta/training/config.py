@@ -145,7 +145,8 @@ class DeRTaConfig(SFTConfig):
         if self.normalization not in [choice.value for choice in Normalization]:
             problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
         arm = self.objective if self.objective in arms else _DEFAULTS.name.value
-        problems += self._objective(arm).problems(lambda key: key.replace("ablation.", "ablation_"))
+        found = self._objective(arm).problems(lambda key: key.replace("ablation.", "ablation_"))
+        problems += [problem.replace("null", "None") for problem in found]
         for name, what in (("peak_flops", "FLOP/s of one device"), ("skip_grad_norm_above", "a gradient norm")):
             if (value := getattr(self, name)) is not None and not value > 0:
                 problems.append(f"{name}={value}: expected {what}, or None")
