@@ -177,7 +177,7 @@ def test_refused_before_training(
     here.private["team/guard"] = False
     with pytest.raises(InputError, match=r"team/guard is on the hub already and public.*hub_private_repo=false"):
         train(tmp_path / "run", "trainer.push_to_hub=true", "trainer.hub_model_id=team/guard")
-    with pytest.raises(InputError, match="expected NAME or ACCOUNT/NAME"):
+    with pytest.raises(InputError, match="NAME or ACCOUNT/NAME"):
         train(tmp_path / "run", "trainer.push_to_hub=true", "trainer.hub_model_id='a/b/c'")
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="push_to_hub=true: run cannot be made"):
