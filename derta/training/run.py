@@ -180,12 +180,13 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     config, rows, tokenizer = prepared.config, prepared.rows, prepared.tokenizer
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.
     args = arguments(config, world_size=world_size(), dtype=prepared.dtype)
-    held, final = weights_dtype(config, prepared.dtype), final_dtype(config, prepared.dtype)
+    held = weights_dtype(config, prepared.dtype)
+    model = load_model(config.model, held)
+    check_vocabulary(model, tokenizer)
+    final = final_dtype(config, prepared.dtype)
     if config.peft.method is PeftMethod.none:
         said = "precision: computes in %s, holds weights in %s, saves the final model in %s"
         logger.info(said, prepared.dtype, held, final)
-    model = load_model(config.model, held)
-    check_vocabulary(model, tokenizer)
     peft_config = lora_config(config)
     if peft_config is not None and config.peft.target_modules != ["all-linear"]:
         check_lora_targets(model, config.peft.target_modules)

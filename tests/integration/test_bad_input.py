@@ -96,7 +96,7 @@ def test_the_settings_that_the_errors_name_mend_them(model_copy: Path, train: Tr
         (
             "{% for m in messages %}{% if 'zorblat' in m['content'] %}{{ raise_exception(m['content']) }}{% endif %}"
             "{{ m['role'] + m['content'] }}{% endfor %}",
-            "the chat template refuses a conversation with the roles ['user', 'assistant']",
+            "the chat template refuses a conversation with the roles ['user']",
         ),
         ("{% for m in messages %}{{ m['role'] + m['content'] | upper }}{% endfor %}", "does not write the assistant's"),
         ("", "no chat template"),
