@@ -33,7 +33,8 @@ class Device(Choice):
 
 @dataclass(kw_only=True, slots=True)
 class PlanRunConfig(TrainRunConfig):
-    """What `launch/plan.py` plans: a configuration of launch/train.py, and the machines. It needs no data."""
+    """What `launch/plan.py` plans: a configuration of launch/train.py, and the machines. It reads data.path
+    to count its rows where it is there, and needs no data otherwise."""
 
     world_size: Count = 8
     """GPUs of the run."""
@@ -44,9 +45,10 @@ class PlanRunConfig(TrainRunConfig):
     """Share of the GPU's peak rate that becomes model FLOPs (arXiv 2204.02311, appendix B); assumed, not measured.
     Published: 33% for 8B on 8 H100 (torchtitan's 5,762 tokens/s/GPU), 40% for 70B LoRA on 8 A100 (torchtune)."""
     triples: Whole | None = None
-    """Rows with a harmful response; null reads the manifest in data.path, or takes the paper's mix without one."""
+    """Rows with a safe and a harmful response; null counts them in data.path, or takes the paper's mix (3,000 triples,
+    60,000 helpful rows) where nothing is there."""
     helpful: Whole | None = None
-    """Other rows; null as for `triples`."""
+    """Rows without a harmful response; null as for `triples`."""
     tokens_per_row: Count | None = None
     """Mean length; null takes data.max_length, an upper bound."""
     output: Text | None = None
@@ -57,6 +59,10 @@ class PlanRunConfig(TrainRunConfig):
     @property
     def ranks(self) -> int:
         return self.world_size
+
+    @property
+    def ranks_per_node(self) -> int:
+        return min(self.world_size, self.gpus_per_node)
 
     def missing(self, key: Name) -> Iterator[str]:
         if not self.model.name_or_path.strip():

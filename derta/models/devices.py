@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from derta.config.plan import Device
 
 GIB = 2**30
+CONTEXT, HEADROOM = 3 * GIB // 2, 0.1
 _A100, _H100, _H200, _B200, _L40S, _RTX4090, _MI300X = 312e12, 989e12, 989e12, 2250e12, 362e12, 165.2e12, 1307.4e12
 
 # The first name that is part of what CUDA calls the device counts.
@@ -46,9 +47,10 @@ class Gpu:
 
     @property
     def usable(self) -> int:
-        """What a plan may fill. CUDA context, cuBLAS workspaces and NCCL's channels take about 1.5 GiB before the
-        first tensor; 5% of the rest stay for the allocator's fragmentation (an assumption, not measured here)."""
-        return int((self.memory - 1.5 * GIB) * 0.95)
+        """What a plan may fill. CONTEXT: CUDA, cuBLAS workspaces and NCCL's channels, before the first tensor. HEADROOM
+        of the rest stays free: the allocator's fragmentation was not measured, and a plan that fills a GPU to the last
+        GiB ends in an out-of-memory error when it is off by one."""
+        return int((self.memory - CONTEXT) * (1 - HEADROOM))
 
 
 # Memory: "total capacity" in torch's out-of-memory messages, the smallest of ten reports each on public issue trackers

@@ -1,11 +1,10 @@
-"""What a forward leaves for its backward.
+"""What a forward leaves for its backward, and what the largest step between the two takes besides.
 
-    b micro-batch   s tokens per row   H hidden   A = heads x head width   K = key-value heads x head width
-    I feed-forward width   k experts per token   L layers
+    H hidden   A = heads x head width   K = key-value heads x head width   I feed-forward width   L layers
+    k experts per token   s tokens per row   V vocabulary
 
-Bytes per token and decoder layer, in bfloat16 and with an attention that keeps no s x s scores (Korthikanti et al.,
-arXiv 2205.05198 section 4 count the same way for GPT; here for what transformers' Llama family really saves, held
-against torch's saved tensors in tests/unit/plan/):
+Bytes per token and decoder layer that torch saves, in bfloat16 and with an attention that keeps no s x s scores
+(Korthikanti et al., arXiv 2205.05198 section 4 count the same way for GPT; here for transformers' Llama family):
 
     two RMS norms     the float32 copy of the input (4H), the normalised input (2H), the output (2H)     16 H
     attention         rotated queries, keys and values repeated for every head, output                    8 A
@@ -15,72 +14,104 @@ against torch's saved tensors in tests/unit/plan/):
     padding mask      turned into numbers of the attention's precision                                    2 s
     eager attention   scores in float32 and bfloat16, and once more where they are capped                 6 or 8 heads s
 
-A frozen base keeps less (no normalised inputs for weights that get no gradient) and its adapters keep more: a dropped
-copy and a mask of every input, and what comes out of A.
+A float32 residual stream takes 26 H: inputs and normalised inputs in float32, and a bfloat16 copy of the output for
+each of q, k, v, gate and up, which autocast casts one by one. A frozen base keeps less (no input of a weight that gets
+no gradient). Its adapters keep what comes out of A, and of every input a bfloat16 copy where the input is dropped or
+cast (float32 adapters), and one byte of mask where it is dropped.
+
+At work, besides: the gradients of gate, up and their product, less what they replace (4 I k), or in the forward of an
+adapted layer its product (2 I k), hidden states that nothing saves (10 H), and where adapters are float32 the input of
+the down projection in float32 (4 I k), once more where it is dropped.
+
+tests/unit/plan/test_activations.py holds all this against what torch saves and holds at its peak on small models. On
+one H200 (Llama 3, 16 rows of at most 1,024 tokens, float32 adapters or masters; the longest row was not recorded):
+
+    allocated at the peak, GiB             measured    planned for 1,024 tokens    for 900
+    8B, LoRA r=96, checkpointing             28.9                29.7                28.3
+    1B, full, no checkpointing               51.1                55.6                51.4
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
 
-_DROPPED_INPUT = 3  # bytes: a bfloat16 copy and one byte of mask per element
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # of TRL's fused head: trl.kernels.chunked_logprob, trl.trainer.utils
 
 
-@dataclass(frozen=True)
-class Batch:
-    """rows: of one micro-batch as the model sees it (DPO sees two per pair). length: tokens of the longest row."""
-
-    rows: int
-    length: int
-    padded: bool = True
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.length
-
-
-def layer_bytes(shape: ModelShape, batch: Batch, *, lora: bool, dropout: bool, autocast: bool) -> int:
-    """Of one decoder layer and micro-batch. autocast: float32 weights and residual stream, bfloat16 products."""
+def layer_bytes(shape: ModelShape, settings: Settings) -> int:
+    """What one decoder layer saves of one micro-batch."""
     h, a, k, i = shape.hidden, shape.attention, shape.key_value, shape.feed_forward * shape.experts_per_token
     per_token = 8.0 * a + 4 * shape.heads
-    if not lora:
-        per_token += (26 if autocast else 16) * h + 8 * i
+    if not settings.lora:
+        per_token += (26 if settings.wide else 16) * h + 8 * i
+    elif _own_inputs(settings):
+        inputs = (2 + settings.dropout) * shape.adapted_inputs
+        per_token += 8 * h + 6 * i + (2 * shape.adapter_rank + inputs) / shape.layers
     else:
-        per_token += 8 * h + 2 * shape.adapter_rank / shape.layers
-        if dropout:
-            per_token += 6 * i + _DROPPED_INPUT * shape.adapted_inputs / shape.layers
-        else:
-            per_token += (2 if shape.experts else 4) * h + 8 * i
+        per_token += (10 if shape.experts else 12) * h + 8 * i + 2 * shape.adapter_rank / shape.layers
     if shape.experts:
         per_token += 4 * h * shape.experts_per_token
     if shape.normed_queries:
         per_token += 6 * (a + k)
     if shape.attention_implementation == "eager":
-        per_token += (8 if shape.capped else 6) * shape.heads * batch.length
-    elif batch.padded:
-        per_token += 2 * batch.length
-    return int(per_token * batch.tokens) + 2 * shape.adapted_stack
+        per_token += (8 if shape.capped else 6) * shape.heads * settings.length
+    elif settings.padded:
+        per_token += 2 * settings.length
+    return int(per_token * settings.tokens) + 2 * shape.adapted_stack
 
 
-def activation_bytes(
-    shape: ModelShape, batch: Batch, *, checkpointing: bool, lora: bool, dropout: bool, autocast: bool
-) -> int:
-    """Of all layers. With checkpointing a layer keeps its input alone, and one layer at a time is computed again."""
-    layer = layer_bytes(shape, batch, lora=lora, dropout=dropout, autocast=autocast)
-    if not checkpointing:
-        return shape.layers * layer
-    return shape.layers * (4 if autocast else 2) * shape.hidden * batch.tokens + layer
+def kept_bytes(shape: ModelShape, settings: Settings) -> int:
+    """From forward to backward: with checkpointing each layer's input alone, else all that it saves, and the bfloat16
+    copies of float32 weights."""
+    if settings.checkpointing:
+        return shape.layers * (4 if settings.wide else 2) * shape.hidden * settings.tokens
+    return shape.layers * layer_bytes(shape, settings) + _cast_weights(shape, settings)
 
 
-def head_bytes(shape: ModelShape, batch: Batch, *, trainable: bool, compute_bytes: int = 2) -> int:
-    """TRL's fused head: no [b, s, V] logits, but tiles of at most 4,096 tokens x 32,768 entries, made anew in the
-    backward pass, which sums the gradients in float32: of the hidden states (4H per position) and, where the head is
-    trained, of its weight (4 V H, and 2 V H once more as it is handed on). Every position counted as supervised."""
-    positions = batch.rows * (batch.length - 1)
-    tile = min(positions, TILE_TOKENS) * TILE_VOCABULARY * compute_bytes
-    states = positions * shape.hidden * (4 + 2 * compute_bytes)
-    gradient = shape.vocabulary * shape.hidden * (4 + compute_bytes) if trainable else 0
-    return tile + states + gradient
+def working_bytes(shape: ModelShape, settings: Settings) -> int:
+    """The largest of three moments: the head's backward; a layer's, which checkpointing computes again; and, with
+    checkpointing, the end of the forward, until which autocast keeps its copies of all weights."""
+    trained_head = 0 if settings.lora else shape.embedding
+    held = settings.weight * trained_head if shape.tied else 0  # waits for the gradient of the embedding
+    layer = _passing_bytes(shape, settings) + held
+    if not settings.checkpointing:
+        return max(_head_bytes(shape, settings, trained_head), layer)
+    layer += layer_bytes(shape, settings)
+    return max(
+        _head_bytes(shape, settings, trained_head),
+        layer + _cast_weights(shape, settings) // shape.layers,
+        _head_bytes(shape, settings, 0) + _cast_weights(shape, settings),
+    )
+
+
+def _own_inputs(settings: Settings) -> bool:
+    """Adapters save inputs of their own, not the base's."""
+    return settings.dropout or settings.wide_adapters
+
+
+def _cast_weights(shape: ModelShape, settings: Settings) -> int:
+    """Autocast's bfloat16 copies of float32 weights, made once in a forward; embedding and fused head have none."""
+    if settings.wide:
+        return 2 * (shape.parameters - shape.embedding * (1 if shape.tied else 2))
+    return 2 * shape.trainable if settings.wide_adapters else 0
+
+
+def _passing_bytes(shape: ModelShape, settings: Settings) -> int:
+    """What a layer makes besides and saves not."""
+    i = shape.feed_forward * shape.experts_per_token
+    backward = forward = 4 * i
+    if settings.lora and _own_inputs(settings):
+        forward = 10 * shape.hidden + 2 * i + settings.wide_adapters * (4 + 4 * settings.dropout) * i
+    return max(backward, forward) * settings.tokens
+
+
+def _head_bytes(shape: ModelShape, settings: Settings, trained: int) -> int:
+    """The final norm (8H per token) and TRL's fused head: no [b, s, V] logits, but tiles of at most 4,096 tokens x
+    32,768 entries, made anew in the backward pass. That sums gradients in float32: of the hidden states (4H per
+    position, and twice more in their own precision), and of the head's `trained` weights (4 V H, and once more as they
+    are handed on in bfloat16). Every position counted as supervised."""
+    positions = settings.rows * (settings.length - 1)
+    tile = 2 * min(positions, TILE_TOKENS) * TILE_VOCABULARY
+    states = shape.hidden * (positions * (12 if settings.wide else 8) + 8 * settings.tokens)
+    return tile + states + trained * (4 if settings.weight == 4 else 6)

@@ -17,21 +17,41 @@ from pathlib import Path
 
 from derta.config import Arm
 from derta.config.plan import PlanRunConfig
-from derta.data.manifest import read_manifest
+from derta.data.load import load_rows
+from derta.errors import InputError
 from derta.models.devices import Gpu
 from derta.plan.shape import ModelShape
+from derta.storage.read_files import what_is_at
 
 # 60,000 Evol-Instruct rows and 3,000 triples: arXiv 2407.09121, section 4.1.
-_PAPER_HELPFUL, _PAPER_TRIPLES = 60_000, 3_000
+_PAPER_TRIPLES, _PAPER_HELPFUL = 3_000, 60_000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the data hold. triples: a safe and a harmful response. helpful: all rows with a safe or helpful response
+    alone. harmful: rows with a harmful response alone, as already expanded data have. source: how this is known."""
+
+    triples: int
+    helpful: int
+    harmful: int
+    source: str
+
+    @property
+    def examples(self) -> int:
+        return self.triples + self.helpful + self.harmful
+
+    def __str__(self) -> str:
+        alone = f", {self.harmful:,} rows of a harmful response alone" if self.harmful else ""
+        return f"{self.triples:,} triples, {self.helpful:,} rows without a harmful response{alone} ({self.source})"
 
 
 @dataclass(frozen=True)
 class Duration:
-    """rows: training rows of one epoch. tokens: of the whole run, padding included. hours: at the stated MFU."""
+    """trained: training rows of one epoch. tokens: of the whole run, padding included. hours: at the stated MFU."""
 
-    triples: int
-    helpful: int
-    rows: int
+    rows: Rows
+    trained: int
     steps: int
     tokens: int
     flops_per_token: float
@@ -39,30 +59,40 @@ class Duration:
     hours: float
 
 
-def count_rows(config: PlanRunConfig) -> tuple[int, int]:
-    """(triples, helpful rows): as stated, else as the manifest of data.path says, else the paper's mix.
+def count_rows(config: PlanRunConfig) -> Rows:
+    """As stated, else as data.path holds them, else the paper's mix.
 
     Raises:
-        InputError: a manifest that cannot be read.
+        InputError: data.path is there and training could not read it either.
     """
-    triples, helpful = config.triples, config.helpful
-    if triples is not None or helpful is not None:
-        return triples or 0, helpful or 0
-    manifest = read_manifest(Path(config.data.path)) if Path(config.data.path).is_dir() else None
-    if manifest is not None:
-        kinds = manifest["outputs"]["train.parquet"]["rows_by_kind"]
-        return kinds.get("safety", 0), kinds.get("helpful", 0)
-    return _PAPER_TRIPLES, _PAPER_HELPFUL
+    if config.triples is not None or config.helpful is not None:
+        return Rows(config.triples or 0, config.helpful or 0, 0, "as stated")
+    path, data_format = config.data.path, config.data.format.value
+    if not path or what_is_at(Path(path).expanduser()) == "nothing":
+        where = f"data.path={path} is not there" if path else "data.path is empty"
+        keys = f"assumed, the paper's mix, because {where}: set data.path and data.format, or triples and helpful"
+        return Rows(_PAPER_TRIPLES, _PAPER_HELPFUL, 0, keys)
+    table = load_rows(path, data_format).dataset.data
+    safe, harmful = (table.num_rows - table[name].null_count for name in ("chosen", "rejected"))
+    triples = safe + harmful - table.num_rows  # every row holds one of the two
+    return Rows(triples, safe - triples, harmful - triples, f"counted in {path}")
 
 
-def training_rows(config: PlanRunConfig, triples: int, helpful: int) -> int:
+def training_rows(config: PlanRunConfig, rows: Rows) -> int:
     """Rows of an epoch: a triple makes its MLE and transition rows, and an RTO row in the arms that have one; DPO sees
-    pairs only."""
-    if config.objective.name is Arm.dpo:
-        return triples
-    rto = config.objective.name in (Arm.rto, Arm.derta)
+    pairs only.
+
+    Raises:
+        InputError: there are none.
+    """
     objective = config.objective
-    return triples * (objective.mle_copies + objective.transition_copies + rto) + helpful
+    rto = objective.name in (Arm.rto, Arm.derta)
+    copies = objective.mle_copies + objective.transition_copies + rto
+    others = rows.helpful + rows.harmful * rto
+    trained = rows.triples if objective.name is Arm.dpo else rows.triples * copies + others
+    if trained == 0:
+        raise InputError(f"objective={objective.name.value} finds no row to train on among {rows}")
+    return trained
 
 
 def flops_per_token(shape: ModelShape, length: int, *, lora: bool) -> float:
@@ -71,12 +101,10 @@ def flops_per_token(shape: ModelShape, length: int, *, lora: bool) -> float:
     return weights + 3 * 2 * length * shape.attention * shape.layers
 
 
-def plan_duration(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, *, lora: bool) -> Duration:
-    triples, helpful = count_rows(config)
-    rows = training_rows(config, triples, helpful)
-    trainer = config.trainer
-    batch = trainer.global_batch_size or min(trainer.batch, rows)
-    steps = math.ceil(trainer.epochs * math.ceil(rows / batch)) if trainer.max_steps < 1 else trainer.max_steps
+def plan_duration(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, rows: Rows, *, lora: bool) -> Duration:
+    trained, trainer = training_rows(config, rows), config.trainer
+    batch = trainer.batch
+    steps = math.ceil(trainer.epochs * math.ceil(trained / batch)) if trainer.max_steps < 1 else trainer.max_steps
     length = config.tokens_per_row or config.data.max_length
     sequences = steps * batch * (2 if config.objective.name is Arm.dpo else 1)
     flops = flops_per_token(shape, length, lora=lora)
@@ -84,4 +112,4 @@ def plan_duration(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, *, lora: b
         flops += flops / 3 if not lora else flops / 2  # the reference model's forward
     rate = config.world_size * gpu.peak * config.mfu / flops
     tokens = sequences * length
-    return Duration(triples, helpful, rows, steps, tokens, flops, rate, tokens / rate / 3600)
+    return Duration(rows, trained, steps, tokens, flops, rate, tokens / rate / 3600)

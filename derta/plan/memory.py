@@ -18,80 +18,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from derta.config import Arm, Dtype, PeftMethod
-from derta.config.plan import PlanRunConfig
-from derta.errors import InputError
-from derta.plan.activations import Batch, activation_bytes, head_bytes
+from derta.plan.activations import kept_bytes, working_bytes
+from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
 
-# DeepSpeed's own defaults, in elements (deepspeed.runtime.zero.config), where conf/distributed/ leaves them to it.
-_BUCKET = 500_000_000
-_LIVE = 1_000_000_000
-_SUB_GROUP = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What of a configuration memory depends on. stage: None without DeepSpeed. weight: bytes of a weight."""
-
-    ranks: int
-    stage: int | None
-    offload_optimizer: bool
-    offload_parameters: bool
-    weight: int
-    lora: bool
-    dropout: bool
-    checkpointing: bool
-    batch: Batch
-    reference: bool
-    reduce_bucket: int
-    prefetch: int
-    live: int
-    overlap: bool
-
-    @classmethod
-    def of(cls, config: PlanRunConfig, shape: ModelShape) -> Settings:
-        """Raises InputError for ZeRO stage 0, whose optimizer is another one."""
-        zero = (config.distributed.deepspeed or {}).get("zero_optimization") or {}
-        stage = zero.get("stage") if config.distributed.deepspeed is not None else None
-        if stage == 0:
-            raise InputError("a plan for ZeRO stage 0 is not made: plan distributed=none, or stage 1, 2 or 3")
-        lora = config.peft.method is PeftMethod.lora
-        float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora)
-        dpo = config.objective.name is Arm.dpo
-        rows = config.trainer.micro_batch_size * (2 if dpo else 1)
-
-        def elements(name: str, default: int, auto: int) -> int:
-            value = zero.get(name, default)
-            return auto if value == "auto" else int(value)
-
-        square = shape.hidden * shape.hidden
-        return cls(
-            ranks=config.world_size,
-            stage=stage,
-            offload_optimizer=_on_host(zero, "offload_optimizer"),
-            offload_parameters=_on_host(zero, "offload_param"),
-            weight=4 if float32 else 2,
-            lora=lora,
-            dropout=lora and config.peft.dropout > 0,
-            checkpointing=config.trainer.gradient_checkpointing,
-            batch=Batch(rows, config.data.max_length, padded=not config.trainer.padding_free),
-            reference=dpo and not lora,
-            reduce_bucket=elements("reduce_bucket_size", _BUCKET, square),
-            prefetch=elements("stage3_prefetch_bucket_size", 50_000_000, int(0.9 * square)),
-            live=elements("stage3_max_live_parameters", _LIVE, _LIVE),
-            overlap=bool(zero.get("overlap_comm", False)),
-        )
-
-    @property
-    def autocast(self) -> bool:
-        """float32 weights of which products are computed in bfloat16."""
-        return self.stage is None and self.weight == 4
-
-
-def _on_host(zero: dict[str, object], name: str) -> bool:
-    part = zero.get(name)
-    return isinstance(part, dict) and part.get("device") in ("cpu", "nvme")
+_SUB_GROUP = 1_000_000_000  # DeepSpeed's own default, in elements (deepspeed.runtime.zero.config)
 
 
 @dataclass(frozen=True)
@@ -118,34 +49,32 @@ def model_states(shape: ModelShape, settings: Settings) -> States:
 
 
 def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Communication buffers, gathered parameters, and copies of other precision.
+    """Communication buffers and gathered parameters.
 
-    none: DDP's flat buckets (a copy of all gradients) with several ranks; bfloat16 copies of the weights, kept
-    by autocast until the backward has used them. ZeRO-1 and 2: the reduce bucket, twice where communication overlaps.
-    ZeRO-3: reduce and prefetch buckets, parameters that may be gathered at a time (stage3_max_live_parameters), and the
-    head, which the fused loss gathers as a whole.
+    none: DDP's flat buckets (a copy of all gradients) with several ranks. ZeRO-1 and 2: the reduce bucket, twice where
+    communication overlaps. ZeRO-3: reduce and prefetch buckets, parameters that may be gathered at a time
+    (stage3_max_live_parameters), and the head, which the fused loss gathers as a whole.
     """
     if settings.stage is None:
-        buckets = 4 * shape.trainable if settings.ranks > 1 else 0
-        return buckets + (2 * shape.parameters if settings.autocast else 0)
+        return 4 * shape.trainable if settings.ranks > 1 else 0
     bucket = settings.weight * settings.reduce_bucket
     if settings.stage < 3:
         return bucket * (2 if settings.overlap else 1)
-    head = shape.vocabulary * shape.hidden
-    gathered = max(min(shape.parameters, settings.live), head + shape.layer, shape.largest)
+    gathered = max(min(shape.parameters, settings.live), shape.embedding + shape.layer, shape.largest)
     return bucket + settings.weight * (gathered + settings.prefetch)
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank, GPU and host. Everything lives at the same time but the optimizer step's float32 gradients,
-    which come when the activations are gone: `peak` is the larger of the two moments."""
+    """Bytes of one rank, GPU and host. activations: from forward to backward; working: what the largest step between
+    them takes (derta/plan/activations.py). The optimizer step's float32 gradients come when both are gone: `peak` is
+    the larger of the two moments."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
-    head: int
+    working: int
     buffers: int
     reference: int
     fp32_gradients: int
@@ -153,8 +82,8 @@ class RankMemory:
 
     @property
     def peak(self) -> int:
-        lasting = self.weights + self.gradients + self.optimizer + self.reference
-        return lasting + max(self.activations + self.head + self.buffers, self.fp32_gradients + self.buffers)
+        lasting = self.weights + self.gradients + self.optimizer + self.reference + self.buffers
+        return lasting + max(self.activations + self.working, self.fp32_gradients)
 
 
 def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
@@ -167,20 +96,12 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
     if settings.offload_parameters:
         host += weights
         weights = settings.weight * shape.small
-    trained_head = not settings.lora
     return RankMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=activation_bytes(
-            shape,
-            settings.batch,
-            checkpointing=settings.checkpointing,
-            lora=settings.lora,
-            dropout=settings.dropout,
-            autocast=settings.autocast,
-        ),
-        head=head_bytes(shape, settings.batch, trainable=trained_head),
+        activations=kept_bytes(shape, settings),
+        working=working_bytes(shape, settings),
         buffers=buffer_bytes(shape, settings),
         reference=states.weights if settings.reference else 0,
         fp32_gradients=stepping,

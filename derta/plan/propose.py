@@ -22,7 +22,8 @@ from derta.config import Arm, DistributedConfig, PeftMethod
 from derta.config.plan import PlanRunConfig
 from derta.config.shipped import CONF_DIR
 from derta.models.devices import Gpu
-from derta.plan.memory import RankMemory, Settings, rank_memory
+from derta.plan.memory import RankMemory, rank_memory
+from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, model_shape
 
 STRATEGIES = {"none": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.1, "zero3_offload": 2.5}
@@ -32,10 +33,12 @@ _MOST_GPUS = 512
 
 @dataclass(frozen=True)
 class Proposal:
-    """overrides: what to add to the command. cost: time per token against the cheapest imaginable choice."""
+    """overrides: what to add to the command. host: bytes of each node for what is offloaded. cost: time per token
+    against the cheapest imaginable choice."""
 
     overrides: list[str]
     memory: RankMemory
+    host: int
     cost: float
 
 
@@ -96,7 +99,7 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
                 choice.trainer = replace(config.trainer, micro_batch_size=micro, gradient_checkpointing=checkpointing)
                 tokens = micro * config.data.max_length * (2 if config.objective.name is Arm.dpo else 1)
                 cost = communication * (recompute if checkpointing else 1) * (1 + _HALF_FULL / tokens)
-                settings = Settings.of(choice, shape)
+                memory = rank_memory(shape, Settings.of(choice, shape))
                 yield Proposal(
                     overrides=[
                         *overrides,
@@ -104,6 +107,7 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
                         f"trainer.micro_batch_size={micro}",
                         f"trainer.gradient_checkpointing={str(checkpointing).lower()}",
                     ],
-                    memory=rank_memory(shape, settings),
+                    memory=memory,
+                    host=memory.host * config.ranks_per_node,
                     cost=cost,
                 )

@@ -58,6 +58,11 @@ class ModelShape:
     capped: bool
     attention_implementation: str
 
+    @property
+    def embedding(self) -> int:
+        """Parameters of the input embedding, and of the head."""
+        return self.vocabulary * self.hidden
+
 
 def read_architecture(config: TrainRunConfig) -> tuple[Any, str]:
     """transformers' configuration of the model, and where it was found.

@@ -14,8 +14,9 @@ import pytest
 
 from derta.config import DistributedConfig, Dtype, ModelConfig, PeftConfig, PeftMethod, TrainerConfig
 from derta.config.plan import PlanRunConfig
-from derta.plan.memory import Settings, disk_bytes, model_states
+from derta.plan.memory import disk_bytes, model_states
 from derta.plan.propose import deepspeed_config
+from derta.plan.settings import Settings
 from derta.plan.shape import model_shape
 
 

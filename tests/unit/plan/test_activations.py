@@ -1,11 +1,14 @@
-"""The activation formulas against what torch saves for the backward, in small models of several families.
+"""The activation formulas against what torch saves for the backward, and holds at its peak, in small models.
 
-Measured as the difference between models of four and of two layers, so that embedding and final norm cancel.
+What is saved is measured as the difference between models of four and of two layers, so that embedding and final norm
+cancel; the peak is counted storage by storage while a forward and a backward run.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ import pytest
 import torch
 import transformers
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from derta.config import ModelConfig, PeftConfig, PeftMethod
 from derta.config.plan import PlanRunConfig
-from derta.plan.activations import Batch, activation_bytes, layer_bytes
+from derta.plan.activations import kept_bytes, layer_bytes, working_bytes
+from derta.plan.settings import Settings
 from derta.plan.shape import empty_model, model_shape
 
 ROWS, LENGTH = 2, 64
@@ -51,8 +57,13 @@ def config_for(family: str, layers: int, place: Path, *, lora: bool, attention: 
     return config
 
 
-def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, padded: bool) -> int:
-    """What the decoder's forward saves, each storage once; parameters are no activations."""
+def settings_for(config: PlanRunConfig, **changes: Any) -> Settings:
+    """bfloat16 throughout, as under ZeRO, unless changed."""
+    changes = {"stage": 2, "weight": 2, "rows": ROWS, "length": LENGTH, "checkpointing": False, **changes}
+    return replace(Settings.of(config, model_shape(config)), **changes)
+
+
+def built(config: PlanRunConfig) -> torch.nn.Module:
     model = empty_model(config)[0].to_empty(device="cpu").to(torch.bfloat16)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -63,6 +74,12 @@ def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, padded: bool) -> 
             module.__init__(model.config)
     model.train()
     model.enable_input_require_grads()
+    return model
+
+
+def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, padded: bool) -> int:
+    """What the decoder's forward saves, each storage once; parameters are no activations."""
+    model = built(config)
     if checkpointing:
         model.gradient_checkpointing_enable()
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 128
@@ -97,7 +114,7 @@ def test_saved_tensors_of_a_layer(family: str, lora: bool, attention: str, tmp_p
     measured = sum(
         sign * saved_bytes(config, checkpointing=False, padded=True) for sign, config in ((1, four), (-1, two))
     )
-    predicted = layer_bytes(model_shape(two), Batch(ROWS, LENGTH), lora=lora, dropout=False, autocast=False)
+    predicted = layer_bytes(model_shape(two), settings_for(two))
     assert predicted == pytest.approx(measured / 2, rel=0.05)
 
 
@@ -106,6 +123,71 @@ def test_a_checkpointed_layer_keeps_its_input(tmp_path: Path) -> None:
     measured = sum(
         sign * saved_bytes(config, checkpointing=True, padded=True) for sign, config in ((1, four), (-1, two))
     )
-    options = {"checkpointing": True, "lora": False, "dropout": False, "autocast": False}
-    one, other = (activation_bytes(model_shape(c), Batch(ROWS, LENGTH), **options) for c in (two, four))
+    one, other = (kept_bytes(model_shape(c), settings_for(c, checkpointing=True)) for c in (two, four))
     assert other - one == measured == 2 * 2 * SHAPE["hidden_size"] * ROWS * LENGTH
+
+
+class Held(TorchDispatchMode):
+    """Bytes of the storages that operations make and that are still alive, and the most there ever were."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self.peak = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.alive:
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("lora", "dropout", "stage", "checkpointing"),
+    [
+        (False, 0.0, 2, True),
+        (False, 0.0, None, True),
+        (False, 0.0, None, False),
+        (True, 0.0, 2, True),
+        (True, 0.1, 2, True),
+        (True, 0.0, None, True),
+        (True, 0.1, None, True),
+        (True, 0.1, None, False),
+    ],
+)
+def test_the_peak_of_a_forward_and_a_backward(
+    lora: bool, dropout: float, stage: int | None, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the head, whose tiles do not shrink with the model."""
+    monkeypatch.setattr("derta.plan.activations.TILE_VOCABULARY", 0)
+    rows, length = 16, 64
+    config = config_for("llama", 4, tmp_path, lora=lora, attention="sdpa")
+    config.peft.dropout = dropout
+    model = built(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):  # as on a GPU: one byte of mask, where a CPU keeps a number
+            module.forward = lambda x, p=module.p: torch.native_dropout(x, p, True)[0]
+    for parameter in model.parameters():
+        if stage is None and parameter.requires_grad:
+            parameter.data = parameter.data.float()
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    ids = torch.arange(rows * length).reshape(rows, length) % 128
+    mask = torch.ones_like(ids)
+    mask[0, -5:] = 0
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    with Held([*model.parameters(), *model.buffers(), *gradients]) as held:
+        with torch.autocast("cpu", torch.bfloat16, enabled=stage is None):
+            loss = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.sum()
+        loss.backward()
+    settings = settings_for(
+        config, stage=stage, weight=2 if lora or stage else 4, checkpointing=checkpointing, rows=rows, length=length
+    )
+    shape = model_shape(config)
+    planned = kept_bytes(shape, settings) + working_bytes(shape, settings)
+    assert planned == pytest.approx(held.peak, rel=0.05)

@@ -12,13 +12,14 @@ from derta.config.plan import Device, PlanRunConfig
 from derta.config.shipped import CONF_DIR
 from derta.models.devices import GPUS
 from derta.plan.architectures import ARCHITECTURES
-from derta.plan.memory import Settings, rank_memory
+from derta.plan.memory import rank_memory
+from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, empty_model, model_shape
 
 EXPERIMENTS = sorted(  # those that name a model
     path.stem
     for path in (CONF_DIR / "experiment").glob("*.yaml")
-    if not path.stem.startswith("miniature") and path.stem not in ("paper_full", "paper_lora")
+    if not path.stem.startswith("miniature") and path.stem not in ("paper_full", "paper_lora", "potions")
 )
 PAPER = ["llama3_8b_full", "mistral_7b_full", "llama3_70b_lora", "mixtral_8x7b_lora"]
 ARMS = [Arm.derta, Arm.vanilla, Arm.harmful_prefix, Arm.dpo]

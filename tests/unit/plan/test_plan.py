@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from derta.config import Arm
 from derta.config.compose import read
 from derta.config.plan import Device, PlanRunConfig
+from derta.data.build import rows_to_table
+from derta.data.manifest import describe_output
+from derta.data.schema import Row
 from derta.errors import InputError
 from derta.models.devices import GPUS
-from derta.plan.duration import count_rows, flops_per_token, plan_duration, training_rows
-from derta.plan.memory import Settings, disk_bytes, host_bytes, model_states, rank_memory
+from derta.plan.duration import Rows, count_rows, flops_per_token, plan_duration, training_rows
+from derta.plan.memory import disk_bytes, host_bytes, model_states, rank_memory
 from derta.plan.plan import make_plan, render
 from derta.plan.propose import deepspeed_config, propose
+from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, model_shape
+from derta.storage.read_files import sha256_of
 
 FULL, LORA = "+experiment=llama3_8b_full", "+experiment=llama3_70b_lora"
 
@@ -79,8 +86,8 @@ def test_an_adapter_s_checkpoint_is_small(full: ModelShape, lora: ModelShape) ->
 
 def test_rows_steps_and_hours_by_hand(full: ModelShape) -> None:
     config = composed(FULL, "triples=1000", "helpful=3000", "tokens_per_row=500", "mfu=0.5", "data.path=absent")
-    duration = plan_duration(config, full, GPUS[Device.h100], lora=False)
-    assert duration.rows == 1000 * 2 + 3000 and duration.steps == 2 * 40  # 5000 rows, 128 a step, 2 epochs
+    duration = plan_duration(config, full, GPUS[Device.h100], count_rows(config), lora=False)
+    assert duration.trained == 1000 * 2 + 3000 and duration.steps == 2 * 40  # 5000 rows, 128 a step, 2 epochs
     assert duration.tokens == 80 * 128 * 500
     flops = 6 * (full.parameters - 128_256 * 4096) + 3 * 2 * 500 * 4096 * 32
     assert duration.flops_per_token == flops == flops_per_token(full, 500, lora=False)
@@ -88,17 +95,74 @@ def test_rows_steps_and_hours_by_hand(full: ModelShape) -> None:
 
 
 def test_arms_make_different_numbers_of_rows() -> None:
-    rows = {arm: training_rows(composed(f"objective={arm.value}"), 10, 100) for arm in Arm}
+    data = Rows(10, 100, 0, "")
+    rows = {arm: training_rows(composed(f"objective={arm.value}"), data) for arm in Arm}
     assert rows == {Arm.derta: 120, Arm.rto: 120, Arm.vanilla: 110, Arm.harmful_prefix: 110, Arm.dpo: 10}
     more = composed("objective=derta", "objective.mle_copies=2", "objective.transition_copies=3")
-    assert training_rows(more, 10, 100) == 10 * (2 + 3 + 1) + 100
+    assert training_rows(more, data) == 10 * (2 + 3 + 1) + 100
 
 
-def test_rows_of_a_built_dataset(tmp_path: Path) -> None:
-    outputs = {"train.parquet": {"rows_by_kind": {"safety": 7, "helpful": 5}}}
+MESSAGES = {"prompt": "How is a kettle cleaned?", "chosen": "With vinegar.", "rejected": "With a hammer."}
+FILES: dict[str, tuple[str, list[dict[str, Any]], tuple[int, int, int]]] = {
+    "preference": (
+        "rows.jsonl",
+        [{**MESSAGES, "prompt": f"{MESSAGES['prompt']} {n}"} for n in range(5)],
+        (5, 0, 0),
+    ),
+    "reference_jsonl": (
+        "rows.json",
+        [{"prefix": f"a {n}", "text": "b", "safe": "true" if n < 2 else "false"} for n in range(7)],
+        (0, 5, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("data_format", FILES)
+def test_rows_of_a_file(data_format: str, tmp_path: Path) -> None:
+    name, rows, (triples, helpful, harmful) = FILES[data_format]
+    file = tmp_path / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counted = count_rows(composed(FULL, f"data.path={file}", f"data.format={data_format}"))
+    assert counted == Rows(triples, helpful, harmful, f"counted in {file}")
+
+
+def test_a_refusal_without_a_harmful_response_is_no_triple(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {
+            "id": str(n),
+            "source": "some",
+            "kind": "safety" if n < 4 else "helpful",
+            "prompt": [{"role": "user", "content": str(n)}],
+            "chosen": [{"role": "assistant", "content": "No."}],
+            "rejected": [{"role": "assistant", "content": "Yes."}] if n < 1 else None,
+        }
+        for n in range(6)
+    ]
+    pyarrow.parquet.write_table(rows_to_table(rows), tmp_path / "train.parquet")
+    outputs = {"train.parquet": describe_output(rows, sha256_of(tmp_path / "train.parquet"), [])}
     (tmp_path / "manifest.json").write_text(json.dumps({"build_key": "", "outputs": outputs}))
-    assert count_rows(composed(FULL, f"data.path={tmp_path}")) == (7, 5)
-    assert count_rows(composed(FULL, "data.path=absent")) == (3000, 60_000)
+    counted = count_rows(composed(FULL, f"data.path={tmp_path}"))
+    assert counted == Rows(1, 5, 0, f"counted in {tmp_path}")
+    assert training_rows(composed("objective=derta"), counted) == 2 + 5
+    assert training_rows(composed("objective=dpo"), counted) == 1
+
+
+def test_assumed_rows_are_said_to_be_assumed() -> None:
+    assumed = count_rows(composed(FULL, "data.path=absent"))
+    assert (assumed.triples, assumed.helpful) == (3000, 60_000)
+    for expected in ("assumed", "data.path=absent is not there", "data.format", "triples and helpful"):
+        assert expected in str(assumed)
+
+
+def test_a_file_that_training_refuses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"data\.format=preference"):
+        count_rows(composed(FULL, f"data.path={tmp_path / 'rows.jsonl'}"))
+
+
+def test_rows_that_an_arm_cannot_use_are_no_plan() -> None:
+    with pytest.raises(InputError, match="objective=dpo finds no row to train on among 0 triples"):
+        make_plan(composed(FULL, "triples=0", "helpful=9", "objective=dpo"))
 
 
 def test_the_proposal_fits_and_is_no_dearer_than_what_was_asked(full: ModelShape, lora: ModelShape) -> None:
@@ -117,6 +181,8 @@ def test_one_gpu_of_80_gb(full: ModelShape) -> None:
     assert rank_memory(full, Settings.of(config, full)).peak > GPUS[config.device].usable
     proposal = propose(config, full, GPUS[config.device])
     assert "distributed=zero3_offload" in proposal.overrides
+    assert proposal.host > 14 * full.parameters  # weights, gradients, masters and two moments, all of them
+    assert f"and {proposal.host / 2**30:.0f} GiB of host memory on each node" in render(make_plan(config))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +203,8 @@ def test_table_and_json(lora: ModelShape, tmp_path: Path) -> None:
     text, content = render(plan), json.loads(json.dumps(plan.to_dict()))
     assert "70,553,706,496" not in text and f"{70_553_706_496 + 1_242_562_560:,} parameters" in text
     assert "fits" in text and "assumed: " in text and "distributed=" in text
+    assert "asked for: ZeRO-3, LoRA, micro-batch of 8 x 512 tokens, 2 of them per GPU and step, with" in text
+    assert "69.9 usable (79.1 less 1.5 and 10% headroom)" in text and "was not measured" in text
     assert content["rank_bytes"]["peak"] == plan.memory.peak and content["fits"] is True
 
 

@@ -1,0 +1,94 @@
+"""What of a configuration memory depends on, DeepSpeed's defaults filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from derta.config import Arm, Dtype, PeftMethod
+from derta.config.plan import PlanRunConfig
+from derta.errors import InputError
+from derta.plan.shape import ModelShape
+
+# DeepSpeed's own defaults, in elements (deepspeed.runtime.zero.config), where conf/distributed/ leaves them to it.
+_BUCKET = 500_000_000
+_LIVE = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a configuration memory depends on.
+
+    stage: None without DeepSpeed. weight: bytes of a weight of the (base) model. rows: of one micro-batch as the model
+    sees it (DPO sees two per pair). length: tokens of the longest row.
+    """
+
+    ranks: int
+    stage: int | None
+    offload_optimizer: bool
+    offload_parameters: bool
+    weight: int
+    lora: bool
+    dropout: bool
+    checkpointing: bool
+    rows: int
+    length: int
+    padded: bool
+    reference: bool
+    reduce_bucket: int
+    prefetch: int
+    live: int
+    overlap: bool
+
+    @classmethod
+    def of(cls, config: PlanRunConfig, shape: ModelShape) -> Settings:
+        """Raises InputError for ZeRO stage 0, whose optimizer is another one."""
+        zero = (config.distributed.deepspeed or {}).get("zero_optimization") or {}
+        stage = zero.get("stage") if config.distributed.deepspeed is not None else None
+        if stage == 0:
+            raise InputError("a plan for ZeRO stage 0 is not made: plan distributed=none, or stage 1, 2 or 3")
+        lora = config.peft.method is PeftMethod.lora
+        float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora)
+        dpo = config.objective.name is Arm.dpo
+
+        def elements(name: str, default: int, auto: int) -> int:
+            value = zero.get(name, default)
+            return auto if value == "auto" else int(value)
+
+        square = shape.hidden * shape.hidden
+        return cls(
+            ranks=config.world_size,
+            stage=stage,
+            offload_optimizer=_on_host(zero, "offload_optimizer"),
+            offload_parameters=_on_host(zero, "offload_param"),
+            weight=4 if float32 else 2,
+            lora=lora,
+            dropout=lora and config.peft.dropout > 0,
+            checkpointing=config.trainer.gradient_checkpointing,
+            rows=config.trainer.micro_batch_size * (2 if dpo else 1),
+            length=config.data.max_length,
+            padded=not config.trainer.padding_free,
+            reference=dpo and not lora,
+            reduce_bucket=elements("reduce_bucket_size", _BUCKET, square),
+            prefetch=elements("stage3_prefetch_bucket_size", 50_000_000, int(0.9 * square)),
+            live=elements("stage3_max_live_parameters", _LIVE, _LIVE),
+            overlap=bool(zero.get("overlap_comm", False)),
+        )
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def wide(self) -> bool:
+        """The residual stream is float32: float32 weights, of which autocast computes products in bfloat16."""
+        return self.stage is None and self.weight == 4
+
+    @property
+    def wide_adapters(self) -> bool:
+        """PEFT keeps adapters in float32 beside a bfloat16 base; DeepSpeed turns them into bfloat16."""
+        return self.stage is None and self.lora
+
+
+def _on_host(zero: dict[str, object], name: str) -> bool:
+    part = zero.get(name)
+    return isinstance(part, dict) and part.get("device") in ("cpu", "nvme")
