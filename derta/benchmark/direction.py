@@ -12,7 +12,7 @@ from typing import Any
 from derta.benchmark.measure import Line, compared, in_turn, peak_memory, seconds
 from derta.benchmark.workload import llama, tokenizer
 
-POSITIONS, REFUSAL_ID = 5, 7  # as many as Llama-3's template has; any id will do
+POSITIONS = 5  # as many as Llama-3's template has
 _MODELS = {  # size: hidden size, layers, prompts
     "small": ((128, 3, 128), (512, 8, 32)),
     "full": ((128, 3, 128), (512, 12, 128), (1024, 24, 128)),
@@ -40,7 +40,7 @@ def direction(size: str) -> list[Line]:
                 pass
 
         def means(batches: PromptBatches = batches) -> None:
-            mean_activations(batches, POSITIONS, [REFUSAL_ID])
+            mean_activations(batches, POSITIONS)
 
         what = f"{count} prompts, {layers} layers of {hidden}, {POSITIONS} positions"
         about: dict[str, Any] = {"peer_name": "plain forwards", "goal": _GOAL}

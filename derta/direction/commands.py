@@ -30,7 +30,7 @@ def study(config: StudyRunConfig) -> str:
     """
     from derta.direction.collect import collect
     from derta.direction.diagnose import diagnose
-    from derta.direction.forward import AllFiltered
+    from derta.direction.find import AllFiltered
     from derta.direction.report import percent
 
     folders = []

@@ -18,16 +18,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from derta.config.direction import DirectionConfig
-from derta.direction.forward import (
-    AllFiltered,
-    PromptBatches,
-    log_probabilities,
-    mean_activations,
-    mean_kl,
-    metrics,
-)
+from derta.direction.forward import PromptBatches, log_probabilities, mean_activations, mean_kl, metrics
 from derta.direction.prompts import Side, prompt_ids, template_positions
 from derta.direction.selection import Candidate, Selection, select
+from derta.errors import InputError
+from derta.evaluation.records import Row
 from derta.progress import progress
 from derta.residual.direction_files import differences
 from derta.residual.interventions import activation_addition, directional_ablation, layerwise_ablation
@@ -38,6 +33,10 @@ if TYPE_CHECKING:
     from derta.models.target import TargetModel
 
 _LEAST = 1e-3  # of the first singular value: below it the survivors point nowhere new
+
+
+class AllFiltered(InputError):
+    """No prompt of a side and split passed the filter: the model refuses none of the harmful ones, or all harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +71,13 @@ def find_direction(
         AllFiltered: all prompts of a side and split are filtered out.
         InputError: NaN activations or logits, no reachable blocks.
     """
-    positions = config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
-    kept: dict[str, dict[str, int]] = {}
-    means, validation = [], []
+    train, validation, kept = [], [], {}
     for side, refusing in ((harmful, True), (harmless, False)):
-        train = PromptBatches(target, prompt_ids(target, side.train), config.batch_size)
-        only = refusing if config.filter_prompts else None
-        means.append(mean_activations(train, positions, refusal_ids, refusing=only))
-        validation.append(_kept(target, side, refusal_ids, config, refusing))
-        kept[side.name] = {"train": means[-1].kept, "validation": validation[-1].count}
-    found = differences(means[0].mean, means[1].mean)
+        train.append(_kept(target, side.name, side.train, refusing, refusal_ids, config))
+        validation.append(_kept(target, side.name, side.validation, refusing, refusal_ids, config))
+        kept[side.name] = {"train": train[-1].count, "validation": validation[-1].count}
+    positions = _positions(target, harmful, harmless, config)
+    found = differences(*(mean_activations(batches, positions) for batches in train))
     score = _Scores(validation[0], validation[1], refusal_ids)
     model, layers = target.model, found.shape[1]
     candidates, per_layer = [], {}
@@ -119,13 +115,15 @@ class _Scores:
             return fmean(metrics(self.harmless, self.refusal_ids))
 
 
-def mean_difference(
-    target: TargetModel, harmful: Side, harmless: Side, refusal_ids: Sequence[int], config: DirectionConfig
-) -> torch.Tensor:
+def mean_difference(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> torch.Tensor:
     """[P, L, H] from all training prompts, whatever the model says to them: for models that refuse nothing."""
-    positions = config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
-    sides = (PromptBatches(target, prompt_ids(target, side.train), config.batch_size) for side in (harmful, harmless))
-    return differences(*(mean_activations(batches, positions, refusal_ids).mean for batches in sides))
+    positions = _positions(target, harmful, harmless, config)
+    prompts = (prompt_ids(target, side.train) for side in (harmful, harmless))
+    return differences(*(mean_activations(PromptBatches(target, ids, config.batch_size), positions) for ids in prompts))
+
+
+def _positions(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> int:
+    return config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
 
 
 def orthogonal_directions(chosen: torch.Tensor, others: torch.Tensor, most: int) -> torch.Tensor:
@@ -142,15 +140,24 @@ def orthogonal_directions(chosen: torch.Tensor, others: torch.Tensor, most: int)
 
 
 def _kept(
-    target: TargetModel, side: Side, refusal_ids: Sequence[int], config: DirectionConfig, refusing: bool
+    target: TargetModel,
+    side: str,
+    rows: Sequence[Row],
+    refusing: bool,
+    refusal_ids: Sequence[int],
+    config: DirectionConfig,
 ) -> PromptBatches:
-    """The validation prompts that pass the filter."""
-    prompts = prompt_ids(target, side.validation)
+    """The prompts that pass the filter: those whose refusal metric is above zero where `refusing`, below otherwise."""
+    prompts = prompt_ids(target, rows)
     batches = PromptBatches(target, prompts, config.batch_size)
     if not config.filter_prompts:
         return batches
     values = metrics(batches, refusal_ids)
     kept = [prompt for prompt, value in zip(prompts, values, strict=True) if (value > 0) is refusing]
     if not kept:
-        raise AllFiltered(len(prompts), f"{side.name} validation", refusing)
+        raise AllFiltered(
+            f"all {len(rows)} {side} prompts of a split are filtered out: by its first token the model refuses "
+            f"{'none' if refusing else 'all'} of them, so there is nothing to find a refusal direction in; check "
+            "direction.refusal_texts, give more prompts, or look all the same with direction.filter_prompts=false"
+        )
     return PromptBatches(target, kept, config.batch_size)

@@ -9,7 +9,6 @@ Shapes: N prompts, B of them in a batch, P positions, L layers, H hidden size, V
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from derta.errors import InputError
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from derta.models.target import TargetModel
-
-
-class AllFiltered(InputError):
-    """No prompt of a side and split passed the filter: the model refuses none of the harmful ones, or all harmless."""
-
-    def __init__(self, count: int, which: str, refusing: bool):
-        super().__init__(
-            f"all {count} {which} prompts are filtered out: by its first token the model refuses "
-            f"{'none' if refusing else 'all'} of them, so there is nothing to find a refusal direction in; check "
-            "direction.refusal_texts, give more prompts, or look all the same with direction.filter_prompts=false"
-        )
 
 
 class PromptBatches:
@@ -101,26 +89,11 @@ def mean_kl(before: Sequence[torch.Tensor], batches: PromptBatches) -> float:
     return total / batches.count
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """mean: [P, L, H] float64 on the CPU over the prompts that were kept; mean[-1] is the last token. metrics: of all
-    prompts, in their order. kept: how many prompts are in the mean."""
-
-    mean: torch.Tensor
-    metrics: list[float]
-    kept: int
-
-
-def mean_activations(
-    batches: PromptBatches, positions: int, refusal_ids: Sequence[int], *, refusing: bool | None = None
-) -> Means:
-    """Mean block inputs at the last `positions` tokens, and every prompt's refusal metric, from one forward each.
-
-    Args:
-        refusing: keep only prompts whose metric is above (True) or below (False) zero; None keeps all.
+def mean_activations(batches: PromptBatches, positions: int) -> torch.Tensor:
+    """[P, L, H] float64 on the CPU: mean block inputs at the last `positions` tokens, the last token last.
 
     Raises:
-        InputError: prompts shorter than that, NaN or infinite activations. AllFiltered: no prompt is kept.
+        InputError: prompts shorter than that, NaN or infinite activations.
     """
     import torch
 
@@ -129,26 +102,19 @@ def mean_activations(
             f"direction.positions={positions}: the shortest prompt has {batches.shortest} tokens; ask for fewer"
         )
     total: torch.Tensor | None = None
-    values, kept = [0.0] * batches.count, 0
     with progress(batches.count, "means") as bar, block_inputs(batches.model, positions) as seen:
-        for members, logits in batches.logits():
-            metric = refusal_metric(logits, refusal_ids)
-            for place, value in zip(members, metric.tolist(), strict=True):
-                values[place] = value
-            chosen = torch.ones_like(metric, dtype=torch.bool) if refusing is None else (metric > 0) == refusing
-            kept += int(chosen.sum())
+        for members, _ in batches.logits():
             with torch.inference_mode():
                 # Summed over the batch where the layer lives, in float64; only [P, L, H] travels.
-                sums = torch.stack([x[chosen.to(x.device)].double().sum(0).cpu() for x in seen], 1)
+                sums = torch.stack([x.double().sum(0).cpu() for x in seen], 1)
             total = sums if total is None else total + sums
             bar.update(len(members))
-    if not kept or total is None:
-        raise AllFiltered(batches.count, "harmful" if refusing else "harmless", bool(refusing))
-    mean = total / kept
+    assert total is not None
+    mean = total / batches.count
     if not bool(torch.isfinite(mean).all()):
         layer = int((~torch.isfinite(mean)).any(2).any(0).nonzero()[0])
         raise InputError(
             f"the residual stream holds NaN or infinite numbers from the input of layer {layer} on: load the model "
             "with model.dtype=float32, or check the run that made it"
         )
-    return Means(mean, values, kept)
+    return mean

@@ -29,8 +29,9 @@ from derta.evaluation.metrics import summarise_cell
 from derta.evaluation.records import Outcome, Result, Row
 from derta.evaluation.summary import EXACT_JUDGE
 from derta.evaluation.verdicts import judge_batch
-from derta.models.generation import generate, left_pad, plan_batches
+from derta.models.generation import generate, plan_batches
 from derta.models.inputs import ModelInput
+from derta.objective.refusal_probability import longest_first, response_cuts, response_logits
 from derta.progress import progress
 from derta.statistics.rates import Rate, rate
 
@@ -142,27 +143,14 @@ def perplexity(target: TargetModel, rows: Sequence[Row], batch_size: int) -> flo
     None where no row has one."""
     import torch
 
-    cuts = [target.cutter.cut(row["prompt"], row["chosen"]) for row in rows if row["chosen"] is not None]
-    cuts = sorted((cut for cut in cuts if cut.prompt and cut.response), key=lambda cut: -len(cut.prompt + cut.response))
-    total, tokens = 0.0, 0
-    for start in range(0, len(cuts), batch_size):
-        batch = cuts[start : start + batch_size]
-        input_ids, mask = left_pad([cut.prompt + cut.response for cut in batch], target.pad_token_id)
-        longest = max(len(cut.response) for cut in batch)
-        device = target.model.device
-        with torch.inference_mode():
-            logits = target.model(
-                input_ids=input_ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
-                logits_to_keep=longest + 1,
-                use_cache=False,
-            ).logits[:, :-1]  # [B, longest, V]
-        for row, cut in enumerate(batch):
-            n = len(cut.response)
-            log_p = logits[row, longest - n :].float().log_softmax(-1)
-            total -= float(log_p.gather(1, torch.tensor(cut.response, device=device)[:, None]).double().sum())
-            tokens += n
+    cuts = response_cuts(target.cutter, rows, harmful=False, limit=None)
+    order, total, tokens = longest_first(cuts), 0.0, 0
+    for start in range(0, len(order), batch_size):
+        batch = [cuts[row_id] for row_id in order[start : start + batch_size]]
+        for cut, logits in zip(batch, response_logits(target.model, batch, target.pad_token_id), strict=True):
+            response = torch.tensor(cut.response, device=logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits, response, reduction="none").double().sum())
+            tokens += len(cut.response)
     return math.exp(total / tokens) if tokens else None
 
 

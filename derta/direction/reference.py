@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from derta.config.direction import DirectionConfig
 from derta.config.model import ModelConfig
-from derta.direction.find import find_direction, mean_difference
-from derta.direction.forward import AllFiltered
+from derta.direction.find import AllFiltered, find_direction, mean_difference
 from derta.direction.prompts import Side, refusal_start_ids
 from derta.direction.selection import Candidate
 from derta.errors import InputError
@@ -58,7 +57,7 @@ def load_reference(
             return Direction(search.at(chosen), chosen.position, chosen.layer)
     except AllFiltered as error:  # it refuses nothing, so it has no refusal direction; the means are there all the same
         logger.info("reference %s: %s", name, error)
-    return mean_difference(other, *sides, refusal_ids, config)
+    return mean_difference(other, *sides, config)
 
 
 def direction_of(reference: Reference, chosen: Candidate | None) -> Direction | None:

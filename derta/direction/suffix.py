@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import SuffixConfig
@@ -68,6 +67,8 @@ def analyse_suffixes(
     Raises:
         InputError: the suffixes cannot be read, or belong to none of the rows.
     """
+    import torch
+
     suffixes = read_suffixes(config.path, rows)
     chosen = search.selection.chosen
     if chosen is None:
@@ -75,33 +76,32 @@ def analyse_suffixes(
     prompts = _prompts(target, rows, suffixes, config.count, seed)
     direction = search.at(chosen)
     unit = direction / direction.norm()
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONDITIONS}
+    seen: dict[str, list[dict[str, torch.Tensor]]] = {name: [] for name in CONDITIONS}
     with progress(sum(map(len, prompts.values())), "suffixes") as bar:
         for name in CONDITIONS:
             for prompt in prompts[name]:
-                found[name].append(_observe(target, prompt, unit, refusal_ids))
+                seen[name].append(_observe(target, prompt, unit, refusal_ids))
                 bar.update(1)
-    written = _mean([seen["written"] for seen in found["none"]])  # [L][A]
-    places = [(layer, head) for layer, heads in enumerate(written) for head in range(len(heads))]
-    heads = sorted(places, key=lambda place: -written[place[0]][place[1]])[: config.heads]
+    found = {
+        name: {key: torch.stack([each[key] for each in all_]).mean(0) for key in all_[0]} for name, all_ in seen.items()
+    }
+    written = found["none"]["written"]  # [L, A]
+    order = written.flatten().argsort(descending=True, stable=True)[: config.heads].tolist()
+    layers, heads = zip(*(divmod(place, written.shape[1]) for place in order), strict=True)
     return {
         "reason": "",
         "prompts": len(prompts["none"]),
         "heads": [
-            {"layer": layer, "head": head}
-            | {name: fmean(seen["written"][layer][head] for seen in found[name]) for name in CONDITIONS}
-            for layer, head in heads
+            {"layer": layer, "head": head} | {name: float(each["written"][layer, head]) for name, each in found.items()}
+            for layer, head in zip(layers, heads, strict=True)
         ],
         "conditions": {
             name: {
-                "cosines": [fmean(layer) for layer in zip(*(seen["cosines"] for seen in found[name]), strict=True)],
-                "metric": fmean(seen["metric"] for seen in found[name]),
-                "attention": {
-                    part: fmean(seen["attention"][part][layer][head] for seen in found[name] for layer, head in heads)
-                    for part in ("instruction", "suffix")
-                },
+                "cosines": each["cosines"].tolist(),
+                "metric": float(each["metric"]),
+                "attention": {part: float(each[part][layers, heads].mean()) for part in ("instruction", "suffix")},
             }
-            for name in CONDITIONS
+            for name, each in found.items()
         },
     }
 
@@ -177,9 +177,11 @@ def _prompts(
     return found
 
 
-def _observe(target: TargetModel, prompt: _Prompt, unit: torch.Tensor, refusal_ids: Sequence[int]) -> dict[str, Any]:
-    """One forward. cosines: [L]. written: [L][A], what each head adds to the last token along the unit direction.
-    attention: the last token's share on instruction and suffix, [L][A] each."""
+def _observe(
+    target: TargetModel, prompt: _Prompt, unit: torch.Tensor, refusal_ids: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """One forward. cosines: [L]. metric: []. written: [L, A], what each head adds to the last token along the unit
+    direction. instruction, suffix: the last token's attention to each, [L, A]."""
     import torch
 
     model = target.model
@@ -187,17 +189,14 @@ def _observe(target: TargetModel, prompt: _Prompt, unit: torch.Tensor, refusal_i
     with torch.inference_mode(), block_inputs(model, 1) as seen, _heads(model, unit) as written, _eager(model):
         output = model(**inputs, output_attentions=True, use_cache=False, logits_to_keep=1)
         last = torch.stack([x[0, 0].double().cpu() for x in seen])  # [L, H]
-    weights = [layer[0, :, -1].double().cpu() for layer in output.attentions]  # L of [A, T]
-
-    def share(span: tuple[int, int]) -> list[list[float]]:
-        return [layer[:, span[0] : span[1]].sum(1).tolist() for layer in weights]
-
-    return {
-        "cosines": (last @ unit / last.norm(dim=1)).tolist(),
-        "metric": float(refusal_metric(output.logits[:, -1].double(), refusal_ids)[0]),
-        "written": [layer.tolist() for layer in written],
-        "attention": {"instruction": share(prompt.instruction), "suffix": share(prompt.suffix)},
-    }
+        weights = torch.stack([layer[0, :, -1].double().cpu() for layer in output.attentions])  # [L, A, T]
+        return {
+            "cosines": last @ unit / last.norm(dim=1),
+            "metric": refusal_metric(output.logits[:, -1].double(), refusal_ids)[0].cpu(),
+            "written": torch.stack(written),
+            "instruction": weights[..., slice(*prompt.instruction)].sum(-1),
+            "suffix": weights[..., slice(*prompt.suffix)].sum(-1),
+        }
 
 
 @contextmanager
@@ -249,8 +248,3 @@ def _eager(model: Any) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
-
-
-def _mean(grids: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
-    """Mean over prompts of [L][A]."""
-    return [[fmean(values) for values in zip(*layer, strict=True)] for layer in zip(*grids, strict=True)]

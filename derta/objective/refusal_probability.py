@@ -12,7 +12,7 @@ Shapes: B rows, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +47,11 @@ def teacher_forced_batch(cuts: Sequence[Cut], token: int, pad_token_id: int) -> 
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def refusal_probabilities(
-    model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
-) -> list[list[float]]:
-    """P(refusal) before each response token of each row: one forward for the whole batch.
-
-    Args:
-        cuts: prompt and response ids of the rows; right-padded here.
-
-    Returns:
-        Per row, as many probabilities as its response has tokens.
-    """
+def response_logits(model: Any, cuts: Sequence[Cut], pad_token_id: int) -> Iterator[torch.Tensor]:
+    """Logits [n, V] before each response token of each row: one forward for the whole batch, right-padded."""
     import torch
 
-    batch = teacher_forced_batch(cuts, refusal.start_id, pad_token_id)
+    batch = teacher_forced_batch(cuts, IGNORE, pad_token_id)
     longest = batch.pop("labels").shape[1]
     # Logits only from the first position on that predicts a response token: prompts are long and V is large.
     first = max(min(len(cut.prompt) for cut in cuts) - 1, 0)
@@ -70,12 +61,19 @@ def refusal_probabilities(
             logits_to_keep=longest - first,
             use_cache=False,
         ).logits  # [B, L - first, V]
-        curves = []
-        for row, cut in enumerate(cuts):
-            start = len(cut.prompt) - 1 - first
-            own = logits[row, start : start + len(cut.response)].float()  # [n, V]
-            log_p = own[:, list(refusal.ids)] - own.logsumexp(1, keepdim=True)  # [n, forms]
-            curves.append(log_p.exp().sum(1).cpu().tolist())
+    for row, cut in enumerate(cuts):
+        start = len(cut.prompt) - 1 - first
+        yield logits[row, start : start + len(cut.response)].float()
+
+
+def refusal_probabilities(
+    model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
+) -> list[list[float]]:
+    """P(refusal) before each response token of each row; per row as many probabilities as its response has tokens."""
+    curves = []
+    for own in response_logits(model, cuts, pad_token_id):
+        log_p = own[:, list(refusal.ids)] - own.logsumexp(1, keepdim=True)  # [n, forms]
+        curves.append(log_p.exp().sum(1).cpu().tolist())
     return curves
 
 

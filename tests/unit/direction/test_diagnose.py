@@ -127,7 +127,7 @@ def test_a_model_that_refuses_nothing_has_no_prompts_left(
     not_planted: TargetModel, sides: Any, make_config: Make
 ) -> None:
     with pytest.raises(
-        InputError, match=r"all 16 harmful prompts are filtered out.*refuses none.*filter_prompts=false"
+        InputError, match=r"all 16 harmful prompts of a split are filtered out.*refuses none.*filter_prompts=false"
     ):
         examine(not_planted, *sides, make_config())
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from derta.direction.find import orthogonal_directions
+from derta.config.direction import DirectionConfig
+from derta.direction.find import find_direction, mean_difference, orthogonal_directions
 from derta.direction.forward import (
     PromptBatches,
     log_probabilities,
@@ -18,6 +20,7 @@ from derta.direction.forward import (
     metrics,
     refusal_metric,
 )
+from derta.direction.outcomes import perplexity
 from derta.errors import InputError
 from derta.models.target import TargetModel
 from derta.residual.direction_files import differences
@@ -50,22 +53,47 @@ def test_batched_reading_equals_prompts_one_by_one(
             output = target.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
             alone.append(float(refusal_metric(output.logits[:, -1].double(), refusal_ids)))
             total = total + torch.stack([x[0, -3:] for x in output.hidden_states[:-1]], 1).double()
-    means = mean_activations(PromptBatches(target, prompts, 3), 3, refusal_ids)
-    assert means.metrics == pytest.approx(alone, abs=1e-4) and means.kept == len(prompts)
-    assert means.mean.dtype == torch.float64
-    assert torch.allclose(means.mean, total / len(prompts), atol=1e-5)
+    mean = mean_activations(PromptBatches(target, prompts, 3), 3)
+    assert mean.dtype == torch.float64
+    assert torch.allclose(mean, total / len(prompts), atol=1e-5)
     assert metrics(PromptBatches(target, prompts, 2), refusal_ids) == pytest.approx(alone, abs=1e-4)
 
 
-def test_only_prompts_on_the_right_side_enter_the_mean(planted: TargetModel, sides: Any) -> None:
-    """Harmful and harmless prompts mixed: keeping those refused gives the mean of the harmful ones alone."""
-    harmful, harmless = ([planted.cutter.prompt_ids(row["prompt"]) for row in side.train] for side in sides)
-    sorry = [planted.tokenizer.convert_tokens_to_ids("Sorry")]
-    for refusing, own in ((True, harmful), (False, harmless)):
-        mixed = mean_activations(PromptBatches(planted, harmful + harmless, 5), 2, sorry, refusing=refusing)
-        alone = mean_activations(PromptBatches(planted, own, 16), 2, sorry)
-        assert mixed.kept == 16
-        assert torch.allclose(mixed.mean, alone.mean, atol=1e-6)
+def test_only_prompts_on_the_right_side_enter_the_means(
+    planted: TargetModel, sides: Any, make_config: Callable[..., DirectionConfig]
+) -> None:
+    """Each side with some of the other's prompts in it: the directions are those of the sides alone, and the counts
+    tell how many passed."""
+    harmful, harmless = sides
+    mixed = (
+        replace(harmful, train=(*harmful.train, *harmless.test), validation=(*harmless.test[:3], *harmful.validation)),
+        replace(harmless, train=(*harmful.test, *harmless.train)),
+    )
+    sorry, config = [planted.tokenizer.convert_tokens_to_ids("Sorry")], make_config(positions=2, batch_size=5)
+    found, alone = (find_direction(planted, *each, sorry, config) for each in (mixed, sides))
+    assert found.kept == alone.kept == {name: {"train": 16, "validation": 8} for name in ("harmful", "harmless")}
+    assert torch.allclose(found.differences, alone.differences, atol=1e-6)
+    unfiltered = find_direction(planted, *mixed, sorry, replace(config, filter_prompts=False))
+    assert unfiltered.kept["harmful"] == {"train": 28, "validation": 11}
+    assert torch.equal(unfiltered.differences, mean_difference(planted, *mixed, config))
+
+
+def test_perplexity_by_hand(planted: TargetModel) -> None:
+    """Two responses of unequal length, one row without: exp of the mean over tokens, not over rows."""
+    asked = [{"role": "user", "content": "helpful question about the garden"}]
+    texts = ["Step by step", "Sorry"]
+    rows = [{"id": str(i), "prompt": asked, "chosen": None} for i in range(3)]
+    for row, text in zip(rows, texts, strict=False):
+        row["chosen"] = [{"role": "assistant", "content": text}]
+    losses = []
+    for row in rows[:2]:
+        cut = planted.cutter.cut(asked, row["chosen"])
+        with torch.inference_mode():
+            log_p = planted.model(input_ids=torch.tensor([cut.prompt + cut.response])).logits[0].log_softmax(-1)
+        losses += [-float(log_p[len(cut.prompt) + i - 1, token]) for i, token in enumerate(cut.response)]
+    assert len(losses) > 3
+    assert perplexity(planted, rows, 2) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert perplexity(planted, rows[2:], 2) is None
 
 
 def test_kl_by_hand(planted: TargetModel, sides: Any) -> None:
@@ -106,7 +134,7 @@ def test_nan_in_the_stream_names_the_layer(llama3_tokenizer: Any) -> None:
     mend = last.register_forward_hook(lambda module, args, output: kept.expand_as(output) + 1)
     try:
         with pytest.raises(InputError, match="NaN or infinite numbers from the input of layer 4 on"):
-            mean_activations(batches, 2, [3])
+            mean_activations(batches, 2)
     finally:
         before.remove()
         mend.remove()
