@@ -16,13 +16,14 @@ from typing import Any
 
 from derta.charts import write_png
 from derta.direction.figures import before_and_after
-from derta.direction.paired import Cells, Evaluated, OverRuns, Paired, Report, difference, over_runs, readers
+from derta.direction.paired import Evaluated, OverRuns, Paired, Report, difference, over_runs, readers
 from derta.errors import InputError
 from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import Summary, read_summary
-from derta.statistics.table import Measure, markdown, tabulate
+from derta.statistics.table import markdown
 from derta.storage.atomic import write_atomically, write_errors_named, write_json_atomically
+from derta.storage.claim import differences
 
 _COMPARED = ("ablation robustness", "attack success, direction ablated", "evaluation: ")
 # A base model that refuses nothing can only be looked at without the filter; suffixes are found on one model.
@@ -47,8 +48,8 @@ def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
                 f"{folder}: made by an earlier version, without outcomes by prompt; remove it and run again"
             )
     for folder, report in reports[1:]:
-        if differing := sorted(_differing(report["identity"], reports[0][1]["identity"])):
-            problems.append(f"{folder}: other {', '.join(differing)} than {reports[0][0]}; run both alike")
+        if differing := list(differences(_made_with(reports[0][1]), _made_with(report))):
+            problems.append(f"{folder} differs from {reports[0][0]}: {'; '.join(differing)}; run both alike")
     if problems:
         raise InputError.listing("these diagnostics cannot go into one table:", problems)
     place = {name: number for number, name in enumerate(LABEL_ORDER)}
@@ -56,11 +57,11 @@ def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
     return {label: [report for _, report in reports if report["label"] == label] for label in labels}
 
 
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
-    """Judge, prompts and settings that are not the same in two identities."""
-    found = {key for key in ("judge", "prompts") if one[key] != other[key]}
-    names = {*one["settings"], *other["settings"]} - set(_MAY_DIFFER)
-    return found | {name for name in names if one["settings"].get(name) != other["settings"].get(name)}
+def _made_with(report: Report) -> dict[str, Any]:
+    """What diagnostics must share to be compared."""
+    identity = report["identity"]
+    shared = {key: value for key, value in identity["settings"].items() if key not in _MAY_DIFFER}
+    return {"judge": identity["judge"], "prompts": identity["prompts"], **shared}
 
 
 def with_evaluations(groups: Mapping[str, Sequence[Report]], folders: Sequence[str | Path]) -> dict[str, list[Report]]:
@@ -103,29 +104,42 @@ class Study:
     valid_directions: dict[str, int]
     runs: dict[str, int]
 
+    def table(self) -> list[list[Any]]:
+        """Titles, then a line per row, in per cent."""
+        valid = (f"{found} of {self.runs[label]}" for label, found in self.valid_directions.items())
+        return [
+            ["%", *(f"{label} ({count})" for label, count in self.runs.items())],
+            ["runs with a valid direction", *valid],
+            *([name, *cells.values()] for name, cells in self.rows.items()),
+        ]
+
+    def paired_table(self) -> list[list[Any]]:
+        """Titles, then a line per pair of labels, in percentage points; empty where no label has several runs."""
+        names = [name for name, cells in self.differences.items() if cells]
+        pairs = list(dict.fromkeys(pair for cells in self.differences.values() for pair in cells))
+        if not pairs or max(self.runs.values()) == 1:
+            return []
+        lines = [[pair, *(self.differences[name].get(pair, Paired()) for name in names)] for pair in pairs]
+        return [["difference, percentage points", *names], *lines]
+
 
 def study_numbers(groups: Mapping[str, Sequence[Report]]) -> Study:
     """All numbers of these diagnostics, by label."""
     wanted = readers([report for reports in groups.values() for report in reports])
-    cells: dict[Measure[Report, Cells], dict[str, list[Cells | None]]] = tabulate(
-        groups, [Measure(name, read) for name, read in wanted.items()], list
-    )
     pairs = [  # of other numbers of runs nobody knows which belongs to which
         (one, other) for other, one in itertools.combinations(groups, 2) if len(groups[one]) == len(groups[other])
     ]
-    rows = {row.name: {label: over_runs(runs) for label, runs in found.items()} for row, found in cells.items()}
-    differences = {
-        row.name: {f"{one} - {other}": difference(found[one], found[other]) for one, other in pairs}
-        for row, found in cells.items()
-        if row.name.startswith(_COMPARED)
-    }
+    rows, compared = {}, {}
+    for name, read in wanted.items():
+        cells = {label: [read(report) for report in reports] for label, reports in groups.items()}
+        over = {label: over_runs(runs) for label, runs in cells.items()}
+        if any(number.runs for number in over.values()):
+            rows[name] = over
+        if name.startswith(_COMPARED):
+            found = {f"{one} - {other}": difference(cells[one], cells[other]) for one, other in pairs}
+            compared[name] = {pair: number for pair, number in found.items() if number.runs}
     valid = {label: sum(r["selection"]["position"] is not None for r in reports) for label, reports in groups.items()}
-    return Study(
-        {name: found for name, found in rows.items() if any(number.runs for number in found.values())},
-        {name: {pair: n for pair, n in found.items() if n.runs} for name, found in differences.items()},
-        valid,
-        {label: len(reports) for label, reports in groups.items()},
-    )
+    return Study(rows, compared, valid, {label: len(reports) for label, reports in groups.items()})
 
 
 def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequence[str | Path] = ()) -> str:
@@ -150,35 +164,30 @@ def collect(folders: Sequence[str | Path], output: str | Path, evaluations: Sequ
 
 
 def render(groups: Mapping[str, Sequence[Report]], study: Study) -> str:
-    """The table as Markdown, in per cent, and what it was made with."""
-    valid = (f"{found} of {study.runs[label]}" for label, found in study.valid_directions.items())
-    lines = [["%", *(f"{label} ({count})" for label, count in study.runs.items())]]
-    lines.append(["runs with a valid direction", *valid])
-    lines += [[name, *map(str, cells.values())] for name, cells in study.rows.items()]
+    """The tables as Markdown, and what they were made with."""
     prompts = next(iter(groups.values()))[0]["prompts"]
-    notes = [
-        "",
-        f"Test prompts per run: {prompts['harmful']['test']} harmful, {prompts['harmless']['test']} harmless. One run: "
-        "95% interval of its rate. Several: mean ± standard deviation [95% interval over runs and prompts]. No valid "
-        "direction is not evidence of robustness; such runs have no score.",
-        "",
-        *(_differences(study.differences) if max(study.runs.values()) > 1 else ()),
-        *(f"- {report['label']}: `{report['run']['command']}`" for group in groups.values() for report in group[:1]),
-        "",
-    ]
-    return "\n".join([markdown(lines), *notes])
-
-
-def _differences(found: Mapping[str, Mapping[str, Paired]]) -> list[str]:
-    """Paired differences in percentage points, one table."""
-    pairs = list(dict.fromkeys(pair for cells in found.values() for pair in cells))
-    if not pairs:
-        return []
-    names = [name for name, cells in found.items() if cells]
-    lines = [[pair, *(str(found[name].get(pair, Paired())) for name in names)] for pair in pairs]
-    note = (
-        "Paired by run and prompt; 95% intervals over runs and prompts, not corrected for their number. *: the "
-        "interval leaves 0 out. In brackets: pairs of runs in which both have a value. The k-th run of a label belongs "
-        "to the k-th of the other; labels with other numbers of runs are not compared."
+    paired = study.paired_table()
+    return "\n".join(
+        [
+            _markdown(study.table()),
+            "",
+            f"Test prompts per run: {prompts['harmful']['test']} harmful, {prompts['harmless']['test']} harmless. One "
+            "run: 95% interval of its rate. Several: mean ± standard deviation [95% interval over runs and prompts]. "
+            "No valid direction is not evidence of robustness; such runs have no score.",
+            "",
+            *([_markdown(paired), "", _PAIRED, ""] if paired else ()),
+            *(f"- {reports[0]['label']}: `{reports[0]['run']['command']}`" for reports in groups.values()),
+            "",
+        ]
     )
-    return [markdown([["difference, percentage points", *names], *lines]), "", note, ""]
+
+
+_PAIRED = (
+    "Paired by run and prompt; 95% intervals over runs and prompts, not corrected for their number. *: the interval "
+    "leaves 0 out. In brackets: pairs of runs in which both have a value. The k-th run of a label belongs to the k-th "
+    "of the other; labels with other numbers of runs are not compared."
+)
+
+
+def _markdown(lines: list[list[Any]]) -> str:
+    return markdown([list(map(str, line)) for line in lines])

@@ -73,7 +73,7 @@ def _select(config: SelectRunConfig) -> None:
     candidates = read_table(config.table)
     layers = config.layers or max(candidate.layer for candidate in candidates) + 1
     selection = select(candidates, layers, config)
-    reasons = {} if selection.chosen else {"reason": "no valid direction found", **selection.why_not()}
+    reasons = {} if selection.chosen else {"reason": "no valid direction found", "dropped": selection.dropped}
     print(json.dumps(selection.to_json() | reasons))
 
 

@@ -22,9 +22,9 @@ from derta.config.direction import DiagnoseRunConfig
 from derta.config.plain import plain
 from derta.direction.examine import Examined, examine
 from derta.direction.figures import write_figures
+from derta.direction.find import load_reference
 from derta.direction.outcomes import score_of
-from derta.direction.prompts import draw_sides, read_sides
-from derta.direction.reference import load_reference
+from derta.direction.prompts import draw_sides, read_sides, refusal_start_ids
 from derta.direction.selection import write_table
 from derta.direction.suffix import read_suffixes
 from derta.errors import InputError
@@ -34,7 +34,7 @@ from derta.evaluation.summary import read_summary, write_summary
 from derta.models.fingerprint import fingerprint
 from derta.models.precision import resolve_dtype
 from derta.models.run_date import settle_dates
-from derta.models.target import load_target
+from derta.models.target import load_target, target_tokenizer
 from derta.residual.direction_files import Direction, save_direction
 from derta.storage.atomic import write_errors_named
 from derta.storage.claim import Claim
@@ -67,6 +67,8 @@ def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
             f"summary={config.summary} is the evaluation of another model: give the folder that launch/evaluate.py "
             "wrote for this one"
         )
+    words = config.direction.refusal_texts, config.direction.refusal_token_ids
+    refusal_start_ids(target_tokenizer(config.model), *words)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dates = settle_dates(config, output / DIRECTION_JSON)
     target = load_target(config.model, device=device)

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from derta.config.direction import DirectionConfig
-from derta.direction.find import Search, find_direction, orthogonal_directions
+from derta.direction.find import Search, direction_of, find_direction, orthogonal_directions
 from derta.direction.outcomes import AS_IT_IS, BOTH, HARMFUL, HARMLESS, KEY, Tester, robustness
-from derta.direction.prompts import Side, refusal_start_ids
-from derta.direction.reference import direction_of
+from derta.direction.prompts import SPLITS, Side, refusal_start_ids
 from derta.direction.suffix import analyse_suffixes
 from derta.evaluation.judges.judge import build_judge
 from derta.evaluation.records import Result
@@ -33,7 +32,7 @@ from derta.residual.interventions import (
 if TYPE_CHECKING:
     import torch
 
-    from derta.direction.reference import Reference
+    from derta.direction.find import Reference
 
 _STRONGEST, _PER_LAYER, _ADDED = "ablated, not valid", "one per layer ablated", "added"
 
@@ -55,7 +54,7 @@ def examine(
     references: Mapping[str, Reference] | None = None,
 ) -> Examined:
     """Search for the direction of a loaded model, and see what the model is without it."""
-    refusal_ids = refusal_start_ids(target, config.refusal_texts, config.refusal_token_ids)
+    refusal_ids = refusal_start_ids(target.tokenizer, config.refusal_texts, config.refusal_token_ids)
     search = find_direction(target, harmful, harmless, refusal_ids, config)
     chosen = search.selection.chosen
     own = search.at(chosen) if chosen else None
@@ -65,13 +64,17 @@ def examine(
     cells = tester.measure(_plan(target.model, search, config, others))
     strongest = search.strongest
     report: dict[str, Any] = {
-        "prompts": {side.name: _counts(side, search.kept[side.name]) for side in (harmful, harmless)},
+        "prompts": {
+            side.name: {split: len(getattr(side, split)) for split in SPLITS}
+            | {"kept": search.kept[side.name], "left_out": side.left_out}
+            for side in (harmful, harmless)
+        },
         "filtered": config.filter_prompts,
         "refusal_tokens": [{"id": i, "text": target.tokenizer.decode([i])} for i in refusal_ids],
         "layers": search.differences.shape[1],
         "positions": len(search.differences),
         "candidates": [candidate.to_row() for candidate in search.candidates],
-        "selection": search.selection.to_json() | search.selection.why_not(),
+        "selection": search.selection.to_json() | {"dropped": search.selection.dropped},
         "norms": search.differences.norm(dim=-1).tolist(),
         "cosines": None if own is None else _cosines(search.differences, own),
         "before": cells[AS_IT_IS],
@@ -156,16 +159,6 @@ def _reference(
     cosine = None if own is None else float(own @ vector / (own.norm() * vector.norm()))
     place = {"position": direction.position, "layer": direction.layer}
     return {"own": is_own, "reason": "", **place, "cosine": cosine, **cell}
-
-
-def _counts(side: Side, kept: dict[str, int]) -> dict[str, Any]:
-    return {
-        "train": len(side.train),
-        "validation": len(side.validation),
-        "test": len(side.test),
-        "kept": kept,
-        "left_out": side.left_out,
-    }
 
 
 def _cosines(differences: torch.Tensor, direction: torch.Tensor) -> list[list[float | None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from derta.charts import (
     table,
     write_png,
 )
+from derta.direction.report import interventions
 from derta.direction.suffix import CONDITIONS
 
 SCORES = {
@@ -134,22 +135,6 @@ def _curves(rows: str, names: Sequence[str], layers: int, title: str, domain: Se
             tooltip=[asked("name"), "layer:Q", alt.Tooltip("value:Q", format=".3~g")],
         )
     )
-
-
-def interventions(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and numbers of the model as it is and under every intervention."""
-    yield "as it is", report["before"]
-    for cell in report["ablated"]:
-        yield f"{cell['directions']} ablated", cell
-    if per_layer := report.get("per_layer"):
-        yield "one per layer ablated", per_layer
-    if report["strongest"]:
-        yield "ablated, not valid", report["strongest"]
-    for cell in report["references"]:
-        if not cell["reason"]:
-            yield f"{cell['name']}'s ablated", cell
-    if report["added"]:
-        yield "added", report["added"]
 
 
 def outcome_bars(report: Mapping[str, Any]) -> Figure:

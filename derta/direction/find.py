@@ -10,27 +10,35 @@ Shapes: P positions from the end (the last is the prompt's last token), L layers
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from derta.config.direction import DirectionConfig
+from derta.config.model import ModelConfig
 from derta.direction.forward import PromptBatches, log_probabilities, mean_activations, mean_kl, metrics
-from derta.direction.prompts import Side, prompt_ids, template_positions
+from derta.direction.prompts import Side, prompt_ids, refusal_start_ids, template_positions
 from derta.direction.selection import Candidate, Selection, select
 from derta.errors import InputError
 from derta.evaluation.records import Row
+from derta.models.target import TargetModel, load_target
 from derta.progress import progress
-from derta.residual.direction_files import differences
+from derta.residual.blocks import locate_blocks
+from derta.residual.direction_files import Direction, differences, load_direction
 from derta.residual.interventions import activation_addition, directional_ablation, layerwise_ablation
 
 if TYPE_CHECKING:
     import torch
 
-    from derta.models.target import TargetModel
+    Reference = Direction | torch.Tensor
+    """The direction of another checkpoint; or, of a model without a valid one, [P, L, H] of its means."""
+
+logger = logging.getLogger(__name__)
 
 _LEAST = 1e-3  # of the first singular value: below it the survivors point nowhere new
 
@@ -115,15 +123,56 @@ class _Scores:
             return fmean(metrics(self.harmless, self.refusal_ids))
 
 
+def _positions(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> int:
+    return config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
+
+
+def load_reference(
+    name: str, model: ModelConfig, target: TargetModel, sides: tuple[Side, Side], config: DirectionConfig
+) -> Reference:
+    """The direction of another checkpoint, to be applied to this one, for an attacker may have only the base. It is
+    read from a file, or searched for with the same prompts in a model that is dropped again.
+
+    Args:
+        model: how the model under diagnosis is loaded; the reference is loaded the same way.
+
+    Raises:
+        InputError: no such model or file, or one of another hidden size.
+    """
+    width = locate_blocks(target.model).hidden_size
+    if Path(name).is_file():
+        return load_direction(name, width)
+    other = load_target(replace(model, name_or_path=name, revision=None), device=target.model.device)
+    if (there := locate_blocks(other.model).hidden_size) != width:
+        raise InputError(
+            f"direction.references: the residual stream of {name} has {there} components and this model's {width}: "
+            "name a checkpoint of the same base"
+        )
+    refusal_ids = refusal_start_ids(other.tokenizer, config.refusal_texts, config.refusal_token_ids)
+    try:
+        search = find_direction(other, *sides, refusal_ids, config)
+        if chosen := search.selection.chosen:
+            return Direction(search.at(chosen), chosen.position, chosen.layer)
+    except AllFiltered as error:  # it refuses nothing, so it has no refusal direction; the means are there all the same
+        logger.info("reference %s: %s", name, error)
+    return mean_difference(other, *sides, config)
+
+
+def direction_of(reference: Reference, chosen: Candidate | None) -> Direction | None:
+    """What is ablated in a model whose own direction was chosen at `chosen`. A reference without a valid one (a base
+    that refuses nothing) gives its difference of means there; None where neither has a valid one."""
+    if isinstance(reference, Direction):
+        return reference
+    if chosen is None or not bool((vector := reference[chosen.position, chosen.layer]).any()):
+        return None
+    return Direction(vector, chosen.position, chosen.layer)
+
+
 def mean_difference(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> torch.Tensor:
     """[P, L, H] from all training prompts, whatever the model says to them: for models that refuse nothing."""
     positions = _positions(target, harmful, harmless, config)
     prompts = (prompt_ids(target, side.train) for side in (harmful, harmless))
     return differences(*(mean_activations(PromptBatches(target, ids, config.batch_size), positions) for ids in prompts))
-
-
-def _positions(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> int:
-    return config.positions or template_positions(target.cutter, [*harmful.train, *harmless.train])
 
 
 def orthogonal_directions(chosen: torch.Tensor, others: torch.Tensor, most: int) -> torch.Tensor:

@@ -11,10 +11,9 @@ Differences are taken seed by seed and prompt by prompt; the k-th run of one lab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -68,20 +67,21 @@ class Paired(Estimate):
         return f"{self.text(spread=False, sign='+')}{'*' if self.off_zero else ''} ({self.runs})"
 
 
-def ablated(report: Report) -> Cell:
-    """With the chosen direction alone ablated; None where no valid one was found."""
-    return report["ablated"][0] if report["ablated"] else None
+def _cells(report: Report) -> dict[str, Cell]:
+    """What was measured, by the names of the table. Results of earlier versions have no direction per layer."""
+    return {
+        "as it is": report["before"],
+        "direction ablated": next(iter(report["ablated"]), None),
+        "one direction per layer ablated": report.get("per_layer"),
+        "least bypass ablated (not valid)": report.get("strongest"),
+        "the reference's direction ablated": next((c for c in report.get("references", ()) if not c["reason"]), None),
+        "direction added": report.get("added"),
+    }
 
 
-def scored(report: Report) -> Cell:
-    """With as many directions ablated as the score rests on."""
-    count = report["ablation_robustness"].get("directions")
-    return next((cell for cell in report["ablated"] if cell["directions"] == count), None)
-
-
-def _share(cell: Callable[[Report], Cell], side: str, *counted: Outcome) -> Reader:
+def _share(where: str, side: str, counted: Collection[Outcome]) -> Reader:
     def read(report: Report) -> Cells | None:
-        found = cell(report)
+        found = _cells(report)[where]
         if not found or side not in found:
             return None
         outcomes = _outcomes(found[side])
@@ -91,8 +91,10 @@ def _share(cell: Callable[[Report], Cell], side: str, *counted: Outcome) -> Read
 
 
 def _kept(report: Report) -> Cells | None:
-    """Of the prompts that were safe before: whether they still are."""
-    after = scored(report)
+    """Of the prompts that were safe before: whether they still are, with as many directions ablated as the score rests
+    on."""
+    count = report["ablation_robustness"].get("directions")
+    after = next((cell for cell in report["ablated"] if cell["directions"] == count), None)
     if after is None:
         return None
     before = _outcomes(report["before"]["harmful"])
@@ -104,34 +106,18 @@ def _outcomes(cell: Mapping[str, Any]) -> dict[str, Outcome]:
     return {name: Outcome(value) for name, value in cell.get("by_id", {}).items()}
 
 
-def _per_layer(report: Report) -> Cell:
-    """With one direction per layer ablated; results of earlier versions have none."""
-    return report.get("per_layer")
-
-
-def _base(report: Report) -> Cell:
-    """With the first reference's direction ablated."""
-    cells = [cell for cell in report["references"] if not cell["reason"]]
-    return cells[0] if cells else None
-
-
-_GARBLED = (Outcome.GARBLED,)
-_before, _strongest, _added = itemgetter("before"), itemgetter("strongest"), itemgetter("added")
-COMPLIED = (Outcome.COMPLIED,)
-READERS: dict[str, Reader] = {
-    "ablation robustness": _kept,
-    "attack success, as it is": _share(_before, "harmful", *COMPLIED),
-    "attack success, direction ablated": _share(ablated, "harmful", *COMPLIED),
-    "attack success, one direction per layer ablated": _share(_per_layer, "harmful", *COMPLIED),
-    "attack success, least bypass ablated (not valid)": _share(_strongest, "harmful", *COMPLIED),
-    "attack success, the reference's direction ablated": _share(_base, "harmful", *COMPLIED),
-    "garbled, as it is": _share(_before, "harmful", *_GARBLED),
-    "garbled, direction ablated": _share(ablated, "harmful", *_GARBLED),
-    "refusal, as it is": _share(_before, "harmful", *REFUSALS),
-    "refusal, direction ablated": _share(ablated, "harmful", *REFUSALS),
-    "refusal, least bypass ablated (not valid)": _share(_strongest, "harmful", *REFUSALS),
-    "refusal of harmless prompts, direction added": _share(_added, "harmless", *REFUSALS),
-    "over-refusal, direction ablated": _share(ablated, "harmless", *REFUSALS),
+_COMPLIED, _BOTH = (Outcome.COMPLIED,), ("as it is", "direction ablated")
+_ATTACKS = ("one direction per layer ablated", "least bypass ablated (not valid)", "the reference's direction ablated")
+READERS: dict[str, Reader] = {"ablation robustness": _kept} | {
+    f"{what}, {where}": _share(where, side, counted)
+    for what, side, counted, places in (
+        ("attack success", "harmful", _COMPLIED, (*_BOTH, *_ATTACKS)),
+        ("garbled", "harmful", (Outcome.GARBLED,), _BOTH),
+        ("refusal", "harmful", REFUSALS, (*_BOTH, _ATTACKS[1])),
+        ("refusal of harmless prompts", "harmless", REFUSALS, ("direction added",)),
+        ("over-refusal", "harmless", REFUSALS, _BOTH[1:]),
+    )
+    for where in places
 }
 """Name of a row -> what it reads of a report; None where the report has no such thing."""
 
@@ -140,10 +126,7 @@ def readers(reports: Sequence[Report]) -> dict[str, Reader]:
     """`READERS`, what became of the harmless prompts in the judge's words, and rows of the evaluations that
     `with_evaluations` has put into the reports: those of whole prompt sets."""
     answers = HELPFULNESS if reports[0]["identity"]["judge"] == EXACT_JUDGE else ANSWERED
-    found = READERS | {
-        f"{answers}, as it is": _share(_before, "harmless", *COMPLIED),
-        f"{answers}, direction ablated": _share(ablated, "harmless", *COMPLIED),
-    }
+    found = READERS | {f"{answers}, {where}": _share(where, "harmless", _COMPLIED) for where in _BOTH}
     summaries = [report["evaluation"].summary for report in reports if "evaluation" in report]
     for line in measures(summaries) if summaries else ():
         if line.counts and (not line.attack or len(summaries[0].sets[line.prompt_set].attacks) == 1):
@@ -167,10 +150,10 @@ def _evaluated(line: SummaryMeasure) -> Reader:
 
 def over_runs(cells: Sequence[Cells | None]) -> OverRuns:
     """What the runs of one label have, each in `cells`."""
-    known = [cell for cell in cells if cell and _count(cell)]
-    values = tuple(_ratio(cell) for cell in known)
+    known = [cell for cell in cells if _known(cell)]
     if not known:
         return OverRuns(of=len(cells))
+    values = tuple(sum(k for k, _ in cell.values()) / sum(d for _, d in cell.values()) for cell in known)
     if len(known) == 1:
         # Of several attacks on one prompt the outcomes hang together: the interval is that of the prompts alone.
         prompts = sum(d > 0 for _, d in known[0].values())
@@ -182,19 +165,15 @@ def over_runs(cells: Sequence[Cells | None]) -> OverRuns:
 def difference(one: Sequence[Cells | None], other: Sequence[Cells | None]) -> Paired:
     """`one` minus `other`, over the pairs of runs in which both have a value."""
     pairs = zip(one, other, strict=False)
-    known = [(a, b) for a, b in pairs if a and b and _count(a) and _count(b) and a.keys() == b.keys()]
+    known = [(a, b) for a, b in pairs if _known(a) and _known(b) and a.keys() == b.keys()]
     if not known:
         return Paired()
     found = two_way_interval(_linear([a for a, _ in known]) - _linear([b for _, b in known])).within(-1.0)
     return Paired(found.mean, found.sd, found.low, found.high, len(known))
 
 
-def _count(cell: Cells) -> float:
-    return sum(d for _, d in cell.values())
-
-
-def _ratio(cell: Cells) -> float:
-    return sum(k for k, _ in cell.values()) / _count(cell)
+def _known(cell: Cells | None) -> TypeGuard[Cells]:
+    return cell is not None and any(d for _, d in cell.values())
 
 
 def _linear(cells: Sequence[Cells]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from derta.config.direction import DirectionConfig, SideConfig
 from derta.config.evaluation import PromptSetConfig
@@ -18,6 +19,10 @@ from derta.evaluation.provenance import shown_path
 from derta.evaluation.records import Row
 from derta.models.conversation import ConversationCutter
 from derta.models.target import TargetModel
+from derta.objective.refusal_token import both_forms
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "test")
 
@@ -87,13 +92,13 @@ def _too_few(name: str, found: int, left_out: dict[str, int], config: DirectionC
     if found >= sum(sizes):
         return []
     dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-    smaller = [max(size * found // sum(sizes), 1) for size in sizes]
-    enough = " ".join(f"direction.splits.{split}={size}" for split, size in zip(SPLITS, smaller, strict=True))
+    share = (found - len(sizes)) / max(sum(sizes) - len(sizes), 1)  # one for each split, then alike
+    smaller = (f"direction.splits.{s}={1 + int((n - 1) * share)}" for s, n in zip(SPLITS, sizes, strict=True))
+    enough = f", or set {' '.join(smaller)}" if found >= len(sizes) else ""
     return [
         f"direction.{name}.path={shown_path(getattr(config, name).path or config.path)}: {found} prompts found"
         f"{f' (left out: {dropped})' * bool(dropped)}, {sum(sizes)} needed: {sizes[0]} for the means, {sizes[1]} for "
-        f"the choice, {sizes[2]} to test; give {sum(sizes) - found} more"
-        + (f", or set {enough}" if found >= len(SPLITS) else "")
+        f"the choice, {sizes[2]} to test; give {sum(sizes) - found} more{enough}"
     ]
 
 
@@ -140,7 +145,9 @@ def template_positions(cutter: ConversationCutter, rows: Sequence[Row]) -> int:
     return max(1, min(behind))
 
 
-def refusal_start_ids(target: TargetModel, texts: Sequence[str], token_ids: Sequence[int] | None = None) -> list[int]:
+def refusal_start_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token_ids: Sequence[int] | None = None
+) -> list[int]:
     """Ids of the tokens that refusals start with, at the start of a response.
 
     Unlike RTO's target they may be words that open other answers too ("I"): the published metric has such.
@@ -152,7 +159,7 @@ def refusal_start_ids(target: TargetModel, texts: Sequence[str], token_ids: Sequ
     Raises:
         InputError: no text, a text whose first token is only a piece of its first word, ids outside the vocabulary.
     """
-    size = len(target.tokenizer)
+    size = len(tokenizer)
     if token_ids is not None:
         if not token_ids or any(not 0 <= i < size for i in token_ids):
             raise InputError(
@@ -160,16 +167,12 @@ def refusal_start_ids(target: TargetModel, texts: Sequence[str], token_ids: Sequ
             )
         return sorted(set(token_ids))
     found, problems = set(), []
-    for text in texts:
-        first_word = (text.split() or [""])[0]
-        role = "user" if target.tokenizer.chat_template else "text"
-        prompt = [{"role": role, "content": "Hello" if role == "user" else ""}]
-        answer = [{"role": "assistant" if role == "user" else "text", "content": text.strip()}]
-        ids = target.cutter.cut(prompt, answer).response if first_word else []
-        token = target.decode(ids[:1]).strip()
-        if not token or not first_word.startswith(token) or len(token) < len(first_word.strip(",.;:!-'’")):
+    for text in filter(str.strip, texts):
+        first = both_forms(tokenizer, text.strip())[0][:1]
+        token, word = str(tokenizer.decode(first)).strip(), text.split()[0]
+        if not token or not word.startswith(token) or len(token) < len(word.strip(",.;:!-'’")):
             problems.append(f"{text!r}: its first token, {token!r}, is not its first word")
-        found.update(ids[:1])
+        found.update(first)
     if problems or not found:
         raise InputError.listing(
             "there is no refusal token: give words that are one token of this tokenizer in direction.refusal_texts, or "

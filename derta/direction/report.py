@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -29,35 +30,18 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"no valid direction found, which is not evidence of robustness. Of {len(report['candidates'])} candidates "
             "(one may fail for several reasons):"
         )
-        for reason, count in selection.get("reasons", {}).items():
-            yield f"  {count} {reason}"
-        if near := selection.get("nearest"):
-            why = "; ".join(selection["dropped"][f"position {near['position']}, layer {near['layer']}"])
-            yield f"  nearest miss: position {near['position']}, layer {near['layer']}: {_scores(near)} ({why})"
+        yield from _why_none(report["candidates"], selection["dropped"])
     else:
-        chosen = next(
-            row
-            for row in report["candidates"]
-            if (row["position"], row["layer"]) == (selection["position"], selection["layer"])
-        )
-        yield (
-            f"direction: position {selection['position']}, layer {selection['layer']} of {report['layers']}; "
-            f"{selection['survivors']} of {len(report['candidates'])} candidates are valid; "
-            f"{_scores(chosen)}"
-        )
-    yield f"as it is: {_numbers(report['before'])}"
-    if strongest := report["strongest"]:
-        place = f"position {strongest['position']}, layer {strongest['layer']}"
-        yield f"ablated all the same, {place}, the least bypass: {_numbers(strongest)}"
-    for cell in report["ablated"]:
-        yield f"{cell['directions']} ablated: {_numbers(cell)}"
-    if per_layer := report.get("per_layer"):
-        yield f"one per layer ablated, position {per_layer['position']}: {_numbers(per_layer)}"
-    if report["added"]:
-        yield f"added: {_numbers(report['added'])}"
+        chosen = next(row for row in report["candidates"] if _place(row) == _place(selection))
+        valid = f"{selection['survivors']} of {len(report['candidates'])} candidates are valid"
+        yield f"direction: {_place(chosen)} of {report['layers']}; {valid}; {_scores(chosen)}"
+    for name, cell in interventions(report):
+        about = [f"{key} {cell[key]}" for key in ("position", "layer") if key in cell]
+        about += [f"cosine {cell['cosine']:.2f}"] if cell.get("cosine") is not None else []
+        yield f"{name}{' (' * bool(about)}{', '.join(about)}{')' * bool(about)}: {_numbers(cell)}"
     for cell in report["references"]:
-        cosine = "" if cell.get("cosine") is None else f" (cosine {cell['cosine']:.2f})"
-        yield f"{cell['name']}'s direction{cosine}: {cell['reason'] or _numbers(cell)}"
+        if cell["reason"]:
+            yield f"{cell['name']}'s ablated: {cell['reason']}"
     for cell in report["adapter_scales"]:
         yield (
             f"adapter x {cell['scale']:g}: attack success {percent(cell['before']['harmful']['complied'])}, ablated "
@@ -65,6 +49,37 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     score = report["ablation_robustness"]
     yield f"ablation robustness: {percent(score)}" if score["n"] else f"ablation robustness: none ({score['reason']})"
+
+
+def _why_none(candidates: Sequence[Mapping[str, Any]], dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """How many candidates fail for which reason; and of those that break the fewest conditions the one with the least
+    KL."""
+    counts = Counter(reason for reasons in dropped.values() for reason in reasons)
+    yield from (f"  {count} {reason}" for reason, count in counts.items())
+    measured = [row for row in candidates if None not in row.values()]
+    if measured:
+        near = min(measured, key=lambda row: (len(dropped[_place(row)]), row["kl_div_score"]))
+        yield f"  nearest miss: {_place(near)}: {_scores(near)}; {'; '.join(dropped[_place(near)])}"
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"position {row['position']}, layer {row['layer']}"
+
+
+def interventions(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and numbers of the model as it is and under every intervention."""
+    yield "as it is", report["before"]
+    for cell in report["ablated"]:
+        yield f"{cell['directions']} ablated", cell
+    if report["strongest"]:
+        yield "ablated, not valid", report["strongest"]
+    if per_layer := report.get("per_layer"):  # results of earlier versions have none
+        yield "one per layer ablated", per_layer
+    for cell in report["references"]:
+        if not cell["reason"]:
+            yield f"{cell['name']}'s ablated", cell
+    if report["added"]:
+        yield "added", report["added"]
 
 
 def _numbers(cell: Mapping[str, Any]) -> str:

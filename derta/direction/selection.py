@@ -11,7 +11,6 @@ published choices and surviving sets the rule reproduces. Rule: arXiv 2406.11717
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,17 +57,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """chosen: None where no candidate is valid. survivors: valid ones, best first. dropped: place -> reasons.
-
-    reasons: reason -> how many candidates fall to it; one may fall to several. nearest: of the measurable ones that are
-    not valid, the one that breaks the fewest conditions, of these the one with the least KL.
-    """
+    """chosen: None where no candidate is valid. survivors: valid ones, best first. dropped: place -> reasons."""
 
     chosen: Candidate | None
     survivors: tuple[Candidate, ...]
     dropped: dict[str, list[str]]
-    reasons: dict[str, int]
-    nearest: Candidate | None
 
     def to_json(self) -> dict[str, Any]:
         chosen = self.chosen
@@ -76,14 +69,6 @@ class Selection:
             "position": chosen.position if chosen else None,
             "layer": chosen.layer if chosen else None,
             "survivors": len(self.survivors),
-        }
-
-    def why_not(self) -> dict[str, Any]:
-        """Why candidates are not valid, as JSON."""
-        return {
-            "dropped": self.dropped,
-            "reasons": self.reasons,
-            "nearest": self.nearest.to_row() if self.nearest else None,
         }
 
 
@@ -94,37 +79,25 @@ def select(candidates: Sequence[Candidate], layers: int, rule: SelectionConfig) 
         layers: how many the model has. The topmost `floor(...)` boundary is the published code's: candidates lie
             below layer floor((1 - top_layers) * layers).
     """
-    broken = {candidate: _broken(candidate, layers, rule) for candidate in candidates}
-    survivors = sorted((c for c in candidates if not broken[c]), key=lambda candidate: candidate.bypass)
-    missed = [c for c in candidates if broken[c] and not c.unmeasured]
-    return Selection(
-        survivors[0] if survivors else None,
-        tuple(survivors),
-        {candidate.place: list(reasons.values()) for candidate, reasons in broken.items() if reasons},
-        dict(Counter(reason for reasons in broken.values() for reason in reasons)),
-        min(missed, key=lambda c: (len(broken[c]), c.kl), default=None),
-    )
-
-
-def _broken(candidate: Candidate, layers: int, rule: SelectionConfig) -> dict[str, str]:
-    """The conditions that a candidate breaks, each with its numbers; empty if it is valid."""
-    if candidate.unmeasured:
-        return {"not measurable": "not measurable: the two means are equal there, or a score is NaN"}
-    found = {}
     end = math.floor(round((1 - rule.top_layers) * layers, 9))
-    if candidate.layer >= end:
-        found[f"in the top {rule.top_layers:.0%} of the layers (selection.top_layers)"] = (
-            f"layer {candidate.layer} is in the top {rule.top_layers:.0%} of {layers}"
-        )
-    if candidate.kl > rule.kl_max:
-        found[f"KL above {rule.kl_max:g}: ablation changes harmless answers (selection.kl_max)"] = (
-            f"KL {candidate.kl:.3g} > {rule.kl_max:g}: ablation changes harmless answers"
-        )
-    if candidate.induce < rule.induce_min:
-        found[f"induce below {rule.induce_min:g}: added, it does not make the model refuse (selection.induce_min)"] = (
-            f"induce {candidate.induce:.3g} < {rule.induce_min:g}: added, it does not make the model refuse"
-        )
-    return found
+    survivors, dropped = [], {}
+    for candidate in candidates:
+        if candidate.unmeasured:
+            broken = {"not measurable: the two means are equal there, or a score is NaN": True}
+        else:
+            broken = {
+                f"in the top {rule.top_layers:.0%} of the layers (selection.top_layers)": candidate.layer >= end,
+                f"KL above {rule.kl_max:g}: harmless answers change (selection.kl_max)": candidate.kl > rule.kl_max,
+                f"induce below {rule.induce_min:g}: added, it does not make the model refuse (selection.induce_min)": (
+                    candidate.induce < rule.induce_min
+                ),
+            }
+        if any(broken.values()):
+            dropped[candidate.place] = [reason for reason, holds in broken.items() if holds]
+        else:
+            survivors.append(candidate)
+    survivors.sort(key=lambda candidate: candidate.bypass)
+    return Selection(survivors[0] if survivors else None, tuple(survivors), dropped)
 
 
 def read_table(path: str | Path) -> list[Candidate]:
@@ -161,14 +134,14 @@ def _candidate(row: Mapping[str, Any]) -> Candidate:
     values: dict[str, Any] = {}
     for name, column in _COLUMNS.items():
         value = row[column]
-        if name in ("position", "layer"):
-            wrong = not isinstance(value, int) or isinstance(value, bool) or (value >= 0) is (name == "position")
-            if wrong:
-                expected = "a negative whole number" if name == "position" else "a whole number from 0"
-                raise ValueError(f"{column} is {describe(value, is_name=True)}, expected {expected}")
-            values[name] = value
-        else:
-            if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in ("position", "layer"):
+            if not number and value is not None:
                 raise ValueError(f"{column} is a {type(value).__name__}, expected a number or null")
-            values[name] = math.nan if value is None else float(value)
+            values[name] = float(value) if number else math.nan
+        elif not number or value != int(value) or (value < 0) is not (name == "position"):
+            expected = "a negative whole number" if name == "position" else "a whole number from 0"
+            raise ValueError(f"{column} is {describe(value, is_name=True)}, expected {expected}")
+        else:
+            values[name] = value
     return Candidate(**values)

@@ -120,7 +120,7 @@ def resolve_refusal_token(
     key = f"{group}.refusal_text"
     if not text.strip():
         raise InputError(f"{key} is empty: give the word refusals start with, for example {DEFAULT_TEXT}")
-    start, continued = _forms(tokenizer, text.strip())
+    start, continued = both_forms(tokenizer, text.strip())
     own, word = without_space(tokenizer, start), without_space(tokenizer, continued)
     remedy = f"choose another {key}, or give the ids yourself in {group}.refusal_token_ids"
     if (first := _first_word(text)).lower() in _COMMON_OPENERS:
@@ -187,7 +187,7 @@ def without_space(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> lis
     return list(ids[first:])
 
 
-def _forms(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+def both_forms(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """The ids of the text at the start of a response, and behind other text."""
     cutter = ConversationCutter(tokenizer)
     if tokenizer.chat_template:
@@ -216,7 +216,7 @@ def _from_ids(tokenizer: PreTrainedTokenizerBase, text: str, token_ids: Sequence
     if blank := [i for i in token_ids if not tokenizer.decode([i]).strip()]:
         raise InputError(f"{given}: {blank[0]} is white space alone, which starts no refusal; give the word's id")
     start, continued = token_ids[0], token_ids[-1]
-    forms = _forms(tokenizer, text.strip() or DEFAULT_TEXT)
+    forms = both_forms(tokenizer, text.strip() or DEFAULT_TEXT)
     apart = continued == next(iter(without_space(tokenizer, forms[1])), None) != forms[1][0]
     return RefusalToken(
         text, start, continued, tokenizer.decode([start]), tokenizer.decode([continued]), space_apart=apart

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from derta.charts import Figure
-from derta.direction.collect import Study, load_reports, study_numbers
-from derta.direction.figures import before_and_after, figures, interventions
+from derta.direction.collect import load_reports, study_numbers
+from derta.direction.figures import before_and_after, figures
 from derta.direction.outcomes import KEY, score_of
-from derta.direction.paired import Paired
-from derta.direction.report import percent
+from derta.direction.report import interventions, percent
 from derta.report.html import Numbers
 from derta.report.runs import Run
 
@@ -58,7 +57,7 @@ class Diagnostic:
 class DirectionContent:
     """The section: a table over labels, paired differences, every diagnostic, and its figures by name."""
 
-    study: Numbers
+    study: Numbers | None
     differences: Numbers | None
     diagnostics: list[Diagnostic]
     seconds: str
@@ -79,26 +78,12 @@ def direction_content(reports: Reports) -> DirectionContent:
             )
     study = study_numbers(reports)
     seconds = sum(report["run"].get("seconds") or 0 for members in reports.values() for report in members)
-    return DirectionContent(_table(study), _differences(study), diagnostics, f"{seconds:.0f}", found)
+    tables = _numbers("Diagnostics side by side", study.table()), _numbers("Paired differences", study.paired_table())
+    return DirectionContent(*tables, diagnostics, f"{seconds:.0f}", found)
 
 
-def _table(study: Study) -> Numbers:
-    heads = [f"{label} ({count} runs)" if count > 1 else label for label, count in study.runs.items()]
-    valid = [f"{found} of {study.runs[label]}" for label, found in study.valid_directions.items()]
-    rows: list[list[Any]] = [
-        ["valid direction found", *valid],
-        *([name, *cells.values()] for name, cells in study.rows.items()),
-    ]
-    return Numbers("Diagnostics side by side", ["%", *heads], [({}, row) for row in rows])
-
-
-def _differences(study: Study) -> Numbers | None:
-    names = [name for name, cells in study.differences.items() if cells]
-    pairs = list(dict.fromkeys(pair for cells in study.differences.values() for pair in cells))
-    if not pairs or max(study.runs.values()) == 1:
-        return None
-    rows = [[pair, *(study.differences[name].get(pair, Paired()) for name in names)] for pair in pairs]
-    return Numbers("Paired differences, percentage points", ["difference", *names], [({}, row) for row in rows])
+def _numbers(title: str, lines: list[list[Any]]) -> Numbers | None:
+    return Numbers(title, lines[0], [({}, line) for line in lines[1:]]) if lines else None
 
 
 def _score(score: Mapping[str, Any]) -> str:

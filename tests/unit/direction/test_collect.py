@@ -164,7 +164,10 @@ def test_diagnostics_of_different_settings_do_not_mix(report: dict[str, Any], tm
     other["identity"]["settings"]["positions"] = 6
     other["identity"]["prompts"] = {"harmful": "abc"}
     folders = [_write(tmp_path / "a", report, "vanilla"), _write(tmp_path / "b", other, "derta")]
-    with pytest.raises(InputError, match="b: other positions, prompts than"):
+    with pytest.raises(
+        InputError,
+        match="b differs from .*a: positions: 1 there, 6 here; prompts.harmful: null there, abc here; run both",
+    ):
         collect(folders, tmp_path / "table")
     old = copy.deepcopy(report)
     del old["before"]["harmful"]["by_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from derta.config.model import ModelConfig
 from derta.direction.diagnose import diagnose
 from derta.direction.examine import Examined, examine
 from derta.direction.report import describe
-from derta.direction.selection import read_table, select
+from derta.direction.selection import Candidate, read_table, select
 from derta.errors import InputError
 from derta.evaluation.records import Result
 from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, read_summary, write_summary
@@ -81,7 +82,7 @@ def test_one_direction_per_layer(examined: Examined, not_planted: TargetModel, s
     """As good an attack as the one direction; and there where no direction is valid."""
     cell = examined.report["per_layer"]
     assert cell["harmful"]["complied"]["rate"] == 1.0 and cell["kl"] < 0.01 and cell["position"] < 0
-    assert f"one per layer ablated, position {cell['position']}: attack success 100.0%" in describe(examined.report)
+    assert f"one per layer ablated (position {cell['position']}): attack success 100.0%" in describe(examined.report)
     rows = examined.search.differences[cell["position"]]
     assert float(rows[2, PLANTED] / rows[2].norm()) > 0.95 and not rows[0].any()
     none = examine(not_planted, *sides, make_config(filter_prompts=False, positions=1)).report
@@ -109,10 +110,33 @@ def test_none_is_reported_where_there_is_none(not_planted: TargetModel, sides: A
     assert score["rate"] is None and score["n"] == 0 and "not evidence of robustness" in score["reason"]
     text = describe(report)
     assert "no valid direction found" in text and text.count("position") < 6  # not a line per candidate
-    for reason in ("not measurable", "in the top 20% of the layers (selection.top_layers)"):
+    for reason in (
+        "not measurable: the two means are equal there, or a score is NaN",
+        "in the top 20% of the layers (selection.top_layers)",
+    ):
         assert f"  {report['positions']} {reason}\n" in text  # a layer each, at every position
     assert "nearest miss: position" in text
     assert report["strongest"]["harmful"]["complied"]["rate"] == 1.0
+
+
+def test_reasons_are_counted_and_the_nearest_miss_is_named(examined: Examined) -> None:
+    """Two break one condition each, and of these the one with the least KL is nearest, whatever its bypass."""
+    candidates = [
+        Candidate(-2, 1, bypass=-9.0, induce=1.0, kl=0.11),
+        Candidate(-1, 1, bypass=1.0, induce=-0.2, kl=0.05),
+        Candidate(-3, 1, bypass=-1.0, induce=-0.1, kl=0.2),
+        Candidate(-4, 1, bypass=-1.0, induce=-0.1, kl=math.nan),
+    ]
+    found = select(candidates, 10, SelectionConfig())
+    report = examined.report | {
+        "candidates": [candidate.to_row() for candidate in candidates],
+        "selection": found.to_json() | {"dropped": found.dropped},
+    }
+    lines = describe(report).splitlines()
+    first = lines.index(next(line for line in lines if "no valid direction found" in line)) + 1
+    assert [line.split()[:2] for line in lines[first : first + 3]] == [["2", "KL"], ["2", "induce"], ["1", "not"]]
+    nearest = "  nearest miss: position -1, layer 1: bypass 1.00, induce -0.20, KL 0.050; induce below 0:"
+    assert lines[first + 3].startswith(nearest)
 
 
 def test_none_on_a_model_of_random_weights(
@@ -271,8 +295,8 @@ def test_too_few_prompts_are_said_before_the_model_is_looked_for(
     with pytest.raises(InputError) as error:
         diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig()))
     needed = "40 prompts found, 260 needed: 128 for the means, 32 for the choice, 100 to test; give 220 more, or set "
-    sizes = "direction.splits.train=19 direction.splits.validation=4 direction.splits.test=15"
+    sizes = "direction.splits.train=19 direction.splits.validation=5 direction.splits.test=15"
     for side in ("harmful", "harmless"):
         assert f"direction.{side}.path={side}.jsonl: {needed}{sizes}" in str(error.value)
     with pytest.raises(InputError, match="no such directory"):
-        diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig(train=19, validation=4, test=15)))
+        diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig(train=19, validation=5, test=15)))

@@ -80,8 +80,8 @@ def test_refusal_tokens(planted: TargetModel) -> None:
     """The start form of each first token; a common opener is allowed here, a piece of a word is not."""
     tokenizer = planted.tokenizer
     sorry, step = (tokenizer.convert_tokens_to_ids(word) for word in ("Sorry", "Step"))
-    assert refusal_start_ids(planted, ["Sorry, I cannot", "Step", "Sorry"]) == sorted([sorry, step])
-    assert refusal_start_ids(planted, [], [5, 3, 5]) == [3, 5]
+    assert refusal_start_ids(planted.tokenizer, ["Sorry, I cannot", "Step", "Sorry"]) == sorted([sorry, step])
+    assert refusal_start_ids(planted.tokenizer, [], [5, 3, 5]) == [3, 5]
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_no_refusal_token(texts: list[str], ids: list[int] | None, message: str,
     import re
 
     with pytest.raises(InputError) as error:
-        refusal_start_ids(planted, texts, ids)
+        refusal_start_ids(planted.tokenizer, texts, ids)
     assert re.search(message, str(error.value), re.DOTALL)

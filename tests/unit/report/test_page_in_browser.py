@@ -392,7 +392,7 @@ def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
         "return Object.fromEntries([...document.querySelectorAll('#direction tbody tr')].map(row =>"
         " [row.children[0].textContent, [...row.children].slice(1).map(cell => cell.textContent)]))"
     )
-    assert rows["valid direction found"] == ["0 of 1", "2 of 2", "2 of 2"]
+    assert rows["runs with a valid direction"] == ["0 of 1", "2 of 2", "2 of 2"]
     assert rows["ablation robustness"][0] == "-" and rows["ablation robustness"][2].startswith("50.0 ± 35.4 [")
     assert rows["derta - vanilla"][0].startswith("+0.0 [")
     assert "Time taken by the 5 diagnostics together: 5 s." in texts(browser, "#direction .note")
