@@ -43,7 +43,7 @@ ARMS = {  # arm -> overrides of launch/train.py
     "derta": ["objective=derta"],
     "dpo": ["objective=dpo"],
 }
-_TRAINED_ON, _EVALUATED_ON = 72, 40  # prompts of each file
+_TRAINED_ON, _EVALUATED_ON = 72, 36  # prompts of each file
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 
@@ -119,7 +119,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
         command = launch_command(
             "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / split)}", f"limit={limit}",
-            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=24", "max_new_tokens=180",
+            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=64", "max_new_tokens=140",
         )  # fmt: skip
         jobs.append(Job(f"complete: {split}", command, after=imported, proof=root / split / "rows" / "safety.jsonl"))
     data = root / "data"
