@@ -159,7 +159,7 @@ def _recipe(root: Path) -> Path:
     ]
     path = root / "recipe.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"name": "potions", "sources": sources}, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
     return path
 
 
