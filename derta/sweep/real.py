@@ -43,7 +43,7 @@ ARMS = {  # arm -> overrides of launch/train.py
     "derta": ["objective=derta"],
     "dpo": ["objective=dpo"],
 }
-_TRAINED_ON, _EVALUATED_ON = 72, 36  # prompts of each file
+_TRAINED_ON, _EVALUATED_ON = 48, 36  # prompts of each file
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 

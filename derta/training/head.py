@@ -26,7 +26,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 OUTPUTS = ("log_probs", "is_top1")  # what the loss and the curves read; TRL's own trainer computes entropies, too
 _SELECTS = ("cpu", "mps")  # devices on which TRL's head scores every position and a new shape costs nothing
-_AT_ONCE = 1 << 24  # logits (64 MiB in float32) that are held whole: twice as fast as tiles, and no memory to speak of
+_AT_ONCE = 1 << 26  # logits (256 MiB in float32) that are held whole: faster than tiles by an eighth to a half
 _CPU_TILE = 2048  # vocabulary columns per tile: a tile that stays in cache (32768, TRL's, is made for GPUs)
 
 
