@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.load import ADAPTER_CONFIG, check_source, shown
+from derta.models.taught import BASE_WAS_DIRECTORY, read_taught
 
 _WHOLE_FILE = 64 << 20  # bytes: larger weight files are fingerprinted by samples
 _SAMPLES, _SAMPLE = 16, 1 << 20
@@ -30,13 +32,16 @@ def adapter_base(adapter: Path) -> Path | str:
     for candidate in (Path(base), adapter / base):
         if candidate.is_dir():
             return check_source(str(candidate))
+    gone = InputError(
+        f"the adapter {shown(adapter)} was trained on {base}, which is not here: put the base there, start from the "
+        f"directory in which it was trained, or correct base_model_name_or_path in its {ADAPTER_CONFIG}"
+    )
+    if read_taught(ModelConfig(name_or_path=str(adapter))).get(BASE_WAS_DIRECTORY):
+        raise gone  # what was a directory is never asked of the hub, whoever owns that name there
     try:
         return check_source(base)
     except InputError as error:
-        raise InputError(
-            f"the adapter {shown(adapter)} was trained on {base}, which is not here: put the base there, or correct "
-            f"base_model_name_or_path in its {ADAPTER_CONFIG}"
-        ) from error
+        raise gone from error
 
 
 def fingerprint(name_or_path: str, revision: str | None = None) -> str:

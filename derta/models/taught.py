@@ -10,6 +10,7 @@ from derta.config.model import ModelConfig
 from derta.errors import InputError
 
 DERTA_CONFIG_FILE = "derta_config.json"
+BASE_WAS_DIRECTORY = "base_was_directory"  # of an adapter
 
 
 def read_taught(model: ModelConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from derta.models.taught import DERTA_CONFIG_FILE
+from derta.models.taught import BASE_WAS_DIRECTORY, DERTA_CONFIG_FILE
 from derta.models.template_date import fix_date
 from derta.statistics.table import markdown
 from derta.storage.atomic import write_atomically
@@ -69,7 +69,11 @@ def save_derta_config(trainer: Any, output_dir: str | None, content: dict[str, A
             missing_ok=True
         )  # a pickle; config.yaml and derta_config.json say the same
         day = fix_date(trainer.processing_class)  # type: ignore[arg-type]
-        beside = {"template_date": day, "dtype": trainer.origin.dtype}
+        bases = [
+            adapter.base_model_name_or_path or "" for adapter in getattr(trainer.model, "peft_config", {}).values()
+        ]
+        here = any(Path(base).is_dir() for base in bases) or None  # a directory is never looked up on the hub later
+        beside = {"template_date": day, "dtype": trainer.origin.dtype, BASE_WAS_DIRECTORY: here}
         content = content | {name: value for name, value in beside.items() if value is not None}
         (folder / DERTA_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -55,6 +55,7 @@ def test_what_lies_beside_the_weights(adapter_run: Path, tmp_path: Path) -> None
     assert not [name for name in names if name.endswith(PICKLES) or "adapter" in name]
     name = "derta_config.json"
     assert (tmp_path / "merged" / name).read_bytes() == (adapter_run / name).read_bytes()
+    assert json.loads((adapter_run / name).read_text())["base_was_directory"] is True
     cards = [(folder / "README.md").read_text() for folder in (adapter_run, tmp_path / "merged")]
     assert cards[0].count("library_name: peft") == 1, "else this shows nothing"
     assert cards[1] == cards[0].replace("library_name: peft", "library_name: transformers")

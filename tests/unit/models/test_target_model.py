@@ -9,7 +9,7 @@ import torch
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import build_attack
-from derta.models.fingerprint import fingerprint
+from derta.models.fingerprint import adapter_base, fingerprint
 from derta.models.generation import generate
 from derta.models.target import load_target
 
@@ -53,6 +53,18 @@ def test_adapter_without_its_base_names_both(adapter_dir, tmp_path):
         (copy / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
         with pytest.raises(InputError, match=expected):
             load(copy)
+
+
+def test_a_base_that_was_a_directory_is_never_asked_of_the_hub(adapter_dir, tmp_path, monkeypatch):
+    """The same name may be somebody's on the hub: from another working directory it is another model."""
+    copy = shutil.copytree(adapter_dir, tmp_path / "lora")
+    config = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "models/base"}))
+    monkeypatch.chdir(tmp_path)
+    assert adapter_base(copy) == "models/base", "of an adapter of others it may be a hub id"
+    (copy / "derta_config.json").write_text(json.dumps({"base_was_directory": True}))
+    with pytest.raises(InputError, match="models/base, which is not here"):
+        adapter_base(copy)
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path, model_dir):
