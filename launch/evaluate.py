@@ -20,6 +20,7 @@ def run(config: EvaluateRunConfig) -> int:
     from derta.evaluation.gate import read_summary, run_gate
     from derta.evaluation.ranks import Ranks
     from derta.evaluation.suite import evaluate
+    from derta.release.curves import log_evaluation
     from derta.report.report import write_page
     from derta.report.runs import load_runs
     from derta.report.table import render_table
@@ -33,6 +34,8 @@ def run(config: EvaluateRunConfig) -> int:
         return 0
     runs = load_runs([config.output_dir])
     print(render_table(runs))
+    if log_evaluation(config.model.name_or_path, summary):
+        print("logged to the W&B run of the model")
     print(f"report: {write_page(runs, config.output_dir, command=summary.run.command)}")
     return int(gate.active and not run_gate(summary, gate))
 

@@ -107,8 +107,6 @@ def resolve_mode(mode: WandbMode) -> Mode:
 
 def start_wandb(config: TrainRunConfig, description: dict[str, Any]) -> LoggedCurves:
     """Start or continue the run, and say what it holds already; call on the main rank only."""
-    import wandb
-
     asked, output_dir = config.logging, Path(config.output_dir)
     mode = resolve_mode(asked.wandb_mode)
     if config.trainer.resume == "never":  # begun anew in a directory that it has begun in before: a new W&B run
@@ -117,17 +115,42 @@ def start_wandb(config: TrainRunConfig, description: dict[str, Any]) -> LoggedCu
     how = "full" if config.peft.method is PeftMethod.none else config.peft.method.value
     tags = [config.objective.name.value, Path(config.model.name_or_path).name[:_LONGEST_TAG], how, *asked.tags]
     logged = read_offline(output_dir, run_id) if mode == "offline" else LoggedCurves()
+    run = _init(
+        output_dir,
+        mode,
+        project=asked.project,
+        name=asked.run_name or output_dir.name,
+        group=asked.group or Path(config.sweep.root).name or None,
+        tags=list(dict.fromkeys(filter(None, tags))),
+        id=run_id,
+        config=description,
+    )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    if mode == "online" and run.resumed:
+        newest = run.summary.get(STEP)
+        logged.through = -1 if newest is None else int(newest)
+    return logged
+
+
+def continued_run(output_dir: Path, mode: Mode) -> Any:
+    """The W&B run of a training that has ended, to be finished by the caller; None where the directory has none."""
+    if not (output_dir / ID_FILE).is_file():
+        return None
+    run_id = _run_id(output_dir, "")
+    project = json.loads((output_dir / ID_FILE).read_text(encoding="utf-8")).get("project")
+    return _init(output_dir, mode, project=project, id=run_id)
+
+
+def _init(output_dir: Path, mode: Mode, **settings: Any) -> Any:
+    import wandb
+
     try:
-        run = wandb.init(
-            project=asked.project,
-            name=asked.run_name or output_dir.name,
-            group=asked.group or Path(config.sweep.root).name or None,
-            tags=list(dict.fromkeys(filter(None, tags))),
-            id=run_id,
+        return wandb.init(
+            **settings,
             resume="allow",
             mode=mode,
             dir=str(output_dir),
-            config=description,
             # The console may show anything a library prints, and source files are not ours to upload.
             settings=wandb.Settings(console="off", disable_code=True, x_disable_meta=False, silent=True),
         )
@@ -135,12 +158,6 @@ def start_wandb(config: TrainRunConfig, description: dict[str, Any]) -> LoggedCu
         raise InputError(
             f"W&B could not start a run ({str(error).splitlines()[0]}): set logging.wandb_mode=offline, or disabled"
         ) from error
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP, step_sync=True)
-    if mode == "online" and run.resumed:
-        newest = run.summary.get(STEP)
-        logged.through = -1 if newest is None else int(newest)
-    return logged
 
 
 def _run_id(output_dir: Path, project: str) -> str:

@@ -19,6 +19,8 @@ import yaml
 from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
 
 from derta.errors import InputError, Preempted
+from derta.evaluation.summary import read_summary
+from derta.release.curves import log_evaluation
 from derta.training.wandb_run import STEP, read_offline
 
 ONLY_IN_SUMMARY = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
@@ -128,6 +130,25 @@ def kill_with_wandb(pid: int) -> None:
         process.suspend()
     for process in everyone:
         process.kill()
+
+
+def test_an_evaluation_stands_in_the_run_of_its_model(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path / "run", "logging.wandb_mode=offline")
+    summary = read_summary(Path(__file__).parents[1] / "unit" / "evaluation" / "old_summary.json")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not log_evaluation(str(run), summary), "without a key nobody asked for it"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not log_evaluation(str(tmp_path), summary), "no run of derta's"
+    assert log_evaluation(str(run), summary)
+    run_id = json.loads((run / "wandb_run.json").read_text())["id"]
+    assert {path.name for path in run_files(run)} == {f"run-{run_id}.wandb"}, "the same run"
+    [logged] = [found for file in run_files(run) if "evaluation/" in (found := inspect(file, "--summary"))]
+    name, found = next(iter(summary.sets.items()))
+    attack, cell = next(iter(found.attacks.items()))
+    assert json.dumps(cell.complied.rate)[:8] in logged and f"{summary.label}/{name}/{attack}/complied" in logged
 
 
 def test_three_interruptions_and_one_run(start: Callable[..., Any], tmp_path: Path) -> None:
