@@ -34,6 +34,7 @@ SIZES = {
     "wide": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2},
 }
 SHAPE = {"vocab_size": 600, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+REQUIRED = ("model.name_or_path=any", "data.path=any", "output_dir=any", "trainer.global_batch_size=16")
 LORA = {"r": 32, "lora_alpha": 16, "lora_dropout": 0.0, "task_type": "CAUSAL_LM"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CASES = [
@@ -107,7 +108,7 @@ def says(role: str, text: str) -> list[dict[str, str]]:
 
 
 def measure(stage: int, size: str, dtype: str, method: str, rows: Dataset, place: str) -> dict[str, Any]:
-    zero = configure("train", TrainRunConfig, [f"distributed=zero{stage}"]).distributed.deepspeed
+    zero = configure("train", TrainRunConfig, [f"distributed=zero{stage}", *REQUIRED]).distributed.deepspeed
     args = DeRTaConfig(
         place, deepspeed=zero, use_cpu=True, bf16=dtype == "bfloat16", report_to=[],
         save_strategy="no", disable_tqdm=True, max_length=32, max_steps=2, per_device_train_batch_size=2,
