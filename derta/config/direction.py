@@ -111,7 +111,10 @@ class DirectionConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         for side, prompts in (("harmful", self.harmful), ("harmless", self.harmless)):
             if not (prompts.path.strip() or self.path.strip()):
-                yield f"{key(side)}.path is empty: give a directory from launch/build_data.py or a file"
+                yield (
+                    f"{key(side)}.path is empty: give a directory from launch/build_data.py or a file, with "
+                    f"{self.splits.total} prompts (the sum of {key('splits')}.train, .validation and .test)"
+                )
         if self.refusal_token_ids is None and not any(text.strip() for text in self.refusal_texts):
             yield f"{key('refusal_texts')} is empty: name the words refusals start with, for example [Sorry]"
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))

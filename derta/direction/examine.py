@@ -74,7 +74,11 @@ def examine(
         "layers": search.differences.shape[1],
         "positions": len(search.differences),
         "candidates": [candidate.to_row() for candidate in search.candidates],
-        "selection": search.selection.to_json() | {"dropped": search.selection.dropped},
+        "selection": {
+            **search.selection.to_json(),
+            "dropped": search.selection.dropped,
+            "kl_max": config.selection.kl_max,
+        },
         "norms": search.differences.norm(dim=-1).tolist(),
         "cosines": None if own is None else _cosines(search.differences, own),
         "before": cells[AS_IT_IS],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -38,7 +39,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     for name, cell in interventions(report):
         about = [f"{key} {cell[key]}" for key in ("position", "layer") if key in cell]
         about += [f"cosine {cell['cosine']:.2f}"] if cell.get("cosine") is not None else []
-        yield f"{name}{' (' * bool(about)}{', '.join(about)}{')' * bool(about)}: {_numbers(cell)}"
+        broken = "harmful" in cell and "kl" in cell and cell["kl"] > selection.get("kl_max", math.inf)
+        remark = f" (above {selection['kl_max']:g}: harmless answers change, too)" if broken else ""
+        yield f"{name}{' (' * bool(about)}{', '.join(about)}{')' * bool(about)}: {_numbers(cell)}{remark}"
     for cell in report["references"]:
         if cell["reason"]:
             yield f"{cell['name']}'s ablated: {cell['reason']}"
@@ -89,9 +92,8 @@ def _numbers(cell: Mapping[str, Any]) -> str:
         parts.append(f"attack success {percent(harmful['complied'])}, refusal {percent(harmful['refused'])}")
         parts += [f"{name} {share}" for name, share in _broken(harmful).items()]
     if "harmless" in cell:
-        parts.append(f"over-refusal {percent(cell['harmless']['refused'])}, KL {cell['kl']:.3f}")
-        if cell["perplexity"] is not None:
-            parts.append(f"perplexity {cell['perplexity']:.2f}")
+        perplexity = "" if cell["perplexity"] is None else f"perplexity {cell['perplexity']:.2f}, "
+        parts.append(f"over-refusal {percent(cell['harmless']['refused'])}, {perplexity}KL {cell['kl']:.3f}")
     return "; ".join(parts)
 
 

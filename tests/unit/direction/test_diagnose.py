@@ -139,6 +139,13 @@ def test_reasons_are_counted_and_the_nearest_miss_is_named(examined: Examined) -
     assert lines[first + 3].startswith(nearest)
 
 
+def test_an_ablation_that_breaks_harmless_answers_is_marked(examined: Examined) -> None:
+    report = examined.report
+    assert report["selection"]["kl_max"] == 0.1 and "answers change, too" not in describe(report)
+    report = report | {"ablated": [report["ablated"][0] | {"kl": 0.2}]}
+    assert "KL 0.200 (above 0.1: harmless answers change, too)\n" in describe(report)
+
+
 def test_none_on_a_model_of_random_weights(
     tiny_model: Callable[..., Any], llama3_tokenizer: Any, sides: Any, make_config: Make
 ) -> None:
