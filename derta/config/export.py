@@ -24,7 +24,7 @@ class ExportConfig(Settings):
     revision: str | None = None
     """Revision of a base on the hub."""
     dtype: Dtype = Dtype.auto
-    """Precision of the weights written; auto keeps the base's (of ZeRO state: bfloat16)."""
+    """Precision of the weights written; auto keeps that of the final model (of ZeRO state that says none: bfloat16)."""
     tolerance: NotNegative | None = None
     """Largest difference of a logit that is accepted; null: 1e-3 where nothing is rounded, else 5% of the largest
     logit."""

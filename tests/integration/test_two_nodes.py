@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -66,7 +67,9 @@ def test_zero_state_becomes_a_plain_directory(
     plain = load_file(tmp_path / "full" / "model.safetensors")
     assert plain.keys() == gathered.keys()
     assert all(torch.equal(plain[name], gathered[name]) for name in gathered)
-    half = export(ExportConfig(source=str(checkpoint), output=str(tmp_path / "half")))
+    kept = export(ExportConfig(source=str(checkpoint), output=str(tmp_path / "kept")))
+    assert kept.dtype == json.loads((checkpoint / "derta_config.json").read_text())["dtype"] == "float32"
+    half = export(ExportConfig(source=str(checkpoint), output=str(tmp_path / "half"), dtype=Dtype.bfloat16))
     assert half.dtype == "bfloat16" and half.difference <= half.tolerance
     shutil.move(checkpoint, tmp_path / "checkpoint-2")
     with pytest.raises(InputError, match=r"only from a complete checkpoint inside a run"):
