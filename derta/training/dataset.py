@@ -1,7 +1,8 @@
 """Rows -> tokenised examples -> the table of training rows the sampler draws from.
 
 The table holds an example once per view (MLE row, RTO row, further MLE copies); the row itself is built in the
-collator, anew in every epoch.
+collator, anew in every epoch. The file is long because the library and the commands share every step from a row to the
+table, and each counts what it leaves out.
 """
 
 from __future__ import annotations
