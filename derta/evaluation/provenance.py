@@ -38,6 +38,14 @@ def shown_path(path: str) -> str:
 
 def shown_command(arguments: list[str]) -> str:
     """The command without absolute paths, as a shell takes it: `launch/evaluate.py ...`, `-m derta.launch.evaluate`."""
-    if module := started_module():
-        arguments = ["-m", module, *arguments[1:]]
-    return shlex.join(_ABSOLUTE.sub(lambda match: shown_path(match[0]), argument) for argument in arguments)
+    return shlex.join(_ABSOLUTE.sub(lambda match: shown_path(match[0]), argument) for argument in _words(arguments))
+
+
+def typed_command(arguments: list[str]) -> str:
+    """The command as it was typed, whatever paths it holds: for files that are not published."""
+    return shlex.join(_words(arguments))
+
+
+def _words(arguments: list[str]) -> list[str]:
+    module = started_module()
+    return ["-m", module, *arguments[1:]] if module else arguments

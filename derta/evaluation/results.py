@@ -10,11 +10,13 @@ A run that is killed leaves partial files, perhaps with a torn last line; the ne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
+from derta.evaluation.provenance import typed_command
 from derta.evaluation.records import Result
 from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.inputs import Key
@@ -48,13 +50,14 @@ class ResultsFolder:
 
         Args:
             run: how it was made, for the record.
-            model: what was evaluated; a directory's whole path is kept here, and in no file that others get.
+            model: what was evaluated; a directory's whole path is kept here, as is the command as it was typed; both
+                stand in no file that others get.
 
         Raises:
             InputError: it cannot be written.
         """
         directory = str(Path(model).resolve()) if model and Path(model).is_dir() else None
-        self._claim(identity).take(run=run, model_directory=directory)
+        self._claim(identity).take(run=run, model_directory=directory, command=typed_command(sys.argv))
 
     def _claim(self, identity: dict[str, Any]) -> Claim:
         file = self.path / IDENTITY_FILE

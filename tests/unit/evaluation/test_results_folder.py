@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 
 import pytest
 
@@ -74,3 +76,10 @@ def test_lines_hold_the_documented_fields(folder):
     line = json.loads(partial.read_text())
     assert line["outcome"] == "refused"
     assert {"prompt_set", "attack", "id", "response", "refusal_token", "refusal_word", "prefill_tokens"} <= set(line)
+
+
+def test_the_command_can_be_run_again_from_the_file_that_nobody_gets(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["launch/evaluate.py", f"model.name_or_path={tmp_path}/a b", "label=x"])
+    ResultsFolder(tmp_path / "out").claim({"model": "m"}, {})
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())["command"]
+    assert shlex.split(kept) == sys.argv
