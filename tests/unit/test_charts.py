@@ -6,6 +6,7 @@ import json
 import re
 
 import altair as alt
+from PIL import Image
 
 from derta.charts import COLOURS, Figure, colour, compared, filtered, library, specification, table, write_png
 
@@ -17,8 +18,6 @@ def bars() -> Figure:
 
 
 def test_a_png_has_the_light_colours_on_white(tmp_path):
-    from PIL import Image
-
     write_png(bars(), tmp_path / "bars.png")
     image = Image.open(tmp_path / "bars.png").convert("RGB")
     shares = {found: count for count, found in image.getcolors(1 << 20)}
