@@ -18,11 +18,7 @@ from derta.storage.json_lines import read_lines
 
 
 def run(*command: str) -> float:
-    """Seconds a Python command takes.
-
-    Raises:
-        RuntimeError: it fails; with the end of what it said.
-    """
+    """Seconds a Python command takes. Raises RuntimeError: it fails; with the end of what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     result: list[subprocess.CompletedProcess[str]] = []
     took = seconds(

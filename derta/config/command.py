@@ -53,10 +53,7 @@ class Command(Generic[ConfigT]):
 
     def answer(self, given: Sequence[str]) -> int:
         """Do what the words ask for, and return the exit code.
-
-        Raises:
-            InputError: everything that is wrong with them, listed, or what the command finds wrong.
-        """
+        Raises InputError: everything that is wrong with them, listed, or what the command finds wrong."""
         words = self.modern(list(given))
         if words != list(given) and is_main_rank():
             print(as_typed(f"note: this is now {self._typed} {shlex.join(words)}"), file=sys.stderr)

@@ -63,10 +63,7 @@ def read(name: str, schema: type[ConfigT], overrides: Sequence[str]) -> tuple[Co
 
 def from_hydra(made: DictConfig, schema: type[ConfigT]) -> tuple[ConfigT, list[str]]:
     """The settings of a configuration that Hydra has composed, and everything that is wrong with them.
-
-    Raises:
-        InputError: an interpolation that leads nowhere.
-    """
+    Raises InputError: an interpolation that leads nowhere."""
     with _in_its_own_words():
         values = cast(dict[str, Any], OmegaConf.to_container(made, resolve=True))
     config, problems = checked(schema, values)
@@ -74,11 +71,7 @@ def from_hydra(made: DictConfig, schema: type[ConfigT]) -> tuple[ConfigT, list[s
 
 
 def configure(name: str, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
-    """The same, for use in a program.
-
-    Raises:
-        InputError: everything that is wrong, listed.
-    """
+    """The same, for use in a program. Raises InputError: everything that is wrong, listed."""
     config, problems = read(name, schema, overrides)
     if problems:
         raise InputError.listing("this configuration cannot run:", problems)
@@ -87,10 +80,7 @@ def configure(name: str, schema: type[ConfigT], overrides: Sequence[str] = ()) -
 
 def composed(name: str, schema: type[Settings], overrides: Sequence[str]) -> DictConfig:
     """What Hydra makes of overrides that `look_up` has passed.
-
-    Raises:
-        InputError: what only composing shows, such as a group that is chosen twice.
-    """
+    Raises InputError: what only composing shows, such as a group that is chosen twice."""
     name, folder = primary(name, schema)
     start: Any = partial(initialize_config_dir, folder) if folder else partial(initialize, None)
     with _in_its_own_words(), start(job_name="derta", version_base="1.3"):
@@ -127,10 +117,7 @@ def look_up(schema: type[Settings], overrides: Sequence[str]) -> tuple[list[str]
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
     """Every combination of a sweep: key=a,b and ranges, each as single values, the last key varying fastest.
-
-    Raises:
-        InputError: words that cannot be read.
-    """
+    Raises InputError: words that cannot be read."""
     options = []
     for word in map(home_in_argument, overrides):
         try:
@@ -144,11 +131,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _looked_up(word: str, schema: type[Settings], choices: dict[str, list[str]]) -> str:
-    """One override as Hydra is to get it.
-
-    Raises:
-        InputError: what is wrong with it.
-    """
+    """One override as Hydra is to get it. Raises InputError: what is wrong with it."""
     if "=" not in word and not word.startswith("~"):
         raise InputError("expected key=value or group=choice")
     try:

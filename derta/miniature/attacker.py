@@ -28,11 +28,7 @@ class ScriptedAttacker:
     def complete_many(
         self, conversations: Sequence[Sequence[Mapping[str, str]]], seeds: Sequence[int] | None = None
     ) -> list[Any]:
-        """Answers in the attacker's JSON.
-
-        Raises:
-            InputError: a conversation that holds no query of the miniature.
-        """
+        """Answers in the attacker's JSON. Raises InputError: a conversation that holds no query of the miniature."""
         given = seeds if seeds is not None else range(len(conversations))
         return [self._answer(conversation, seed) for conversation, seed in zip(conversations, given, strict=True)]
 

@@ -120,10 +120,7 @@ class LocalChat:
     def _ids(self, conversation: Messages) -> list[int]:
         """Ids of the conversation in the model's own template, which may want contents as text, or as a list of parts
         (Llama-Guard-3-1B): whichever it shows whole.
-
-        Raises:
-            InputError: neither: the tokenizer has no template, or one that leaves a turn out.
-        """
+        Raises InputError: neither: the tokenizer has no template, or one that leaves a turn out."""
         cutter = self._target.cutter
         turns = [dict(message) for message in conversation]
         if turns[0]["role"] == "text" or (len(turns) == 1 and not cutter.tokenizer.chat_template):
@@ -163,10 +160,7 @@ class _Asked(TargetModel):
 def build_chat_model(config: ChatModelConfig, key: str, device: Any = None) -> ChatModel:
     """The model these settings name; `key` is where they stand in the configuration. device: of a local one; None: this
     rank's GPU if there is one.
-
-    Raises:
-        InputError: none is named, or its settings cannot be used.
-    """
+    Raises InputError: none is named, or its settings cannot be used."""
     if problems := config.problems(key):
         raise InputError.listing("this model cannot be used:", problems)
     if config.kind is ChatModelKind.endpoint:

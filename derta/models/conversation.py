@@ -80,11 +80,8 @@ Offsets = Sequence[tuple[int, int]]  # characters (first, end) of every token
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, needs_chat_template: bool = True) -> None:
     """Refuse a tokenizer that training would misuse silently; every problem is named at once.
-
-    Raises:
-        InputError: no fast implementation (character offsets are needed), no EOS token, no pad token, or, where
-            `needs_chat_template`, no chat template.
-    """
+    Raises InputError: no fast implementation (character offsets are needed), no EOS token, no pad token, or, where
+    `needs_chat_template`, no chat template."""
     problems = []
     if not tokenizer.is_fast:
         problems.append("it is a slow tokenizer without character offsets: convert it to a fast one (tokenizer.json)")
@@ -120,10 +117,7 @@ class ConversationCutter:
 
     def check(self) -> None:
         """Refuse a chat template that could not be cut in the same place before every response.
-
-        Raises:
-            InputError: for one of several kinds of responses; the message says what they begin with.
-        """
+        Raises InputError: for one of several kinds of responses; the message says what they begin with."""
         before = self.prompt_ids([_HELLO])
         for kind, text in _BEGINNINGS.items():
             if self.cut([_HELLO], [{"role": "assistant", "content": text}]).prompt != before:
@@ -188,11 +182,8 @@ class ConversationCutter:
 
     def cut_passage(self, passage: Passage, ids: list[int], offsets: Offsets) -> Cut:
         """Cut an encoded passage.
-
-        Raises:
-            InputError: prompt and response share a token; the response spells the token that ends its turn; the
-                template ends responses in text that is no token.
-        """
+        Raises InputError: prompt and response share a token; the response spells the token that ends its turn; the
+        template ends responses in text that is no token."""
         text, start, end, raw = passage
         prompt, first = self.opened(passage, ids, offsets)
         last = bisect_left(offsets, end, lo=first, key=itemgetter(0))

@@ -70,10 +70,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 class Endpoint:
     """One model behind one address; safe to use from several threads.
-
-    Raises:
-        InputError: no url or model, or the environment variable of the key is not set.
-    """
+    Raises InputError: no url or model, or the environment variable of the key is not set."""
 
     def __init__(self, config: EndpointConfig, key: str = "endpoint"):
         """`key`: where in the configuration it stands, for messages."""
@@ -116,10 +113,7 @@ class Endpoint:
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[bytes], Answer | NoAnswer]) -> Answer | NoAnswer:
         """What `read` makes of the answer to `body`, with the configured number of tries.
-
-        Raises:
-            InputError: as `complete`.
-        """
+        Raises InputError: as `complete`."""
         data, reason = json.dumps(body).encode(), ""
         for attempt in range(self.config.retries + 1):
             try:

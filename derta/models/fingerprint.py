@@ -18,10 +18,7 @@ _SAMPLES, _SAMPLE = 16, 1 << 20
 
 def adapter_base(adapter: Path) -> Path | str:
     """Where the base of an adapter is: a directory (also one beside the adapter) or a hub id.
-
-    Raises:
-        InputError: adapter_config.json names none, or one that is not there.
-    """
+    Raises InputError: adapter_config.json names none, or one that is not there."""
     file = adapter / ADAPTER_CONFIG
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")

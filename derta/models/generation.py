@@ -26,10 +26,7 @@ Batch = list[ModelInput]
 
 def plan_batches(inputs: Iterable[ModelInput], batch_size: int) -> list[Batch]:
     """Longest inputs first, so that a batch too large for the memory shows at once; ties in the order of their keys.
-
-    Raises:
-        ValueError: batch_size < 1.
-    """
+    Raises ValueError: batch_size < 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     ordered = sorted(inputs, key=lambda item: (-len(item.token_ids), item.key))
@@ -79,10 +76,7 @@ def generate(
 
 def check_logits(target: TargetModel, batch: Sequence[ModelInput]) -> None:
     """One forward over the first inputs of a batch: argmax would turn NaN logits into text without a word.
-
-    Raises:
-        InputError: NaN or infinite logits.
-    """
+    Raises InputError: NaN or infinite logits."""
     import torch
 
     model = target.model

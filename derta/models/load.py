@@ -36,10 +36,7 @@ def shown(path: Path | str) -> str:
 
 def check_source(name_or_path: str) -> Path | str:
     """A model directory with safetensors as a `Path`, or a hub id as it stands.
-
-    Raises:
-        InputError: neither; or a directory without weights that may be loaded.
-    """
+    Raises InputError: neither; or a directory without weights that may be loaded."""
     path = Path(name_or_path)
     if path.is_dir():
         files = {file.name for file in path.iterdir()}
@@ -63,10 +60,7 @@ def check_source(name_or_path: str) -> Path | str:
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with the chat template and special tokens the configuration adds.
-
-    Raises:
-        InputError: it cannot be loaded; a special token outside its vocabulary; a template that is not there.
-    """
+    Raises InputError: it cannot be loaded; a special token outside its vocabulary; a template that is not there."""
     from transformers import AutoTokenizer
 
     source = check_source(config.name_or_path)

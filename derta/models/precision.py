@@ -22,11 +22,7 @@ LARGE_ON_CPU = 50_000_000
 
 
 def resolve_dtype(config: ModelConfig) -> str:
-    """torch's name of the precision that `config` asks for.
-
-    Raises:
-        InputError: no such model.
-    """
+    """torch's name of the precision that `config` asks for. Raises InputError: no such model."""
     import torch
 
     if config.dtype is not Dtype.auto:

@@ -25,10 +25,7 @@ from derta.models.inputs import Generation, ModelInput, Sampling
 
 class Server:
     """A server that continues token ids.
-
-    Raises:
-        InputError: no url or model, or the environment variable of the key is not set.
-    """
+    Raises InputError: no url or model, or the environment variable of the key is not set."""
 
     def __init__(self, config: EndpointConfig):
         self._endpoint = Endpoint(config, "eval.server")
@@ -42,11 +39,8 @@ class Server:
         sampling: Sampling | None = None,
     ) -> list[Generation]:
         """As `derta.models.generation.generate`.
-
-        Raises:
-            InputError: the server does not answer, or not with token ids. What is on disk stays; the same command
-                continues there.
-        """
+        Raises InputError: the server does not answer, or not with token ids. What is on disk stays; the same command
+        continues there."""
         body: dict[str, Any] = {
             "model": self._endpoint.config.model,
             "prompt": [list(item.token_ids) for item in batch],

@@ -102,11 +102,8 @@ def load_target(
     kind: type[TargetModel] = TargetModel,
 ) -> TargetModel:
     """Load a model, or a LoRA adapter on its base, for generation.
-
-    Raises:
-        InputError: no such directory, no safetensors, pickle only, an adapter without its base, a tokenizer without
-            EOS or pad token; a placement that this machine or model does not allow; a server that cannot be used.
-    """
+    Raises InputError: no such directory, no safetensors, pickle only, an adapter without its base, a tokenizer without
+    EOS or pad token; a placement that this machine or model does not allow; a server that cannot be used."""
     source = check_source(config.name_or_path)
     base = _base_of(config)
     adapter, tokenizer = base is not config, target_tokenizer(config)
@@ -125,11 +122,7 @@ def load_target(
 
 
 def target_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; an adapter's own, else its base's.
-
-    Raises:
-        InputError: as `load_target`.
-    """
+    """The model's tokenizer; an adapter's own, else its base's. Raises InputError: as `load_target`."""
     base = _base_of(config)
     own = base is config or (Path(config.name_or_path) / "tokenizer_config.json").is_file()
     return load_tokenizer(config if own else base)
@@ -145,10 +138,7 @@ def _base_of(config: ModelConfig) -> ModelConfig:
 
 def load_placed(config: ModelConfig, device: torch.device | str, placement: Placement, *, adapter: bool) -> Any:
     """The weights where they belong: whole on one device, over all devices of this process, or cut across the ranks.
-
-    Raises:
-        InputError: a placement that does not go with the number of processes, or with an adapter.
-    """
+    Raises InputError: a placement that does not go with the number of processes, or with an adapter."""
     import torch
 
     dtype, world = resolve_dtype(config), int(os.environ.get("WORLD_SIZE", "1"))

@@ -15,10 +15,7 @@ BASE_WAS_DIRECTORY = "base_was_directory"  # of an adapter
 
 def read_taught(model: ModelConfig) -> dict[str, Any]:
     """What the file says; nothing for a model that was not trained here.
-
-    Raises:
-        InputError: it is there, and no JSON object.
-    """
+    Raises InputError: it is there, and no JSON object."""
     path: Path | str | None = Path(model.name_or_path) / DERTA_CONFIG_FILE
     if not Path(model.name_or_path).is_dir():
         from transformers.utils.hub import cached_file

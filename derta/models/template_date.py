@@ -47,10 +47,7 @@ def fix_date(tokenizer: PreTrainedTokenizerBase, day: str | None = None) -> str 
 
 def fixed_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The chat template with the fixed day written out; None where it asks for no date.
-
-    Raises:
-        InputError: the template computes how the date is written.
-    """
+    Raises InputError: the template computes how the date is written."""
     day = fix_date(tokenizer)
     return None if day is None else _written_out(tokenizer.get_chat_template(), day)
 

@@ -61,10 +61,7 @@ class Duration:
 
 def count_rows(config: PlanRunConfig) -> Rows:
     """As stated, else as data.path holds them, else the paper's mix.
-
-    Raises:
-        InputError: data.path is there and training could not read it either.
-    """
+    Raises InputError: data.path is there and training could not read it either."""
     if config.triples is not None or config.helpful is not None:
         return Rows(config.triples or 0, config.helpful or 0, 0, "as stated")
     path, data_format = config.data.path, config.data.format.value
@@ -81,10 +78,7 @@ def count_rows(config: PlanRunConfig) -> Rows:
 def training_rows(config: PlanRunConfig, rows: Rows) -> int:
     """Rows of an epoch: a triple makes its MLE and transition rows, and an RTO row in the arms that have one; DPO sees
     pairs only.
-
-    Raises:
-        InputError: there are none.
-    """
+    Raises InputError: there are none."""
     objective = config.objective
     rto = objective.name in (Arm.rto, Arm.derta)
     copies = objective.mle_copies + objective.transition_copies + rto

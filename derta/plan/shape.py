@@ -68,10 +68,7 @@ def read_architecture(config: TrainRunConfig) -> tuple[Any, str]:
     """transformers' configuration of the model, and where it was found.
 
     A directory and the local hub cache come first, then the figures in architectures.py, then the hub.
-
-    Raises:
-        InputError: none of them has it.
-    """
+    Raises InputError: none of them has it."""
     from transformers import AutoConfig
 
     name, model = config.model.name_or_path, config.model
@@ -103,10 +100,7 @@ def _read(name: str, options: dict[str, Any], source: str) -> tuple[Any, str]:
 
 def empty_model(config: TrainRunConfig) -> tuple[Any, str]:
     """The model on the meta device, with its adapter where the configuration asks for one; and the source.
-
-    Raises:
-        InputError: an unknown architecture; LoRA targets that are not there.
-    """
+    Raises InputError: an unknown architecture; LoRA targets that are not there."""
     import torch
     from transformers import AutoModelForCausalLM
 

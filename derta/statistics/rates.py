@@ -43,10 +43,7 @@ def rate(count: int, n: int) -> Rate:
 
 def wilson_interval(count: int, n: int) -> tuple[float, float]:
     """95% Wilson score interval of a binomial rate; unlike the normal one it keeps its width at 0 of n and n of n.
-
-    Raises:
-        ValueError: n < 1 or count outside 0..n.
-    """
+    Raises ValueError: n < 1 or count outside 0..n."""
     if n < 1 or not 0 <= count <= n:
         raise ValueError(f"no interval for {count} of {n}")
     return wilson(count / n, n)

@@ -32,10 +32,7 @@ def false_positives_at_recall(
     positives: Sequence[float], negatives: Sequence[float], recall: float = 0.95
 ) -> FalsePositives:
     """Share of the negatives at or above the highest threshold that keeps `recall` of the positives.
-
-    Raises:
-        ValueError: recall outside (0, 1].
-    """
+    Raises ValueError: recall outside (0, 1]."""
     if not 0 < recall <= 1:
         raise ValueError(f"recall is {recall}: expected above 0, up to 1")
     if not positives or not negatives:

@@ -62,10 +62,7 @@ def two_way_interval(values: Any) -> Interval:
 
     sd: between the seeds' means (null for one seed). The interval of one seed covers prompts only, that of one prompt
     seeds only; low and high are null where there is neither.
-
-    Raises:
-        ValueError: values that are not a table, or none.
-    """
+    Raises ValueError: values that are not a table, or none."""
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.size == 0:
         raise ValueError(f"expected values [seeds, prompts], got shape {table.shape}")

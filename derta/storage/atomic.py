@@ -113,10 +113,7 @@ def write_errors_named(named: str, kept: str = "nothing was left behind") -> Ite
 
 def lock_file(file: IO[Any], taken: str) -> None:
     """Hold a lock until the file is closed; the kernel releases it when the process is killed.
-
-    Raises:
-        InputError: another process holds it; `taken` is the message.
-    """
+    Raises InputError: another process holds it; `taken` is the message."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

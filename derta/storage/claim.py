@@ -47,10 +47,7 @@ class Claim:
 
     def held(self) -> bool:
         """Whether the folder holds (part of) this work; False where nothing is there.
-
-        Raises:
-            InputError: it holds another piece of work, or something that does not say what it is.
-        """
+        Raises InputError: it holds another piece of work, or something that does not say what it is."""
         if not self.file.is_file():
             if self.others and self.file.parent.is_dir() and any(self.file.parent.glob(self.others)):
                 raise InputError(
@@ -66,10 +63,7 @@ class Claim:
 
     def take(self, **beside: Any) -> None:
         """Make the folder and write the identity into it, with what else belongs into the file.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        Raises InputError: it cannot be written."""
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json_atomically(self.file, {"identity": self.identity, **beside})
@@ -81,11 +75,7 @@ class Claim:
         return self.finished.is_file()
 
     def content(self) -> dict[str, Any]:
-        """What the file holds.
-
-        Raises:
-            InputError: it is not one of ours.
-        """
+        """What the file holds. Raises InputError: it is not one of ours."""
         try:
             found = json.loads(self.file.read_text(encoding="utf-8"))
             if not isinstance(found["identity"], dict):

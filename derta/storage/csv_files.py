@@ -16,11 +16,8 @@ _LARGEST_CELL = 2**31 - 1  # the module's own limit is 128 KiB; responses are lo
 
 def csv_records(path: Path, text: str) -> Iterator[Record]:
     """The rows of a file (of a .tsv: separated by tabs), each with the line on which it begins.
-
-    Raises:
-        InputError: a header that names a column twice or is separated otherwise, a row with more or fewer cells than
-            the header, wrong quoting.
-    """
+    Raises InputError: a header that names a column twice or is separated otherwise, a row with more or fewer cells than
+    the header, wrong quoting."""
     csv.field_size_limit(_LARGEST_CELL)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

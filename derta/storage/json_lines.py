@@ -28,11 +28,8 @@ def parse_lines(text: str) -> Iterator[tuple[int, Any]]:
 
 def parse(text: str | bytes) -> Any:
     """A JSON value.
-
-    Raises:
-        ValueError: malformed, a key twice in one object (the first value would be lost), nested too deeply, or a
-            number of thousands of digits.
-    """
+    Raises ValueError: malformed, a key twice in one object (the first value would be lost), nested too deeply, or a
+    number of thousands of digits."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:

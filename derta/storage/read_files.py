@@ -27,11 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Hex digest of a file's bytes. Raises InputError: the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -46,10 +42,7 @@ def find_files(path: str, folders: list[Path]) -> list[Path]:
     """The data files that `path` (a file, a directory or a glob pattern) names, sorted by name.
 
     A relative path is looked up in each of `folders` in order (recipe file first, then working directory).
-
-    Raises:
-        InputError: nothing there, no data file in it, or files of several kinds.
-    """
+    Raises InputError: nothing there, no data file in it, or files of several kinds."""
     candidates = [Path(path).expanduser()] if Path(path).expanduser().is_absolute() else [f / path for f in folders]
     for candidate in candidates:
         found = _files_at(candidate)
@@ -82,11 +75,8 @@ def _files_at(path: Path) -> list[Path]:
 
 def read_values(path: Path) -> Iterator[tuple[Place, Any]]:
     """What stands in one file, in order: objects, or other JSON values.
-
-    Raises:
-        InputError: not readable, not UTF-8, malformed JSON or CSV, not a parquet or Arrow file, an empty file, an
-            unknown suffix.
-    """
+    Raises InputError: not readable, not UTF-8, malformed JSON or CSV, not a parquet or Arrow file, an empty file, an
+    unknown suffix."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         fix = f"unpack it: gunzip {path.name}" if suffix == ".gz" else "convert the file"
@@ -107,11 +97,7 @@ def read_values(path: Path) -> Iterator[tuple[Place, Any]]:
 
 
 def read_file(path: Path) -> Iterator[Record]:
-    """The records of one file in order.
-
-    Raises:
-        InputError: as `read_values`; a value that is no object.
-    """
+    """The records of one file in order. Raises InputError: as `read_values`; a value that is no object."""
     for place, value in read_values(path):
         if not isinstance(value, dict):
             raise InputError(
@@ -122,10 +108,7 @@ def read_file(path: Path) -> Iterator[Record]:
 
 def read_text(path: Path) -> str:
     """The text of a file.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8; the line of the first bad byte is named.
-    """
+    Raises InputError: it cannot be read, or is not UTF-8; the line of the first bad byte is named."""
     try:
         data = path.read_bytes().removeprefix(_BOM)
     except (OSError, ValueError) as error:

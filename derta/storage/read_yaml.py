@@ -34,10 +34,7 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> Any:
     """The values of one file.
-
-    Raises:
-        InputError: not readable, not UTF-8, not YAML, or a key given twice; with the line.
-    """
+    Raises InputError: not readable, not UTF-8, not YAML, or a key given twice; with the line."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:

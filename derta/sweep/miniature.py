@@ -25,11 +25,7 @@ _PROBE_ROWS = 16  # of either kind; P(refusal) on test rows while an arm trains,
 
 
 def run_study(config: MiniatureRunConfig) -> str:
-    """Run what is not done yet; returns where the time went and the report.
-
-    Raises:
-        InputError: a stage failed.
-    """
+    """Run what is not done yet; returns where the time went and the report. Raises InputError: a stage failed."""
     root, cores = Path(config.output), min(2, os.cpu_count() or 1)
     begin = time.monotonic()
     jobs = plan_study(root, config.seeds, [arm.value for arm in config.arms], config.eval, cores)

@@ -78,10 +78,7 @@ def requests(jobs: Sequence[tuple[list[str], TrainRunConfig]]) -> list[Requested
 
 def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
     """The jobs of a sweep in the order in which they are started.
-
-    Raises:
-        InputError: runs that cannot run, that share a directory, or that disagree about the sweep.
-    """
+    Raises InputError: runs that cannot run, that share a directory, or that disagree about the sweep."""
     _check(requested)
     settings = requested[0].config.sweep
     jobs: list[Job] = []
@@ -110,10 +107,7 @@ def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
 
 def run_sweep(requested: Sequence[Requested]) -> bool:
     """Run everything that is not done yet, say what became of each job, and write the table. True if nothing failed.
-
-    Raises:
-        InputError: before anything is started: see `plan_sweep`.
-    """
+    Raises InputError: before anything is started: see `plan_sweep`."""
     settings = requested[0].config.sweep
     root = requested[0].root
     jobs = plan_sweep(requested)

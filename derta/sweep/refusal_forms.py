@@ -62,10 +62,7 @@ def shares(results: Sequence[Result]) -> dict[str, float]:
 
 def render(folders: Sequence[str]) -> str:
     """A Markdown table in per cent: a row per label, the mean over its evaluations.
-
-    Raises:
-        InputError: a folder without a finished evaluation of the miniature.
-    """
+    Raises InputError: a folder without a finished evaluation of the miniature."""
     by_label: dict[str, list[dict[str, float]]] = {}
     for folder in folders:
         summary = read_summary(folder)
