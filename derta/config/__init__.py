@@ -3,12 +3,10 @@
 Nothing here imports torch, so `--help` and wrong values answer at once.
 """
 
-from derta.config.ablation import AblationConfig
-from derta.config.data import DataConfig, DataFormat, LongPrompts
+from derta.config.data import DataConfig, DataFormat, LongPrompts, ProbeConfig
 from derta.config.logging import LoggingConfig, WandbMode
 from derta.config.model import Dtype, ModelConfig
-from derta.config.objective import Arm, Normalization, ObjectiveConfig
-from derta.config.probe import ProbeConfig
+from derta.config.objective import AblationConfig, Arm, Normalization, ObjectiveConfig
 from derta.config.run import TrainRunConfig
 from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
 

@@ -8,10 +8,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole, shown
+from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Text, Whole, shown
 
 TopP = Annotated[float, Gt(0), Le(1)]
 

@@ -103,11 +103,10 @@ class Command(Generic[ConfigT]):
         return f"launch/{script}.py {subcommand}".rstrip()
 
     def _print_help(self, overrides: list[str]) -> None:
-        from derta.config.groups import groups, shipped_values
+        from derta.config.compose import groups
         from derta.config.help_text import help_text
 
-        name = self.conf or self.name
-        values = self._values(overrides, resolve=False) if overrides else shipped_values(name, self.schema)
+        values = self._values(overrides, resolve=False)
         print(as_typed(help_text(self.about or "", self.schema, groups(self.schema), values)))
 
     def _print_values(self, overrides: list[str], resolve: bool) -> None:

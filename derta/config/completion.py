@@ -8,11 +8,10 @@ from typing import Annotated
 
 from annotated_types import Gt, Le
 
-from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Count, Name, NotNegative, Settings, Text
+from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Text
 
 
 class SafeResponses(Choice):

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hydra import compose, initialize, initialize_config_dir
@@ -22,16 +23,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from derta.config.groups import groups, run_folder, usual
 from derta.config.paths import expand_home, home_in_argument
-from derta.config.plain import plain
 from derta.config.settings import (
     Settings,
     as_tree,
+    bare,
     checked,
     field_at,
+    hints,
     is_mapping,
+    is_settings,
     key_problem,
+    plain,
 )
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
@@ -42,6 +45,29 @@ _QUOTED = "put it in quotes inside quotes, for example 'data.path=\"rows, part 1
 _OWN = ("hydra.", "hydra/")  # keys of Hydra's own
 # What composing raises for wrong input; the built-in ones come from keys that are set within what is no mapping.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AttributeError, AssertionError)
+
+
+def groups(schema: type[Settings]) -> dict[str, list[str]]:
+    """Choices of every group of conf/ that a configuration has."""
+    own = [name for name, annotation in hints(schema).items() if is_settings(bare(annotation))]
+    folders = {folder.name: folder for folder in CONF_DIR.iterdir() if folder.is_dir()}
+    wanted = [*own, "experiment"] if "objective" in own else own
+    return {name: sorted(file.stem for file in folders[name].glob("*.yaml")) for name in wanted if name in folders}
+
+
+def usual(group: str, model: str, peft: str = "none") -> str:
+    """What a group is unless it is chosen: ${usual:...} in conf/. The miniature has settings of its own, every other
+    model the paper's."""
+    if model == "miniature":
+        return "miniature"
+    return {"trainer": "paper", "optim": "lora" if peft == "lora" else "full"}.get(group, "custom")
+
+
+def run_folder(model: object) -> str:
+    """Folder of the runs that start from a model: ${run_folder:...} in conf/; for a model in runs/NAME/ that one."""
+    parts = Path(str(model)).parts or ("model",)
+    return parts[1] if parts[0] == "runs" and len(parts) > 2 else parts[-1]
+
 
 OmegaConf.register_new_resolver("usual", usual, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

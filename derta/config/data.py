@@ -1,4 +1,4 @@
-"""`data`: the rows a run trains on."""
+"""`data`: the rows a run trains on; `probe`: those whose P(refusal) is measured while it trains."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from derta.config.choice import Choice
-from derta.config.settings import Count, Settings, Text
+from derta.config.settings import Choice, Count, Settings, Text
 
 NGRAM = 8  # consecutive words that make an overlap of training and evaluation prompts
 
@@ -56,6 +55,17 @@ class DataConfig(Settings):
     contamination_ngram: Count = NGRAM
     """Consecutive words that make an overlap."""
     contamination: Contamination = Contamination.refuse
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbeConfig(Settings):
+    """The rows whose P(refusal) is measured while a run trains, every `trainer.eval_steps`."""
+
+    path: Text | None = None
+    """A dataset directory (its hold-out split, else all of it) or a rows file; null takes the hold-out split of
+    data.path, and turns the probe off where that has none."""
+    rows: Annotated[int, Ge(1), "a whole number, at least 1 (trainer.eval_steps=0 turns the probe off)"] = 64
+    """At most so many harmful and so many benign ones."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,25 +10,12 @@ from typing import Annotated
 from annotated_types import MaxLen, MinLen
 
 from derta.config.attacks import AttackConfig
-from derta.config.choice import Choice
 from derta.config.endpoint import EndpointConfig
 from derta.config.gate import GateConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
-from derta.config.settings import Count, Name, Settings, Text, Whole, shown
-
-__all__ = [
-    "CompareRunConfig",
-    "EvaluateRunConfig",
-    "EvaluationConfig",
-    "JudgeRunConfig",
-    "JudgeName",
-    "LmEvalConfig",
-    "Placement",
-    "PromptSetConfig",
-    "ReportRunConfig",
-]
+from derta.config.settings import Choice, Count, Name, Settings, Text, Whole, shown
 
 
 @dataclass(kw_only=True, slots=True)

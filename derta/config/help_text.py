@@ -12,8 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from derta.config.plain import plain
-from derta.config.settings import Settings, bare, hints, item_settings, shown, words
+from derta.config.settings import Settings, bare, hints, item_settings, plain, shown, words
 
 _WIDTH = 120
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from annotated_types import Gt, MaxLen, Predicate
 
-from derta.config.choice import Choice
-from derta.config.settings import Settings, Text
+from derta.config.settings import Choice, Settings, Text
 
 _NOT_IN_PROJECTS = "/\\#?%:"
 _LONGEST_PROJECT = 128

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from annotated_types import Predicate
 
-from derta.config.choice import Choice
-from derta.config.settings import Settings, Text
+from derta.config.settings import Choice, Settings, Text
 
 
 class Dtype(Choice):

@@ -8,9 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
-from derta.config.ablation import AblationConfig
-from derta.config.choice import Choice
-from derta.config.settings import Count, Name, NotNegative, Settings, Share, Whole
+from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Whole
 
 
 class Arm(Choice):
@@ -34,6 +32,27 @@ class Normalization(Choice):
 
     token = "token"
     per_objective = "per_objective"
+
+
+@dataclass(kw_only=True, slots=True)
+class AblationConfig(Settings):
+    """With some probability a row with harmful prefix is trained with the model's own refusal direction ablated, so
+    that refusal has to be carried by more than that direction (after ReFAT, arXiv 2409.20089; see
+    derta/training/ablation.py). Of several places the one whose ablation most lowers the probability of refusing the
+    harmful prompts is taken."""
+
+    probability: Share = 0.0
+    """That a row with harmful prefix is ablated in an epoch; 0 turns it off, at no cost."""
+    refresh_steps: Count = 25
+    """Optimizer steps between two computations of the direction."""
+    prompts: Count = 32
+    """Of either side, from the training rows, whose means the direction is the difference of."""
+    positions: Annotated[
+        list[Annotated[int, Lt(0)]], MinLen(1), "a list of numbers below 0, [-1] for the last token"
+    ] = field(default_factory=lambda: [-1])
+    """Tokens at which the direction may be read, counted from the end of the prompt."""
+    layers: Annotated[list[Whole], MinLen(1), "a list of layers from 0"] | None = None
+    """Blocks at whose input the direction may be read; null is the middle one."""
 
 
 @dataclass(kw_only=True, slots=True)

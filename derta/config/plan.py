@@ -8,9 +8,8 @@ from typing import Annotated
 
 from annotated_types import Gt, Le
 
-from derta.config.choice import Choice
 from derta.config.run import TrainRunConfig
-from derta.config.settings import Count, Name, Text, Whole
+from derta.config.settings import Choice, Count, Name, Text, Whole
 
 
 class Device(Choice):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from derta.config.choice import Choice
+from derta.config.settings import Choice
 
 
 class PromptFormat(Choice):

@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from derta.config.data import DataConfig, DataFormat
+from derta.config.data import DataConfig, DataFormat, ProbeConfig
 from derta.config.logging import LoggingConfig
 from derta.config.model import ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
-from derta.config.probe import ProbeConfig
 from derta.config.settings import Name, Settings
 from derta.config.sweep import SweepConfig
 from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, TrainerConfig

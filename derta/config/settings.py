@@ -41,6 +41,13 @@ NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 
 
+class Choice(Enum):
+    """An Enum that reads as its value, also where `${objective.name}` is part of a path."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
 class Settings:
     """Base of all settings; subclasses are `@dataclass(kw_only=True, slots=True)` with a default for every field."""
 
@@ -159,8 +166,7 @@ def words(annotation: Any) -> str:
         return f"one of {', '.join(member.name for member in kind)}"
     if kind is str:
         return "text that is not empty" if metadata else "text"
-    plain = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a value")
-    return plain + _range(metadata)
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a value") + _range(metadata)
 
 
 def shown(value: Any) -> str:
@@ -248,6 +254,17 @@ def as_tree(value: Any) -> Any:
     if isinstance(value, Settings):
         return {field.name: as_tree(getattr(value, field.name)) for field in fields(value)}
     return {name: as_tree(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def plain(value: Any) -> Any:
+    """A configuration as what YAML and JSON can hold: dicts, lists and scalars, enum members by name."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
 
 
 def _truths(tree: dict[str, Any], path: Path = ()) -> Iterator[Path]:

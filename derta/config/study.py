@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import MinLen, Predicate
 
-from derta.config.choice import Choice
 from derta.config.objective import Arm
-from derta.config.settings import Settings, Text, Whole
+from derta.config.settings import Choice, Settings, Text, Whole
 from derta.config.shipped import CONF_DIR
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from derta.config.choice import Choice
-from derta.config.settings import Count, Name, Settings, Whole, shown
+from derta.config.settings import Choice, Count, Name, Settings, Whole, shown
 
 
 class Preparation(Choice):

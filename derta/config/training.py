@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from derta.config.choice import Choice
-from derta.config.settings import Count, Name, NotNegative, Positive, Settings, Text, Whole
+from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Settings, Text, Whole
 
 Scheduler = Literal[  # of transformers, those that need no arguments of their own
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"

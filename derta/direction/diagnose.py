@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.config.direction import DiagnoseRunConfig
-from derta.config.plain import plain
+from derta.config.settings import plain
 from derta.direction.examine import Examined, examine
 from derta.direction.figures import write_figures
 from derta.direction.find import load_reference

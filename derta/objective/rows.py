@@ -30,7 +30,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from derta.config import ObjectiveConfig
-from derta.config.plain import plain
+from derta.config.settings import plain
 from derta.objective.draws import is_ablated, kept_positions, prefix_length
 from derta.objective.refusal_token import RefusalToken
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
-from derta.config.plain import plain
+from derta.config.settings import plain
 from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
 

@@ -29,7 +29,7 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.config import TrainRunConfig
-from derta.config.plain import plain
+from derta.config.settings import plain
 from derta.errors import InputError
 from derta.storage.atomic import PARTIAL, apply_umask, write_atomically, write_json_atomically
 from derta.storage.read_yaml import read_yaml

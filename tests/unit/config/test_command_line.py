@@ -12,12 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from derta.config import TrainRunConfig
-from derta.config.compose import composed, read
-from derta.config.direction import DiagnoseRunConfig
+from derta.config.compose import composed, primary, read
 from derta.config.evaluation import EvaluateRunConfig
-from derta.config.gate import GateRunConfig
-from derta.config.groups import shipped_values
-from derta.config.plan import PlanRunConfig
 from derta.config.shipped import CONF_DIR
 
 REPOSITORY = CONF_DIR.parent
@@ -29,9 +25,10 @@ def found(*overrides: str) -> list[str]:
     return read("train", TrainRunConfig, overrides)[1]
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(TRAIN), *words],
+        cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -105,15 +102,18 @@ def test_keys_that_no_file_holds_need_no_plus() -> None:
 
 
 def test_files_of_the_user_s_are_checked_as_the_command_line_is(tmp_path: Path) -> None:
-    """A group of their own, by --config-dir: Hydra composes it, unknown keys and values are ours to name."""
+    """A group of their own, by --config-dir: Hydra composes it, unknown keys and values are ours to name. An error
+    leaves no files."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("name_or_path: x\nrevison: abc\ntrust_remote_code: 3\n")
-    result = run("--config-dir", str(tmp_path), "model=mine", "data.path=rows.jsonl")
+    result = run("--config-dir", str(tmp_path), "model=mine", "data.path=rows.jsonl", cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - model.trust_remote_code=3: expected true or false",
         "  - model.revison=abc: no key 'revison'; did you mean model.revision?",
     ]
+    assert run("trainer.sede=3", cwd=tmp_path).returncode == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
 @pytest.mark.parametrize("value", ["/tmp/a b", '"/tmp/a,b=c"', '"/tmp/日本 é"', "/tmp/a-b_c.d", "'/tmp/{x}'"])
@@ -203,20 +203,10 @@ def test_every_key_of_every_command_has_its_sentence() -> None:
         assert keys and not [lines[place] for place in keys if not lines[place + 1].startswith("      ")]
 
 
-@pytest.mark.parametrize(
-    ("name", "schema"),
-    [
-        ("train", TrainRunConfig), ("plan", PlanRunConfig), ("evaluate", EvaluateRunConfig),
-        ("diagnose_direction", DiagnoseRunConfig), ("gate", GateRunConfig),
-    ],
-)  # fmt: skip
-def test_help_shows_what_hydra_composes(name: str, schema: type) -> None:
-    assert shipped_values(name, schema) == OmegaConf.to_container(composed(name, schema, []))
-
-
 def test_a_job_of_slurm_has_the_values_of_a_run() -> None:
-    run, job = shipped_values("train", TrainRunConfig), shipped_values("slurm", TrainRunConfig)
-    assert run == {key: value for key, value in job.items() if key != "hydra"}
+    primary("train", TrainRunConfig)  # conf/slurm.yaml stands on it
+    run, job = (composed(name, TrainRunConfig, []) for name in ("train", "slurm"))
+    assert OmegaConf.to_container(run) == OmegaConf.to_container(job)
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
@@ -237,9 +227,13 @@ def test_help_shows_the_chosen_values_and_explains_wrong_ones() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_cfg_job_prints_the_configuration() -> None:
-    result = run("--cfg", "job", "objective=rto", "trainer.seed=7")
-    assert result.returncode == 0 and "  name: rto\n" in result.stdout and "  seed: 7\n" in result.stdout
+def test_cfg_job_prints_the_configuration(tmp_path: Path) -> None:
+    """With `~` in paths, which Hydra's grammar has not, and users do."""
+    result = run("--cfg", "job", "objective=rto", "trainer.seed=7", "data.path=~", HOME=str(tmp_path))
+    for line in ("  name: rto\n", "  seed: 7\n", f"  path: {tmp_path}\n"):
+        assert line in result.stdout, result.stderr
+    result = run("--cfg", "job", "--resolve", "objective=rto", "output_dir=~/runs/one", HOME=str(tmp_path))
+    assert f"output_dir: {tmp_path}/runs/one" in result.stdout
     result = run("--cfg", "job", "--resolve", "objective=rto", "trainer.seed=7")
     assert "output_dir: runs/miniature/rto-seed7" in result.stdout
 
@@ -280,18 +274,3 @@ def test_one_rank_speaks_for_all() -> None:
     assert ranks[1].poll() is None
     _, second = ranks[1].communicate(timeout=60)
     assert ranks[1].returncode == 2 and second.startswith("error on rank 1: ")
-
-
-def test_errors_leave_no_files(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(TRAIN), "trainer.sede=3"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_home_in_a_path(tmp_path: Path) -> None:
-    """Hydra's grammar has no `~` in a value; users do."""
-    printed = run("--cfg", "job", "output_dir=~/runs/one", "data.path=~", HOME=str(tmp_path))
-    assert printed.returncode == 0, printed.stderr
-    assert f"output_dir: {tmp_path}/runs/one" in printed.stdout and f"path: {tmp_path}\n" in printed.stdout
