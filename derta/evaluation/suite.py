@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Placement
-from derta.evaluation.attacks.attack import Attack, build_attacks
+from derta.evaluation.attacks.attack import Attack
+from derta.evaluation.attacks.build import build_attacks
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks

@@ -15,7 +15,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from derta.config.attacks import AutoDANConfig, ChatModelKind
 from derta.evaluation.attacks.disguises import SLOT, fill, query_of, read_templates, replace_query
@@ -25,9 +25,7 @@ from derta.evaluation.attacks.synonyms import read_synonyms, replace_words, swap
 from derta.evaluation.records import Row
 from derta.models.chat import ChatModel, build_chat_model
 from derta.models.endpoint import NoAnswer
-
-if TYPE_CHECKING:
-    from derta.models.target import TargetModel
+from derta.models.target import TargetModel
 
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+$")
 _WORD_CHANGE = 0.2  # probability that the mutation by synonyms exchanges a word that has some
@@ -42,23 +40,18 @@ class AutoDAN(Search):
     (prompts tried), failed (rewrites that could not be used)."""
 
     name = "autodan"
+    config: AutoDANConfig
 
     def __init__(self, config: AutoDANConfig, fallback: str, seed: int, workspace: Workspace | None = None):
-        """fallback: start of the response to aim at where a row has none.
-
-        Raises:
-            InputError: templates, synonyms or a rewriting model that cannot be used.
-        """
-        super().__init__(workspace, config.save_steps)
-        self.config, self.fallback, self.seed = config, fallback, seed
-        self.budget = config.steps
+        """Raises InputError for templates, synonyms or a rewriting model that cannot be used."""
+        super().__init__(config, fallback, seed, workspace, budget=config.steps, save_steps=config.save_steps)
         self.templates = read_templates(config.templates)
         self.synonyms = read_synonyms(config.synonyms)
         self.mutator: ChatModel | None = None
         if config.mutator.kind is not ChatModelKind.none:
             device = self.workspace.ranks.device()
             self.mutator = build_chat_model(config.mutator, "eval.attack.autodan.mutator", device)
-        self.settings: Mapping[str, Any] = {
+        self.settings = {
             "steps": config.steps,
             "population": config.population,
             "templates": self.templates,

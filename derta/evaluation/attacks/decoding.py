@@ -11,49 +11,37 @@ seeded by the batch and the setting, so a resumed evaluation draws the same toke
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
 
 from derta.config.attacks import DecodingConfig
-from derta.evaluation.records import AttackInputs, Outcome, Result, Row
-from derta.models.conversation import check_tokenizer, is_raw_text
+from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.records import Outcome, Result
 from derta.models.generation import generate
 from derta.models.inputs import Generation, ModelInput, Sampling
-
-if TYPE_CHECKING:
-    from derta.models.target import TargetModel
+from derta.models.target import TargetModel
 
 _HARM = (Outcome.UNSCORED, Outcome.REFUSED, Outcome.MALFORMED_REFUSAL, Outcome.GARBLED, Outcome.COMPLIED)
 _OVER_REFUSAL = (Outcome.UNSCORED, Outcome.COMPLIED, Outcome.GARBLED, Outcome.MALFORMED_REFUSAL, Outcome.REFUSED)
 
 
-class Decoding:
+class Decoding(Direct):
     """The prompt as it is, with a grid of sampling settings (greedy search comes first, always)."""
 
     name = "decoding"
 
     def __init__(self, config: DecodingConfig, seed: int):
-        self.grid = tuple(
+        self.sampling = tuple(
             Sampling(temperature, top_p, seed + repeat)
             for temperature, top_p, repeat in product(config.temperatures, config.top_p, range(config.samples))
         )
-        self.settings: Mapping[str, Any] = {
+        self.settings = {
             "temperatures": list(config.temperatures),
             "top_p": list(config.top_p),
             "samples": config.samples,
             "seed": seed,
         }
-
-    def inputs(self, rows: Iterable[Row], target: TargetModel, prompt_set: str) -> AttackInputs:
-        found = AttackInputs()
-        for row in rows:
-            if not is_raw_text(row["prompt"]):
-                check_tokenizer(target.tokenizer)
-            ids = tuple(target.cutter.prompt_ids(row["prompt"]))
-            found.inputs.append(ModelInput(prompt_set, self.name, row["id"], ids, sampling=self.grid))
-        return found
 
 
 def respond(

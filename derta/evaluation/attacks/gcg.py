@@ -11,29 +11,19 @@ can type.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from derta.config.attacks import GCGConfig
 from derta.evaluation.attacks.disguises import query_of, replace_query
 from derta.evaluation.attacks.likelihood import SuffixLoss
-from derta.evaluation.attacks.search import (
-    Search,
-    State,
-    Workspace,
-    finished,
-    given_up,
-    step_random,
-    target_tokens,
-)
+from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, target_tokens
 from derta.evaluation.records import Row
+from derta.models.target import TargetModel
 
 if TYPE_CHECKING:
-    import random
-
     import torch
-
-    from derta.models.target import TargetModel
 
 _PLACEHOLDER = "\ue000query\ue001"  # private-use characters: no template and no data hold them
 
@@ -42,13 +32,11 @@ class GCG(Search):
     """White-box. State: suffix (ids, the current one), best (ids), loss (of the best), tried (candidates evaluated)."""
 
     name = "gcg"
+    config: GCGConfig
 
     def __init__(self, config: GCGConfig, fallback: str, seed: int, workspace: Workspace | None = None):
-        """fallback: start of the response to aim at where a row has none."""
-        super().__init__(workspace, config.save_steps)
-        self.config, self.fallback, self.seed = config, fallback, seed
-        self.budget = config.steps
-        self.settings: Mapping[str, Any] = {
+        super().__init__(config, fallback, seed, workspace, budget=config.steps, save_steps=config.save_steps)
+        self.settings = {
             "steps": config.steps,
             "suffix": [config.initial, config.suffix_tokens],
             "candidates": config.candidates,

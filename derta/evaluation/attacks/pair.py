@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from derta.config.attacks import ChatModelConfig, ChatModelKind, PairConfig
 from derta.errors import InputError
@@ -26,9 +26,7 @@ from derta.models.endpoint import NoAnswer
 from derta.models.generation import check_logits, generate
 from derta.models.inputs import ModelInput
 from derta.models.messages import written
-
-if TYPE_CHECKING:
-    from derta.models.target import TargetModel
+from derta.models.target import TargetModel
 
 BEST, WORST = 10.0, 1.0
 _RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
@@ -68,16 +66,11 @@ class Pair(Search):
     counts of what failed."""
 
     name = "pair"
+    config: PairConfig
 
     def __init__(self, config: PairConfig, fallback: str, seed: int, workspace: Workspace | None = None):
-        """fallback: start of the response to aim at where a row has none.
-
-        Raises:
-            InputError: no attacker, no judge, or one whose settings cannot be used.
-        """
-        super().__init__(workspace, 1)
-        self.config, self.fallback, self.seed = config, fallback, seed
-        self.budget = config.iterations
+        """Raises InputError for no attacker, no judge, or one whose settings cannot be used."""
+        super().__init__(config, fallback, seed, workspace, budget=config.iterations, save_steps=1)
         device = self.workspace.ranks.device()
         self.attacker: ChatModel = _attacker(config.attacker, device)
         self.judge: ChatModel | None = None
@@ -85,7 +78,7 @@ class Pair(Search):
             self.judge = build_chat_model(config.judge, "eval.attack.pair.judge", device)
         elif self.workspace.judge is None:
             raise InputError("attack 'pair' needs a judge: an evaluation's own, or eval.attack.pair.judge")
-        self.settings: Mapping[str, Any] = {
+        self.settings = {
             "streams": config.streams,
             "iterations": config.iterations,
             "attacker": dict(self.attacker.settings),
@@ -174,8 +167,8 @@ class Pair(Search):
             items.append((i, ModelInput("", self.name, row["id"], ids)))
         for start in range(0, len(items), self.config.batch_size):
             batch = items[start : start + self.config.batch_size]
-            written = generate(target, [item for _, item in batch], max_new_tokens=self.config.response_tokens)
-            for (i, _), generation in zip(batch, written, strict=True):
+            generations = generate(target, [item for _, item in batch], max_new_tokens=self.config.response_tokens)
+            for (i, _), generation in zip(batch, generations, strict=True):
                 responses[i] = target.decode(generation.token_ids)
         return responses
 

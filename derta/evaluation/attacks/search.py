@@ -13,24 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from derta.evaluation.attacks.attack import RAW_TEXT, Attack
 from derta.evaluation.attacks.disguises import replace_query
+from derta.evaluation.judges.judge import Judge
 from derta.evaluation.provenance import shown_path
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text
-from derta.models.inputs import ModelInput
+from derta.models.target import TargetModel
 from derta.progress import progress
 from derta.storage.claim import Claim
-
-if TYPE_CHECKING:
-    from derta.evaluation.judges.judge import Judge
-    from derta.models.target import TargetModel
 
 State = dict[str, Any]
 """JSON. Every state holds "step" (steps done) and "done"; a finished one "content" (the last user message that was
@@ -51,19 +49,17 @@ class Workspace:
     judge: Judge | None = None
 
 
-class Search(ABC):
-    """An attack (derta.evaluation.attacks.attack.Attack) that tries many queries on the target, row by row.
+class Search(Attack):
+    """An attack that tries many queries on the target, row by row. Subclasses give `name`, `settings` and `steps`."""
 
-    Subclasses give `name`, `settings`, `budget` (steps a row may take) and `steps`.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    budget: int
-
-    def __init__(self, workspace: Workspace | None, save_steps: int):
+    def __init__(
+        self, config: Any, fallback: str, seed: int, workspace: Workspace | None, *, budget: int, save_steps: int
+    ):
+        """fallback: start of the response to aim at where a row has none. budget: steps that a row may take."""
+        self.config, self.fallback, self.seed = config, fallback, seed
         self.workspace = workspace or Workspace()
-        self.save_steps = save_steps
+        self.budget, self.save_steps = budget, save_steps
+        self._ended: dict[str, State] = {}
 
     @abstractmethod
     def steps(self, row: Row, target: TargetModel, state: State) -> Iterator[State]:
@@ -84,20 +80,18 @@ class Search(ABC):
                 bar.set_postfix_str(f"row {number} of {len(share)}", refresh=False)
                 own[row["id"]] = self._search(row, target, prompt_set, bar)
                 bar.update(number * self.budget - bar.n)  # a row may be done before its budget is
-        ended = {row_id: state for part in ranks.gather(own) for row_id, state in part.items()}
-        found = AttackInputs()
-        for row in rows:
-            state = ended[row["id"]]
-            if state["content"] is None:
-                found.skipped[row["id"]] = state["reason"]
-                continue
-            ids = target.cutter.prompt_ids(replace_query(row, state["content"]))
-            found.inputs.append(ModelInput(prompt_set, self.name, row["id"], tuple(ids)))
-        return found
+        self._ended = {row_id: state for part in ranks.gather(own) for row_id, state in part.items()}
+        return super().inputs(rows, target, prompt_set)
+
+    def ask(self, row: Row, target: TargetModel) -> Sequence[int] | str:
+        state = self._ended[row["id"]]
+        if state["content"] is None:
+            return state["reason"]
+        return target.cutter.prompt_ids(replace_query(row, state["content"]))
 
     def _search(self, row: Row, target: TargetModel, prompt_set: str, bar: Any) -> State:
         if is_raw_text(row["prompt"]):
-            return given_up("a raw text row holds no user message to rewrite")
+            return given_up(RAW_TEXT)
         check_tokenizer(target.tokenizer)
         checkpoint = self._checkpoint(prompt_set, row)
         state = checkpoint.content()["state"] if checkpoint and checkpoint.held() else {}
@@ -116,19 +110,20 @@ class Search(ABC):
         """The file that holds this row's state; None where nothing is kept."""
         if self.workspace.folder is None:
             return None
-        name = hashlib.sha256(row["id"].encode("utf-8", "surrogatepass")).hexdigest()[:24]
-        file = self.workspace.folder / prompt_set / self.name / f"{name}.json"
-        return Claim(file, self._identity(row), work="search", named=shown_path(str(file)))
-
-    def _identity(self, row: Row) -> dict[str, Any]:
         content = json.dumps([row["prompt"], row["chosen"], row["rejected"]], sort_keys=True)
-        return {
+        identity = {
             "attack": self.name,
             "settings": dict(self.settings),
             "model": dict(self.workspace.model),
             "row": row["id"],
-            "row_sha256": hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
+            "row_sha256": _sha256(content),
         }
+        file = self.workspace.folder / prompt_set / self.name / f"{_sha256(row['id'])[:24]}.json"
+        return Claim(file, identity, work="search", named=shown_path(str(file)))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def finished(state: State, content: str) -> State:

@@ -7,7 +7,7 @@ import pytest
 from derta.config.compose import read
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
 from derta.config.shipped import CONF_DIR
-from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.judges.judge import build_judge
 
 NAMES = sorted(file.stem for file in (CONF_DIR / "eval").glob("*.yaml"))

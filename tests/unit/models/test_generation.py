@@ -5,7 +5,7 @@ import torch
 
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.attacks.build import build_attack
 from derta.models.generation import check_logits, generate, left_pad, plan_batches
 from derta.models.inputs import ModelInput
 from derta.models.target import TargetModel, load_target

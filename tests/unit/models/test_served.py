@@ -17,7 +17,7 @@ from derta.config.endpoint import EndpointConfig
 from derta.config.evaluation import Placement
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.attacks.build import build_attack
 from derta.models.generation import generate
 from derta.models.target import TargetModel, load_target
 

@@ -8,7 +8,7 @@ import torch
 
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.attacks.build import build_attack
 from derta.models.fingerprint import adapter_base, fingerprint
 from derta.models.generation import generate
 from derta.models.target import load_target

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import build_attack, build_attacks
+from derta.evaluation.attacks.build import build_attack, build_attacks
 from derta.miniature.formats import Format, decode_prompt
 
 PLAIN_ROW = {

@@ -12,8 +12,9 @@ from bag_model import bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig, ChatModelKind
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.attack import Direct
 from derta.evaluation.attacks.autodan import AutoDAN, cross
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.disguises import read_templates
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.attacks.synonyms import SHIPPED_SYNONYMS, read_synonyms, replace_words, swap_at_random

@@ -5,7 +5,8 @@ import torch
 from bag_model import COMPLIANCE, bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, DecodingConfig
-from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Result

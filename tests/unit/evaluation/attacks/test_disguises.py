@@ -10,7 +10,8 @@ from bag_model import outcomes, weak_to
 
 from derta.config.attacks import AttackConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.disguises import read_templates
 from derta.evaluation.records import Outcome
 

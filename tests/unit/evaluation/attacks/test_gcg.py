@@ -11,7 +11,8 @@ from bag_model import bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, GCGConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.gcg import GCG, Frame, allowed_tokens
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.ranks import Ranks

@@ -12,7 +12,8 @@ from bag_model import COMPLIANCE, REFUSAL, bag_model, outcomes
 from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, PairConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import Direct, build_attack
+from derta.evaluation.attacks.attack import Direct
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.pair import Pair, parse_prompt, parse_rating
 from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge

@@ -13,7 +13,7 @@ from bag_model import outcomes
 from derta.config.evaluation import EvaluationConfig, PromptSetConfig
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
-from derta.evaluation.attacks.attack import build_attack
+from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.prompt_files import LAYOUTS, read_prompt_file
 from derta.evaluation.prompts import load_prompt_set, make_inputs, read_prompts
 from derta.evaluation.records import Outcome
