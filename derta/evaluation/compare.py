@@ -1,14 +1,18 @@
-"""Two checkpoints on the same prompts: paired differences of outcomes, and drift of length and format."""
+"""Two checkpoints on the same prompts: paired differences of outcomes, and drift of length and format.
+
+A safety tuner may leave the answers right and still make them shorter, flatter or cut off. Formats are told by the
+marks of Markdown; a response has one or it has not, so each is a share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.evaluation.drift import format_drift
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS
 from derta.evaluation.metrics import by_attack, complied, refused, safe
 from derta.evaluation.records import Outcome, Result
@@ -26,6 +30,24 @@ MEASURES: dict[str, Callable[[Result], float | None]] = {
     "score": lambda result: None if result.outcome is Outcome.UNSCORED else result.score,
 }
 """Name -> value of a response, None where it does not count."""
+
+_LIST = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+\S", re.M)
+_HEADING = re.compile(r"^#{1,6}\s+\S", re.M)
+_CODE = re.compile(r"^\s*```", re.M)
+_BOLD = re.compile(r"\*\*\S(?:.*?\S)?\*\*")
+
+FEATURES: dict[str, Callable[[Result], float]] = {
+    "tokens": lambda result: float(result.response_tokens - result.prefill_tokens),
+    "words": lambda result: float(len(result.response.split())),
+    "paragraphs": lambda result: float(len(re.split(r"\n\s*\n", result.response.strip()))),
+    "list": lambda result: float(_LIST.search(result.response) is not None),
+    "heading": lambda result: float(_HEADING.search(result.response) is not None),
+    "code_block": lambda result: float(_CODE.search(result.response) is not None),
+    "bold": lambda result: float(_BOLD.search(result.response) is not None),
+    "cut_off": lambda result: float(not result.finished),
+    "empty": lambda result: float(not result.response.strip()),
+}
+"""Name -> value of a response; the first three are lengths (tokens written by the model, without prefill)."""
 Differences = dict[str, PairedDifference]
 
 
@@ -95,20 +117,26 @@ def _prompts(identity: Identity, name: str) -> Any:
 def _compare_set(
     sides: Sequence[Sequence[Result]], attacks: Sequence[str], *, seed: int, **about: Any
 ) -> SetComparison:
-    def moved(*chosen: str) -> Differences:
-        found = {name: [by_attack(side, value) for side in sides] for name, value in MEASURES.items()}
-        return {
-            name: paired_difference(*({k: side[k] for k in chosen if k in side} for side in pair), seed=seed)
-            for name, pair in found.items()
-        }
+    def moved(chosen: Sequence[str]) -> Differences:
+        return differences([[result for result in side if result.attack in chosen] for side in sides], MEASURES, seed)
 
-    alone = {attack: moved(attack) for attack in attacks} if len(attacks) > 1 else {}
+    alone = {attack: moved([attack]) for attack in attacks} if len(attacks) > 1 else {}
     return SetComparison(
-        measures=moved(*dict.fromkeys(result.attack for side in sides for result in side)),
+        measures=differences(sides, MEASURES, seed),
         attacks={attack: found for attack, found in alone.items() if found["complied"].n},
-        drift=format_drift(*sides, seed=seed),
+        drift=differences(sides, FEATURES, seed),
         **about,
     )
+
+
+def differences(
+    sides: Sequence[Sequence[Result]], values: Mapping[str, Callable[[Result], float | None]], seed: int = 0
+) -> Differences:
+    """Name -> mean before and after over the prompts that both checkpoints have a value for, and their difference."""
+    return {
+        name: paired_difference(*(by_attack(side, value) for side in sides), seed=seed)
+        for name, value in values.items()
+    }
 
 
 def describe_comparison(compared: Comparison) -> str:

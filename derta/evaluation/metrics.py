@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from derta.evaluation.records import Compliance, Outcome, Result
+from derta.evaluation.records import Compliance, Outcome, Result, Score, Verdict
 from derta.evaluation.summary import Cell, SetSummary, Staircase
 from derta.statistics.bootstrap import mean_interval
 from derta.statistics.positions import shares_of_positions
@@ -44,26 +44,7 @@ def by_attack(results: Iterable[Result], value: Callable[[Result], Value | None]
     return table
 
 
-class Scored(Protocol):
-    """See `derta.evaluation.records.Verdict`."""
-
-    @property
-    def outcome(self) -> Outcome: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def fully_safe(self) -> bool | None: ...
-    @property
-    def compliance(self) -> Compliance | None: ...
-    @property
-    def score(self) -> float | None: ...
-    @property
-    def loops(self) -> bool | None: ...
-    @property
-    def goes_on(self) -> bool | None: ...
-
-
-def tally(responses: Sequence[Scored]) -> dict[str, Any]:
+def tally(responses: Sequence[Verdict | Result | Score]) -> dict[str, Any]:
     """What there is to say of scored responses of any origin: see the fields of `Cell` with these names."""
     outcomes = Counter(response.outcome for response in responses)
     scored = [response for response in responses if response.outcome is not Outcome.UNSCORED]

@@ -5,7 +5,7 @@
 `rejected` is filled where the file gives the start of a harmful response (JailbreakBench's and AdvBench's target), for
 prefilling and optimising attacks. A file with several groups (HarmBench's functional categories, XSTest's safe
 and unsafe prompts) names them in `source`, "harmbench/standard", so that `eval.sets.*.source` can choose one. Where the
-prompt is an attack's, or stands behind a context, the row has `request` and `context`, too (derta.evaluation.requests).
+prompt is an attack's, or stands behind a context, the row has `request` and `context`, too (derta.evaluation.records).
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from derta.config.prompts import PromptFormat
 from derta.data.normalise import normalise_messages, normalise_text
 from derta.data.schema import CHAT_ROLES, duplicate_id
 from derta.errors import InputError
-from derta.evaluation.records import Row
-from derta.evaluation.requests import with_context
+from derta.evaluation.records import Row, with_context
 from derta.models.messages import Message, as_messages, written
 from derta.storage.places import Place, Problem, Record, column_names, describe, string_problem, text_problem
 from derta.storage.read_files import read_file, sha256_of, what_is_at

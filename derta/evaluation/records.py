@@ -5,15 +5,38 @@ harmful row --attack--> ModelInput [prompt ids | prefill ids] --model--> [prefil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
 from derta.models.inputs import Key, ModelInput
+from derta.models.messages import Message
 
 Row = dict[str, Any]
-"""A row in the schema of derta/data/schema.py: id, source, kind, prompt, chosen, rejected."""
+"""A row in the schema of derta/data/schema.py: id, source, kind, prompt, chosen, rejected. `request` (messages) and
+`context` (a text) stand in it only where they differ from the prompt: an attack's text beside the goal that it was
+written for, a HarmBench behaviour beside its context."""
+
+
+def request_of(row: Mapping[str, Any]) -> list[Message]:
+    """What a judge holds a response against: the conversation up to the message that asks, without an attack, the
+    context, and what the system says."""
+    messages = row.get("request") or row.get("prompt") or []
+    return [message for message in messages if message["role"] != "system"] or messages
+
+
+def context_of(row: Mapping[str, Any]) -> str:
+    """The text that the request is about; "" where there is none."""
+    return row.get("context") or ""
+
+
+def with_context(request: Sequence[Message], context: str) -> list[Message]:
+    """The request with its context before it, as HarmBench's contextual behaviours are asked."""
+    if not context:
+        return list(request)
+    *before, last = request
+    return [*before, {"role": last["role"], "content": f"{context}\n\n---\n\n{last['content']}"}]
 
 
 class Outcome(str, Enum):
@@ -135,14 +158,42 @@ class Result:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Result:
-        compliance = line.get("compliance")
-        return cls(
-            **{
-                **line,
-                "outcome": Outcome(line["outcome"]),
-                "compliance": None if compliance is None else Compliance(compliance),
-            }
-        )
+        return cls(**(line | _classes(line)))
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One line of scores.jsonl: what the judge says of a stored response, beside the labels it came with.
+
+    index: place in the file, from 0. refusal_word: words before the first refusal. The rest: see `Verdict`.
+    """
+
+    index: int
+    id: str
+    group: str
+    harmful_prompt: bool
+    outcome: Outcome
+    refusal_word: int | None
+    reason: str = ""
+    fully_safe: bool | None = None
+    compliance: Compliance | None = None
+    score: float | None = None
+    categories: tuple[str, ...] = ()
+    labels: dict[str, bool | None] = field(default_factory=dict)
+    loops: bool | None = None
+    goes_on: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Score:
+        return cls(**(line | _classes(line) | {"categories": tuple(line["categories"])}))
+
+
+def _classes(line: Mapping[str, Any]) -> dict[str, Any]:
+    compliance = line.get("compliance")
+    return {"outcome": Outcome(line["outcome"]), "compliance": None if compliance is None else Compliance(compliance)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,47 +91,28 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, asdict(model), judge)
     attacks = build_attacks([name for prompts in sets for name in prompts.attacks], config.eval.attack, workspace)
     refusal = measured_refusal_token(config)
-    return Prepared(
-        config.label or Path(config.model.name_or_path).name,
-        sets,
-        attacks,
-        judge,
-        refusal,
-        replace(
-            _identity(config.eval, sets, attacks, model),
-            refusal_text=None if refusal is None else refusal.text,
-            refusal_ids=None if refusal is None else refusal.ids,
-            template_date=dates.get("template_date"),
-        ),
-        describe_run(config),
-        ResultsFolder(config.output_dir),
-    )
-
-
-def _identity(
-    config: EvaluationConfig, sets: Sequence[PromptSet], attacks: Mapping[str, Attack], model: ModelIdentity
-) -> Identity:
-    """Everything that decides the results. Batch sizes and the number of ranks do not belong here."""
-    benchmarks = config.lm_eval
+    benchmarks = config.eval.lm_eval
     asked = {key: getattr(benchmarks, key) for key in ("tasks", "num_fewshot", "limit", "chat_template")}
-    return Identity(
+    identity = Identity(  # everything that decides the results: no batch sizes, not the number of ranks
         model=model,
         sets={
-            prompts.name: SetIdentity(
-                prompts.sha256,
-                config.sets[prompts.name].source,
-                len(prompts.rows),
-                prompts.harmful,
-                tuple(prompts.attacks),
+            each.name: SetIdentity(
+                each.sha256, config.eval.sets[each.name].source, len(each.rows), each.harmful, tuple(each.attacks)
             )
-            for prompts in sets
+            for each in sets
         },
-        judge=judge_identity(config.judge, config.judging),
-        max_new_tokens=config.max_new_tokens,
+        judge=judge_identity(config.eval.judge, config.eval.judging),
+        max_new_tokens=config.eval.max_new_tokens,
+        refusal_text=None if refusal is None else refusal.text,
+        refusal_ids=None if refusal is None else refusal.ids,
         attack={name: attack.settings for name, attack in attacks.items() if attack.settings},
-        server=config.server.model if config.server.url else None,
+        server=config.eval.server.model if config.eval.server.url else None,
         lm_eval=asked if benchmarks.tasks else None,
+        template_date=dates.get("template_date"),
     )
+    label = config.label or Path(config.model.name_or_path).name
+    folder = ResultsFolder(config.output_dir)
+    return Prepared(label, sets, attacks, judge, refusal, identity, describe_run(config), folder)
 
 
 def _relabel(prepared: Prepared) -> None:

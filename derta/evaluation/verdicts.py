@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from derta.evaluation.judges.judge import Judge, position_in_tokens, position_in_words
 from derta.evaluation.records import Response, Result, Row, Verdict
@@ -36,7 +37,9 @@ def _response(item: ModelInput, generation: Generation, rows: Rows, target: Targ
 def _result(
     item: ModelInput, generation: Generation, response: Response, verdict: Verdict, target: TargetModel
 ) -> Result:
-    start, ids = verdict.refusal_start, generation.token_ids
+    told, ids = asdict(verdict), generation.token_ids
+    start = told.pop("refusal_start")
+    del told["categories"]
     return Result(
         prompt_set=item.prompt_set,
         attack=item.attack,
@@ -45,15 +48,9 @@ def _result(
         response_tokens=len(ids),
         prefill_tokens=item.prefill_tokens,
         finished=generation.finished,
-        outcome=verdict.outcome,
         refusal_token=None if start is None else position_in_tokens(target.decode, ids, start),
         refusal_word=None if start is None else position_in_words(response.text, start),
-        reason=verdict.reason,
-        fully_safe=verdict.fully_safe,
-        compliance=verdict.compliance,
-        score=verdict.score,
-        loops=verdict.loops,
-        goes_on=verdict.goes_on,
         prompt=response.row["prompt"][-1]["content"],
         prefill_characters=len(response.prefill),
+        **told,
     )

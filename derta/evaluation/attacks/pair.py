@@ -19,8 +19,7 @@ from derta.config.attacks import ChatModelConfig, ChatModelKind, PairConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.disguises import query_of, replace_query
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, wished_response
-from derta.evaluation.records import Outcome, Response, Row, Verdict
-from derta.evaluation.requests import context_of, request_of, with_context
+from derta.evaluation.records import Outcome, Response, Row, Verdict, context_of, request_of, with_context
 from derta.models.chat import ChatModel, build_chat_model
 from derta.models.endpoint import NoAnswer
 from derta.models.generation import check_logits, generate

@@ -28,8 +28,7 @@ from pathlib import Path
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
-from derta.evaluation.records import Compliance
-from derta.evaluation.requests import with_context
+from derta.evaluation.records import Compliance, with_context
 from derta.models.messages import Message, written
 from derta.storage.read_files import read_text
 
@@ -80,7 +79,7 @@ class JudgeFormat:
         """Messages for the judge; role "text" for what is given to it verbatim.
 
         Args:
-            request: what the response is held against, one message or a conversation (derta.evaluation.requests).
+            request: what the response is held against, one message or a conversation (derta.evaluation.records).
         """
         template = (context and self.contextual) or self.template
         if template is None or "{context}" not in template:

@@ -19,8 +19,7 @@ from dataclasses import replace
 
 from derta.data.refusal_text import answer_start, refusal_position
 from derta.evaluation.judges.formats import Answer, JudgeFormat, Unreadable
-from derta.evaluation.records import Compliance, Outcome, Response, Verdict
-from derta.evaluation.requests import context_of, request_of
+from derta.evaluation.records import Compliance, Outcome, Response, Verdict, context_of, request_of
 from derta.models.chat import ChatModel
 from derta.models.endpoint import NoAnswer
 from derta.models.messages import written

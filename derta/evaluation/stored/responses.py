@@ -23,8 +23,7 @@ from typing import Any
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.prompts import read_prompts
-from derta.evaluation.records import Outcome, Response, Row
-from derta.evaluation.requests import context_of, request_of
+from derta.evaluation.records import Outcome, Response, Row, context_of, request_of
 from derta.evaluation.results import IDENTITY_FILE
 from derta.models.messages import Message, as_messages
 from derta.storage.places import Place, Problem, column_names, describe, string_problem
@@ -42,7 +41,7 @@ Entry = tuple[Place, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One response with what is known of it. request: what the judge holds it against (derta.evaluation.requests), None
+    """One response with what is known of it. request: what the judge holds it against (derta.evaluation.records), None
     where it is not known. `group`: what the summary puts together (set and attack, or category).
     labels: name -> yes, no or None (this response has none)."""
 

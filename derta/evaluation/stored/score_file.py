@@ -28,11 +28,10 @@ from derta.evaluation.judges.judge import (
 )
 from derta.evaluation.judges.model_judge import ModelJudge
 from derta.evaluation.provenance import shown_command, shown_path
-from derta.evaluation.records import Outcome, Verdict
-from derta.evaluation.requests import with_context
+from derta.evaluation.records import Outcome, Score, Verdict, with_context
 from derta.evaluation.results import SUMMARY_FILE
 from derta.evaluation.stored.responses import ResponseFile, StoredResponse, read_responses
-from derta.evaluation.stored.scores import Score, ScoresSummary, summarise
+from derta.evaluation.stored.scores import ScoresSummary, summarise
 from derta.models.messages import written
 from derta.models.run_date import settle_dates
 from derta.progress import progress
@@ -125,25 +124,11 @@ def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[S
         verdict = Verdict(Outcome.UNSCORED, reason=reason) if reason else next(answered)
         if stored.prefill_tokens:
             verdict = replace(verdict, fully_safe=None)
-        start = verdict.refusal_start
-        scores.append(
-            Score(
-                index,
-                stored.id,
-                stored.group,
-                stored.harmful,
-                verdict.outcome,
-                None if start is None else position_in_words(stored.text, start),
-                verdict.reason,
-                verdict.fully_safe,
-                verdict.compliance,
-                verdict.score,
-                verdict.categories,
-                dict(stored.labels),
-                verdict.loops,
-                verdict.goes_on,
-            )
-        )
+        told = asdict(verdict)
+        start = told.pop("refusal_start")
+        word = None if start is None else position_in_words(stored.text, start)
+        about = {"index": index, "id": stored.id, "group": stored.group, "harmful_prompt": stored.harmful}
+        scores.append(Score(**about, refusal_word=word, labels=dict(stored.labels), **told))
     return scores
 
 

@@ -1,4 +1,4 @@
-"""What a judge said of stored responses: lines of scores.jsonl, their numbers, and these in words."""
+"""The numbers of what a judge said of stored responses (lines of scores.jsonl), and these in words."""
 
 from __future__ import annotations
 
@@ -8,48 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from derta.evaluation.metrics import cumulative_positions, tally
-from derta.evaluation.records import Compliance, Outcome
+from derta.evaluation.records import Outcome, Score
 from derta.evaluation.summary import Staircase
 from derta.statistics.agreement import Agreement, agreement
 from derta.statistics.bootstrap import Mean
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One line of scores.jsonl: what the judge says of a response, beside the labels it came with.
-
-    index: place in the file, from 0. refusal_word: words before the first refusal. The rest: see `Verdict`.
-    """
-
-    index: int
-    id: str
-    group: str
-    harmful_prompt: bool
-    outcome: Outcome
-    refusal_word: int | None
-    reason: str = ""
-    fully_safe: bool | None = None
-    compliance: Compliance | None = None
-    score: float | None = None
-    categories: tuple[str, ...] = ()
-    labels: dict[str, bool | None] = field(default_factory=dict)
-    loops: bool | None = None
-    goes_on: bool | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # str enumerations are written as their values
-
-    @classmethod
-    def from_json(cls, line: dict[str, Any]) -> Score:
-        compliance = line["compliance"]
-        known = {
-            "outcome": Outcome(line["outcome"]),
-            "compliance": None if compliance is None else Compliance(compliance),
-            "categories": tuple(line["categories"]),
-        }
-        return cls(**(line | known))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

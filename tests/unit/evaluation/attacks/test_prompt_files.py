@@ -16,8 +16,7 @@ from derta.errors import InputError
 from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.prompt_files import LAYOUTS, read_prompt_file
 from derta.evaluation.prompts import load_prompt_set, make_inputs, read_prompts
-from derta.evaluation.records import Outcome
-from derta.evaluation.requests import context_of, request_of
+from derta.evaluation.records import Outcome, context_of, request_of
 from derta.models.messages import written
 
 EXAMPLES = {

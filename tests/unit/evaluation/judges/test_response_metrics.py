@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from derta.evaluation.drift import FEATURES, format_drift
+from derta.evaluation.compare import FEATURES, differences
 from derta.evaluation.judges.judge import MiniatureJudge
 from derta.evaluation.metrics import cumulative_positions, tally
 from derta.evaluation.records import Compliance, Outcome, Response, Result, Verdict
@@ -126,10 +126,10 @@ def test_format_features(feature, has, has_not):
 def test_drift_of_length_and_format_prompt_by_prompt():
     before = [result(f"- one two three {i}\n\nmore", str(i)) for i in range(10)]
     after = [result("one", str(i), finished=i > 1) for i in range(10)] + [result("extra " * 50, "new")]
-    drift = format_drift(before, after)
+    drift = differences([before, after], FEATURES)
     assert drift["words"].before == 6 and drift["words"].after == 1 and drift["words"].high < 0
     assert (drift["list"].difference, drift["paragraphs"].difference) == (-1.0, -1.0)
     assert drift["cut_off"].after == pytest.approx(0.2)
     assert drift["words"].unpaired == 1
-    prefilled = format_drift(before, [result("one two", str(i), prefill_tokens=1) for i in range(10)])
+    prefilled = differences([before, [result("one two", str(i), prefill_tokens=1) for i in range(10)]], FEATURES)
     assert prefilled["tokens"].after == 1.0

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from derta.errors import InputError
-from derta.evaluation.requests import context_of
+from derta.evaluation.records import context_of
 from derta.evaluation.stored.responses import read_responses
 from derta.models.messages import written
 
