@@ -46,12 +46,8 @@ class Check:
 
 
 def check_gate(summary: Summary, gate: GateConfig, baseline: Summary | None = None) -> list[Check]:
-    """Every check that these bounds ask for; the gate is open if all have passed.
-
-    Raises:
-        InputError: bounds out of range or none at all; a set that a bound needs is missing; a baseline that cannot be
-            compared.
-    """
+    """Every check that these bounds ask for; the gate is open if all have passed. Raises InputError: bounds out of
+    range or none at all; a set that a bound needs is missing; a baseline that cannot be compared."""
     if problems := gate.problems("gate"):
         raise InputError.listing("the gate cannot be checked:", problems)
     if not gate.active:

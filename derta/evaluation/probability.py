@@ -103,11 +103,7 @@ def write_probability(folder: Path, probability: Probability) -> None:
 
 
 def read_probability(folder: Path) -> Probability | None:
-    """None where it was not measured.
-
-    Raises:
-        InputError: not readable.
-    """
+    """None where it was not measured. Raises InputError: not readable."""
     file = folder / PROBABILITY_FILE
     what = "the P(refusal) of an evaluation; run the evaluation again"
     return read_typed(Probability, file, what) if file.is_file() else None

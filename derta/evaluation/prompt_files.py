@@ -138,11 +138,8 @@ def read_prompt_file(path: str | Path, format: PromptFormat, *, harmful: bool) -
 
 
 def recognise_rows(path: Path) -> PromptFormat:
-    """The format of a file of rows with responses, by its first record; `prompts` for all others.
-
-    Raises:
-        InputError: the file cannot be read, or holds no record.
-    """
+    """The format of a file of rows with responses, by its first record; `prompts` for all others. Raises InputError:
+    the file cannot be read, or holds no record."""
     values = next(read_file(path)).values
     if {"prefix", "text", "safe"} <= values.keys():
         return PromptFormat.reference_jsonl
@@ -150,11 +147,8 @@ def recognise_rows(path: Path) -> PromptFormat:
 
 
 def check_labels(set_name: str, rows: Iterable[Row], *, harmful: bool) -> None:
-    """Refuse a prompt set that mixes what its file labels as safe and as unsafe.
-
-    Raises:
-        InputError: rows whose label contradicts the set's `harmful`.
-    """
+    """Refuse a prompt set that mixes what its file labels as safe and as unsafe. Raises InputError: rows whose label
+    contradicts the set's `harmful`."""
     sides: dict[bool, set[str]] = {True: set(), False: set()}
     for row in rows:
         sides[(row["kind"] == "safety") is harmful].add(row["source"])

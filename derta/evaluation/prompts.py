@@ -46,11 +46,8 @@ def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: st
 
 
 def read_prompts(path: str, format: PromptFormat, split: str = "train", *, harmful: bool) -> PromptFile:
-    """Rows of a built dataset, of a file of rows with responses, or of a file of prompts alone.
-
-    Raises:
-        InputError: nothing there, or rows that cannot be used.
-    """
+    """Rows of a built dataset, of a file of rows with responses, or of a file of prompts alone. Raises InputError:
+    nothing there, or rows that cannot be used."""
     from derta.data.load import FORMATS, load_rows
 
     place = Path(path).expanduser()
@@ -68,11 +65,8 @@ def read_prompts(path: str, format: PromptFormat, split: str = "train", *, harmf
 def make_inputs(
     sets: Sequence[PromptSet], attacks: Mapping[str, Attack], target: TargetModel, max_new_tokens: int
 ) -> dict[tuple[str, str], AttackInputs]:
-    """(prompt set, attack) -> inputs that leave room for a response in the context, and the rows left out.
-
-    Raises:
-        InputError: an attack can use none of the rows of a set.
-    """
+    """(prompt set, attack) -> inputs that leave room for a response in the context, and the rows left out. Raises
+    InputError: an attack can use none of the rows of a set."""
     made, problems = {}, []
     for prompts in sets:
         for name in prompts.attacks:

@@ -63,11 +63,8 @@ class Prepared:
 
 
 def evaluate(config: EvaluateRunConfig, ranks: Ranks) -> Summary:
-    """Run what is missing of an evaluation and return its summary.
-
-    Raises:
-        InputError: anything the user can mend: configuration, model, rows, output directory.
-    """
+    """Run what is missing of an evaluation and return its summary. Raises InputError: anything the user can mend:
+    configuration, model, rows, output directory."""
     if config.eval.placement is Placement.tensor_parallel:
         ranks = replace(ranks, together=True)
     prepared = prepare(config, ranks)

@@ -181,11 +181,8 @@ class Summary:
 
 
 def read_summary(folder: str | Path) -> Summary:
-    """summary.json of a finished evaluation, given as its folder or as the file itself.
-
-    Raises:
-        InputError: none there, or not readable.
-    """
+    """summary.json of a finished evaluation, given as its folder or as the file itself. Raises InputError: none there,
+    or not readable."""
     try:
         return read_typed(Summary, _file(folder), "the summary of an evaluation; run the evaluation again")
     except OSError:

@@ -42,11 +42,8 @@ class Attack(ABC):
     sampling: tuple[Sampling, ...] = ()
 
     def inputs(self, rows: Iterable[Row], target: TargetModel, prompt_set: str) -> AttackInputs:
-        """One model input per row, or the reason why the row cannot be used.
-
-        Raises:
-            InputError: the tokenizer or the rows are not what this attack needs.
-        """
+        """One model input per row, or the reason why the row cannot be used. Raises InputError: the tokenizer or the
+        rows are not what this attack needs."""
         found = AttackInputs()
         for row in rows:
             ids = self.ask(row, target)

@@ -19,11 +19,8 @@ _PREFILL = re.compile(r"prefill_([1-9][0-9]*)")
 
 
 def build_attack(name: str, config: AttackConfig | None = None, workspace: Workspace | None = None) -> Attack:
-    """The attack of this name, with the settings of eval.attack; attacks that search work in `workspace`.
-
-    Raises:
-        InputError: no such attack, or settings it cannot use (a folder without templates, for example).
-    """
+    """The attack of this name, with the settings of eval.attack; attacks that search work in `workspace`. Raises
+    InputError: no such attack, or settings it cannot use (a folder without templates, for example)."""
     from derta.miniature.formats import Format
 
     config = config or AttackConfig()
@@ -52,11 +49,7 @@ def build_attack(name: str, config: AttackConfig | None = None, workspace: Works
 def build_attacks(
     names: Iterable[str], config: AttackConfig | None = None, workspace: Workspace | None = None
 ) -> dict[str, Attack]:
-    """The attacks of these names, each once.
-
-    Raises:
-        InputError: every one that cannot be built.
-    """
+    """The attacks of these names, each once. Raises InputError: every one that cannot be built."""
     attacks: dict[str, Attack] = {}
     problems = []
     for name in dict.fromkeys(names):

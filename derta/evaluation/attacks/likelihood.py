@@ -33,11 +33,8 @@ class TargetLoss:
 def target_losses(
     target: TargetModel, prompts: Sequence[Sequence[int]], target_ids: Sequence[int], batch_size: int
 ) -> list[TargetLoss]:
-    """The loss of the same target after each of several prompts of any length.
-
-    Raises:
-        InputError: NaN or infinite logits.
-    """
+    """The loss of the same target after each of several prompts of any length. Raises InputError: NaN or infinite
+    logits."""
     import torch
 
     losses: list[TargetLoss] = []

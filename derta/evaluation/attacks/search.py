@@ -66,11 +66,8 @@ class Search(Attack):
         """The states after each further step; the last one is done. `state` is {} at the start."""
 
     def inputs(self, rows: Iterable[Row], target: TargetModel, prompt_set: str) -> AttackInputs:
-        """Search for every row of this rank's share, and put the shares together.
-
-        Raises:
-            InputError: no chat template, a checkpoint of another search, NaN or infinite logits.
-        """
+        """Search for every row of this rank's share, and put the shares together. Raises InputError: no chat template,
+        a checkpoint of another search, NaN or infinite logits."""
         rows, ranks = list(rows), self.workspace.ranks
         own: dict[str, State] = {}
         share = ranks.share(rows)

@@ -96,11 +96,8 @@ class JudgeFormat:
 
 
 def build_format(judge: JudgeName, judging: JudgingConfig) -> JudgeFormat:
-    """The format of a judge that asks a model, with its template read.
-
-    Raises:
-        InputError: a template that cannot be read or does not show the response.
-    """
+    """The format of a judge that asks a model, with its template read. Raises InputError: a template that cannot be
+    read or does not show the response."""
     read, max_new_tokens = _READERS[judge]
     template = contextual = None
     if judge is not JudgeName.llama_guard:

@@ -123,11 +123,8 @@ class MiniatureJudge:
 
 
 def build_judge(name: JudgeName, judging: JudgingConfig | None = None) -> Judge:
-    """The judge of this name; a model it asks is loaded with its first response.
-
-    Raises:
-        InputError: settings that this judge cannot use; a template that cannot be read.
-    """
+    """The judge of this name; a model it asks is loaded with its first response. Raises InputError: settings that this
+    judge cannot use; a template that cannot be read."""
     if name in RULE_JUDGES:
         return MiniatureJudge() if name is JudgeName.miniature else RefusalPhraseJudge()
     judging = judging or JudgingConfig()

@@ -45,11 +45,8 @@ SCORES_FILE = "scores.jsonl"
 
 
 def score_file(config: JudgeRunConfig) -> ScoresSummary:
-    """Judge what is missing and return the summary.
-
-    Raises:
-        InputError: responses, prompts, judge or output directory that cannot be used.
-    """
+    """Judge what is missing and return the summary. Raises InputError: responses, prompts, judge or output directory
+    that cannot be used."""
     file = read_responses(config.responses, prompts=config.prompt_files, label=config.label, harmful=config.harmful)
     folder = Path(config.output or f"{config.responses}.{config.judge.value}")
     dates = settle_dates(config, folder / IDENTITY_FILE)
@@ -127,8 +124,8 @@ def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[S
         told = asdict(verdict)
         start = told.pop("refusal_start")
         word = None if start is None else position_in_words(stored.text, start)
-        about = {"index": index, "id": stored.id, "group": stored.group, "harmful_prompt": stored.harmful}
-        scores.append(Score(**about, refusal_word=word, labels=dict(stored.labels), **told))
+        known = {"refusal_word": word, "labels": dict(stored.labels), **told}
+        scores.append(Score(index, stored.id, stored.group, stored.harmful, **known))
     return scores
 
 
