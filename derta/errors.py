@@ -5,7 +5,7 @@ Launch scripts print these without a traceback and leave with the exit code of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MAX_LISTED_PROBLEMS = 10
 
@@ -24,6 +24,12 @@ class InputError(ValueError):
         if len(found) > MAX_LISTED_PROBLEMS:
             lines.append(f"  ... and {len(found) - MAX_LISTED_PROBLEMS} more")
         return cls("\n".join([heading, *lines]))
+
+
+def first_of(names: Sequence[object], shown: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(str, names[:shown])) + more
 
 
 class RunStopped(RuntimeError):

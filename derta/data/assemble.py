@@ -10,18 +10,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from derta.data.convert import Dropped, Invalid, Kept, convert, worker_pool
+from tqdm import tqdm
+
+from derta.data.convert import Kept, convert, invalid, worker_pool
 from derta.data.decontaminate import EvaluationNgrams, Overlaps
 from derta.data.evaluation_prompts import prompt_texts
 from derta.data.extended_refusal import extend_refusals, overviews_file
 from derta.data.filters import ValueWatch, read_responses, value_reason
 from derta.data.mix import drop_duplicates, give_unique_ids, select, shuffle_and_split
 from derta.data.read_hub import read_hub, resolve_revision
-from derta.data.recipe import EvaluationPrompts, Recipe, Source, public_path
+from derta.data.recipe import EvaluationPrompts, ExtendedRefusals, Filters, Recipe, Source, public_path
 from derta.data.schema import Row
 from derta.data.sources import ADAPTERS
+from derta.data.sources.miniature import generate, generator_files
 from derta.data.sources.record import Skip, missing_column
 from derta.errors import InputError
 from derta.models.messages import is_raw_text
@@ -51,8 +54,7 @@ class Origin:
     revision: str | None = None
 
 
-@dataclass
-class Origins:
+class Origins(NamedTuple):
     """The origins of a recipe's sources and of its evaluation prompts, in the order of the recipe."""
 
     sources: list[Origin]
@@ -100,36 +102,29 @@ class Assembled:
 
 def find_origin(source: Source | EvaluationPrompts, recipe: Recipe) -> Origin:
     """The input files with their sha256, or the hub commit, of one source. Reads no rows."""
-    origin = _find_records(source, recipe)
-    if isinstance(source, Source) and source.extended_refusal is not None and source.extended_refusal.endpoint is None:
-        origin.inputs += _overviews_input(source, recipe)
+    part, extended = (source.part, source.extended_refusal) if isinstance(source, Source) else (None, None)
+    origin = Origin()
+    if part is not None:
+        files = generator_files(part, extended=extended is not None)
+        origin.inputs = [{"file": f"derta/miniature/{path.name}", "sha256": sha256_of(path)} for path in files]
+    elif source.hub is not None:
+        origin.revision = resolve_revision(source.hub, source.revision or "")
+    else:
+        origin.files = find_files(source.path or "", [recipe.file.parent, Path(".")])
+        base = public_path(source.path or "")
+        names = [base if len(origin.files) == 1 else f"{base}: {file.name}" for file in origin.files]
+        origin.inputs = [
+            {"file": name, "sha256": sha256_of(file)} for name, file in zip(names, origin.files, strict=True)
+        ]
+    if extended is not None and extended.endpoint is None:
+        origin.inputs += _overviews_input(extended, recipe)
     return origin
 
 
-def _overviews_input(source: Source, recipe: Recipe) -> list[dict[str, str]]:
+def _overviews_input(settings: ExtendedRefusals, recipe: Recipe) -> list[dict[str, str]]:
     """The file that a source's refusals are extended from, if there is one."""
-    settings = source.extended_refusal
-    path = overviews_file(settings, recipe) if settings is not None else None
-    if settings is None or settings.file is None or path is None:
-        return []
-    return [{"file": public_path(settings.file), "sha256": sha256_of(path)}]
-
-
-def _find_records(source: Source | EvaluationPrompts, recipe: Recipe) -> Origin:
-    if isinstance(source, Source) and source.part is not None:
-        from derta.data.sources.miniature import generator_files
-
-        files = generator_files(source.part, extended=source.extended_refusal is not None)
-        inputs = [{"file": f"derta/miniature/{path.name}", "sha256": sha256_of(path)} for path in files]
-        return Origin(inputs=inputs)
-    if source.hub is not None:
-        return Origin(revision=resolve_revision(source.hub, source.revision or ""))
-    files = find_files(source.path or "", [recipe.file.parent, Path(".")])
-    base = public_path(source.path or "")
-    inputs = [
-        {"file": base if len(files) == 1 else f"{base}: {file.name}", "sha256": sha256_of(file)} for file in files
-    ]
-    return Origin(files=files, inputs=inputs)
+    path = overviews_file(settings, recipe)
+    return [] if path is None else [{"file": public_path(str(settings.file)), "sha256": sha256_of(path)}]
 
 
 def find_origins(recipe: Recipe) -> Origins:
@@ -141,8 +136,6 @@ def find_origins(recipe: Recipe) -> Origins:
 def read_origin(source: Source | EvaluationPrompts, origin: Origin, count: int | None, seed: int) -> Iterator[Record]:
     """The records of one source in order."""
     if isinstance(source, Source) and source.part is not None:
-        from derta.data.sources.miniature import generate
-
         yield from generate(source.part, count or 0, seed)
     elif source.hub is not None:
         yield from read_hub(source.hub, source.config, origin.revision or "", source.split or "")
@@ -178,7 +171,7 @@ def assemble(
             if source.extended_refusal is not None:
                 selected, report.extended_refusals = extend_refusals(selected, source, recipe, progress)
                 if source.extended_refusal.endpoint is not None:  # filled only now
-                    origin.inputs += _overviews_input(source, recipe)
+                    origin.inputs += _overviews_input(source.extended_refusal, recipe)
             taken_prompts |= {kept.prompt_digest for kept in selected}
             chosen += selected
             reports.append(report)
@@ -194,9 +187,7 @@ def warn_of_raw_text(where: object, raw: int, rows: int) -> None:
             "%s: %d of %d rows are plain strings, so they are raw text and no chat template is applied to them (TRL's "
             "rule); to have it applied, build them with adapter: strings (data_recipes/README.md), or write messages, "
             "[{'role': ..., 'content': ...}]",
-            where,
-            raw,
-            rows,
+            *(where, raw, rows),
         )
 
 
@@ -207,21 +198,19 @@ def _count_raw(rows: list[Kept], source: Source) -> int:
 
 def _idle_filters(report: SourceReport, rows: list[Kept]) -> set[str]:
     """The refusal filters of a source that had nothing to read: none of its rows has such a response."""
-    filters = report.source.filters
-    on = {name for name in type(filters).model_fields if name.endswith("_refuse") and getattr(filters, name)}
-    if not on or any(step == "refusal" for step, _ in report.dropped):
+    if any(step == "refusal" for step, _ in report.dropped):
         return set()
-    return on.difference(name for kept in rows for name in read_responses(kept.row))
+    return _refusal_filters(report.source).difference(name for kept in rows for name in read_responses(kept.row))
+
+
+def _refusal_filters(source: Source) -> set[str]:
+    """Those that are on."""
+    return {name for name in Filters.model_fields if name.endswith("_refuse") and getattr(source.filters, name)}
 
 
 def _warn_of_idle_settings(reports: list[SourceReport]) -> None:
     """Say what was asked for and had no effect. A filter may stand for all sources, so it is idle if it is in each."""
-    asked = Counter(
-        name
-        for report in reports
-        for name in type(report.source.filters).model_fields
-        if name.endswith("_refuse") and getattr(report.source.filters, name)
-    )
+    asked = Counter(name for report in reports for name in _refusal_filters(report.source))
     idle = Counter(name for report in reports for name in report.idle_filters)
     for name in sorted(name for name in idle if idle[name] == asked[name]):
         logger.warning("filters.%s had no response to read in any source: it dropped nothing and kept nothing", name)
@@ -277,23 +266,19 @@ def _rows_of(report: SourceReport, count: int | None, pool: Executor | None, pro
     records = _gathered(report, _read(report, count, progress))
     for outcome in convert(records, source, pool):
         if isinstance(outcome, Kept) and source.borderline and outcome.row["kind"] != "helpful":
-            outcome = Invalid([_NOT_BENIGN.at(outcome.place)], _NOT_BENIGN.reason)
+            outcome = invalid([_NOT_BENIGN], outcome.place)
         if isinstance(outcome, Kept):
             yield outcome
-        elif isinstance(outcome, Dropped):
-            report.dropped[outcome.step, outcome.reason] += 1
-        elif source.on_invalid == "drop":
-            report.dropped["invalid", outcome.reason] += 1
-        else:
+        elif outcome.problems and source.on_invalid == "error":
             problems += outcome.problems
+        else:
+            report.dropped[outcome.step, outcome.reason] += 1
     if problems:
         raise InputError.listing(f"source '{source.name}' has rows that cannot be used:", problems)
 
 
 def _read(report: SourceReport, count: int | None, progress: bool) -> Iterator[Record]:
     """The records that pass the value filters, counted and hashed as they are read."""
-    from tqdm import tqdm
-
     source = report.source
     digest = hashlib.sha256()
     mapped = {name: source.columns.get(name, name) for name in (*ADAPTERS[source.adapter].somewhere, *source.columns)}
@@ -331,9 +316,8 @@ def _check_columns(source: Source, record: Record) -> None:
     """A column that the first record lacks is one error, not one per row."""
     adapter = ADAPTERS[source.adapter]
     named = [name for name in source.columns if name not in adapter.somewhere]
-    needed = {name: source.columns.get(name) or name for name in (*adapter.columns, *named)}
-    if source.on_invalid == "drop":
-        needed = {}
+    names = [] if source.on_invalid == "drop" else [*adapter.columns, *named]
+    needed = {name: source.columns.get(name) or name for name in names}
     needed.update({column: column for column in (*source.filters.keep_values, *source.filters.drop_values)})
     missing = [
         missing_column(name, column, record.values).at(record.place)
@@ -342,10 +326,8 @@ def _check_columns(source: Source, record: Record) -> None:
     ]
     if missing:
         here = record.values.keys()
-        fitting = [name for name, one in ADAPTERS.items() if one.columns and here >= set(one.columns)]
-        if not source.columns and not here & set(
-            adapter.columns
-        ):  # with some in common, another reading may be a wrong one
+        if not source.columns and not here & set(adapter.columns):  # else another reading may be a wrong one
+            fitting = [name for name, one in ADAPTERS.items() if here >= set(one.columns)]
             missing += [f"or the columns are those of another adapter; fix: adapter: {name}" for name in fitting]
         raise InputError.listing(f"source '{source.name}' lacks columns of the adapter '{source.adapter}':", missing)
 
@@ -356,20 +338,14 @@ def _gathered(report: SourceReport, records: Iterator[Record]) -> Iterator[Recor
     if adapter.gather is None:
         yield from records
         return
-    went_in = came_out = 0
-
-    def counted() -> Iterator[Record]:
-        nonlocal went_in
-        for record in records:
-            went_in += 1
-            yield record
-
-    for one in adapter.gather(counted(), report.source.columns):
+    came_out = 0
+    for one in adapter.gather(records, report.source.columns):
         came_out += 1
         if isinstance(one, Skip):
             report.dropped["adapter", one.reason] += 1
         else:
             yield one
+    went_in = report.read - sum(count for (step, _), count in report.dropped.items() if step == "values")
     report.dropped["adapter", "joined_with_partner"] += went_in - came_out
 
 
@@ -385,15 +361,10 @@ def _evaluation_prompts(recipe: Recipe, origins: list[Origin]) -> dict[str, list
 
 
 def _too_few(report: SourceReport, left: int, count: int | None) -> InputError:
-    reasons = (
-        ", ".join(f"{n} {step}: {reason}" for (step, reason), n in report.dropped.most_common(5)) or "none dropped"
-    )
+    reasons = ", ".join(f"{n} {step}: {reason}" for (step, reason), n in report.dropped.most_common(5))
     asked = f"{count} rows" if count is not None else "at least one row"
+    found = f"expected {asked}, found {left} after reading {report.read} ({reasons or 'none dropped'})"
+    fix = "lower count:, loosen the filters, or set allow_fewer: true"
     return InputError(
-        f"source '{report.source.name}': expected {asked}, found {left} after reading {report.read} ({reasons}); fix: "
-        + (
-            "lower count:, loosen the filters, or set allow_fewer: true"
-            if left
-            else "loosen the filters or give other data"
-        )
+        f"source '{report.source.name}': {found}; fix: {fix if left else 'loosen the filters or give other data'}"
     )

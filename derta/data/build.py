@@ -67,36 +67,34 @@ def _check_output(output: Path, key: str, overwrite: bool) -> dict[str, Any] | N
 
     Only a dataset directory is ever replaced, so that `overwrite=true output=~` cannot remove anything else.
     """
+
+    def refused(where: str, problem: str, fix: str = "choose another output") -> InputError:
+        return InputError(f"{where}: {problem}; fix: {fix}")
+
+    named = f"output={output}"
     for parent in output.parents:
         if parent.exists() and not parent.is_dir():
-            raise InputError(f"output={output}: {parent} is a file, not a directory; fix: choose another output")
+            raise refused(named, f"{parent} is a file, not a directory")
     if not output.exists():
         return None
     if not output.is_dir():
-        raise InputError(f"output={output}: expected a directory, found a file; fix: choose another output")
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in _OWN_FILES)
-    if foreign:
-        raise InputError(
-            f"output={output}: expected a new, empty or dataset directory, found other files "
-            f"({', '.join(foreign[:3])}); fix: choose another output"
-        )
-    manifest = read_manifest(output) if not overwrite else None
+        raise refused(named, "expected a directory, found a file")
+    if foreign := sorted(path.name for path in output.iterdir() if path.name not in _OWN_FILES):
+        found = ", ".join(foreign[:3])
+        raise refused(named, f"expected a new, empty or dataset directory, found other files ({found})")
     if overwrite or not any(output.iterdir()):
         return None
+    manifest = read_manifest(output)
     if manifest is None:
-        raise InputError(
-            f"output={output}: holds data without a manifest (an incomplete copy); fix: add overwrite=true"
-        )
+        raise refused(named, "holds data without a manifest (an incomplete copy)", "add overwrite=true")
     if manifest["build_key"] != key:
-        raise InputError(
-            f"output={output}: holds another dataset (recipe '{manifest.get('recipe_name')}', or the same recipe with "
-            "other inputs, limit or builder); fix: choose another output, or add overwrite=true to replace it"
-        )
+        other = f"recipe '{manifest.get('recipe_name')}', or the same recipe with other inputs, limit or builder"
+        fix = "choose another output, or add overwrite=true to replace it"
+        raise refused(named, f"holds another dataset ({other})", fix)
     for name, entry in manifest["outputs"].items():
         if not (output / name).is_file() or sha256_of(output / name) != entry["sha256"]:
-            raise InputError(
-                f"{output / name}: missing or changed since it was built; fix: add overwrite=true to rebuild"
-            )
+            problem = "missing or changed since it was built"
+            raise refused(str(output / name), problem, "add overwrite=true to rebuild")
     return manifest
 
 

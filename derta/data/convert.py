@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import islice, repeat
 
 from derta.data.filters import length_reason, refusal_reason
 from derta.data.normalise import normalise_messages, prompt_key
-from derta.data.recipe import Filters, Source
+from derta.data.recipe import Source
 from derta.data.schema import Row, row_id, row_problems
 from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip, View
@@ -37,48 +36,39 @@ class Kept:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that was dropped at `step` for `reason`."""
+    """A record that gives no row: dropped at `step` for `reason`. problems: of one that cannot be a row."""
 
     step: str
     reason: str
+    problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Invalid:
-    """A record that cannot be a row."""
-
-    problems: list[str]
-    reason: str
+Outcome = Kept | Dropped
 
 
-Outcome = Kept | Dropped | Invalid
-
-
-def convert_record(
-    record: Record, adapter: str, columns: Mapping[str, str | None], source: str, filters: Filters
-) -> Outcome:
-    """One record to a row of source `source`, or why not."""
-    view = View(record.values, columns)
-    draft = ADAPTERS[adapter].convert(view)
-    own_id = _own_id(view) if "id" in ADAPTERS[adapter].optional else None
+def convert_record(record: Record, source: Source) -> Outcome:
+    """One record to a row of `source`, or why not."""
+    view = View(record.values, source.columns)
+    adapter = ADAPTERS[source.adapter]
+    draft = adapter.convert(view)
+    own_id = _own_id(view) if "id" in adapter.optional else None
     if view.problems:
-        return _invalid(view.problems, record.place)
+        return invalid(view.problems, record.place)
     if isinstance(draft, Skip):
         return Dropped("adapter", draft.reason)
     prompt, chosen, rejected = (normalise_messages(draft[key]) for key in ("prompt", "chosen", "rejected"))
     row: Row = {
-        "id": own_id or row_id(source, prompt, chosen, rejected),
-        "source": source,
+        "id": own_id or row_id(source.name, prompt, chosen, rejected),
+        "source": source.name,
         "kind": draft["kind"],
         "prompt": prompt,
         "chosen": chosen,
         "rejected": rejected,
     }
-    problems = row_problems(row)
-    if problems:
-        return _invalid(problems, record.place)
-    for step, reason in (("length", length_reason(row, filters)), ("refusal", refusal_reason(row, filters))):
-        if reason is not None:
+    if problems := row_problems(row):
+        return invalid(problems, record.place)
+    for step, reason_of in (("length", length_reason), ("refusal", refusal_reason)):
+        if (reason := reason_of(row, source.filters)) is not None:
             return Dropped(step, reason)
     digest = hashlib.sha256(prompt_key(prompt).encode("utf-8", "surrogatepass")).hexdigest()
     return Kept(row, record.place, digest, own_id is not None)
@@ -90,24 +80,19 @@ def _own_id(view: View) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        view.note(
-            "id",
-            "bad_id",
-            "a non-empty string or a whole number",
-            describe(value),
-            "or ignore it: columns: {id: null}",
-        )
+        fix = "or ignore it: columns: {id: null}"
+        view.note("id", "bad_id", "a non-empty string or a whole number", describe(value), fix)
         return None
     return str(value)
 
 
-def _invalid(problems: list[Problem], place: Place) -> Invalid:
-    return Invalid([problem.at(place) for problem in problems], problems[0].reason)
+def invalid(problems: list[Problem], place: Place) -> Dropped:
+    """A record that cannot be a row."""
+    return Dropped("invalid", problems[0].reason, tuple(problem.at(place) for problem in problems))
 
 
-def _convert_chunk(job: tuple[list[Record], str, Mapping[str, Any], str, Filters]) -> list[Outcome]:
-    records, adapter, columns, name, filters = job
-    return [convert_record(record, adapter, columns, name, filters) for record in records]
+def _convert_chunk(records: list[Record], source: Source) -> list[Outcome]:
+    return [convert_record(record, source) for record in records]
 
 
 @contextmanager
@@ -125,6 +110,5 @@ def convert(records: Iterable[Record], source: Source, pool: Executor | None = N
     """The outcome of every record, in order, computed in this process or in the processes of `pool`."""
     iterator = iter(records)
     chunks = iter(lambda: list(islice(iterator, CHUNK_SIZE)), [])
-    jobs = ((chunk, source.adapter, source.columns, source.name, source.filters) for chunk in chunks)
-    for outcomes in (pool.map if pool else map)(_convert_chunk, jobs):
+    for outcomes in (pool.map if pool else map)(_convert_chunk, chunks, repeat(source)):
         yield from outcomes

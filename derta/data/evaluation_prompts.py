@@ -23,6 +23,7 @@ PROMPT_COLUMNS = (
     *("Goal", "goal", "Behavior", "forbidden_prompt", "prompt", "question", "instruction", "adversarial", "vanilla"),
     *("messages", "conversations", "chosen"),
 )
+_FIX = "name the column of the prompts with column:"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,9 @@ def read_prompt_rows(path: str, column: str | None = None) -> Iterator[dict[str,
         InputError: as `read_evaluation_set`.
     """
     for file in find_files(path, [Path(".")]):
-        for record in read_file(file):
-            column = column or _recognised(record)
-            prompt = [{"role": "user", "content": text} for text in _texts_of(record, column)]
+        for record, texts in _with_texts(read_file(file), column):
             name = record.values.get("id")
+            prompt = [{"role": "user", "content": text} for text in texts]
             yield {"id": str(record.place) if name is None else str(name), "prompt": prompt}
 
 
@@ -65,22 +65,20 @@ def prompt_texts(records: Iterable[Record], column: str | None = None) -> list[s
     Raises:
         InputError: no such column, none of the known ones, or no text in it.
     """
-    texts: list[str] = []
+    return [text for _, texts in _with_texts(records, column) for text in texts]
+
+
+def _with_texts(records: Iterable[Record], column: str | None) -> Iterator[tuple[Record, list[str]]]:
     for record in records:
         column = column or _recognised(record)
-        texts += _texts_of(record, column)
-    return texts
+        yield record, _texts_of(record, column)
 
 
 def _recognised(record: Record) -> str:
-    for name in PROMPT_COLUMNS:
-        if name in record.values:
-            return name
-    there = column_names(record.values)
-    raise InputError(
-        f"{record.place}: expected a column with prompts ({', '.join(PROMPT_COLUMNS)}), found only {there}; "
-        "fix: name the column of the prompts with column:"
-    )
+    if known := [name for name in PROMPT_COLUMNS if name in record.values]:
+        return known[0]
+    expected, there = f"a column with prompts ({', '.join(PROMPT_COLUMNS)})", column_names(record.values)
+    raise InputError(f"{record.place}: expected {expected}, found only {there}; fix: {_FIX}")
 
 
 def _texts_of(record: Record, column: str) -> list[str]:
@@ -94,7 +92,6 @@ def _texts_of(record: Record, column: str) -> list[str]:
     if not texts:
         there = describe(value) if column in record.values else "no such column"
         raise InputError(
-            f"{record.place}: expected a text or messages in the column '{column}', found {there}; fix: name the "
-            "column of the prompts with column:"
+            f"{record.place}: expected a text or messages in the column '{column}', found {there}; fix: {_FIX}"
         )
     return texts

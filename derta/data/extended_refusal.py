@@ -20,10 +20,8 @@ from derta.data.overviews import ask_for_overviews, read_overviews
 from derta.data.recipe import ExtendedRefusals, Recipe, Source
 from derta.data.refusal_text import refuses
 from derta.data.schema import Row
-from derta.errors import InputError
+from derta.errors import InputError, first_of
 from derta.models.messages import is_raw_text
-
-_SHOWN = 5  # ids in a message
 
 Extender = Callable[[Row], str | None]
 """The extended refusal of a row, or None where there is nothing to make it of."""
@@ -57,26 +55,18 @@ def extend_refusals(
     Raises:
         InputError: rows for which the file has no line (unless `missing: keep`); see also derta/data/overviews.py.
     """
+    reasons = [_unusable(kept.row) for kept in rows]
+    usable = [kept.row for kept, reason in zip(rows, reasons, strict=True) if reason is None]
+    extender = _make_extender(usable, source, recipe, progress)
     counts: Counter[str] = Counter()
-    usable = []
-    for kept in rows:
-        reason = _unusable(kept.row)
-        counts["extended" if reason is None else reason] += 1
-        usable.append(reason is None)
-    extender = _make_extender(
-        [kept.row for kept, can in zip(rows, usable, strict=True) if can], source, recipe, progress
-    )
     extended = []
-    for kept, can in zip(rows, usable, strict=True):
-        text = extender(kept.row) if can else None
-        if text is not None:
-            row: Row = {**kept.row, "chosen": [{"role": "assistant", "content": text}]}
-            kept = replace(kept, row=row)
-        elif can:
-            counts["extended"] -= 1
-            counts["no_overview"] += 1
+    for kept, reason in zip(rows, reasons, strict=True):
+        if reason is None and (text := extender(kept.row)) is not None:
+            kept = replace(kept, row={**kept.row, "chosen": [{"role": "assistant", "content": text}]})
+            reason = "extended"
+        counts[reason or "no_overview"] += 1
         extended.append(kept)
-    return extended, +counts
+    return extended, counts
 
 
 def _unusable(row: Row) -> str | None:
@@ -105,10 +95,9 @@ def _make_extender(rows: list[Row], source: Source, recipe: Recipe, progress: bo
     missing = [row["id"] for row in rows if row["id"] not in overviews]
     if missing and settings.missing == "error":
         why = ", ".join(f"{count} {reason}" for reason, count in Counter(failures.values()).most_common())
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise InputError(
             f"source '{source.name}': {path} has no overview for {len(missing)} of {len(rows)} refusals: "
-            f"{', '.join(missing[:_SHOWN])}{more}{f' (from the endpoint: {why})' if why else ''}; fix: add the lines, "
+            f"{first_of(missing)}{f' (from the endpoint: {why})' if why else ''}; fix: add the lines, "
             "run again where an endpoint fills the file, or set missing: keep to leave such rows as they are"
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 from derta.data.recipe import Filters
 from derta.data.refusal_text import refuses
 from derta.data.schema import Row
-from derta.models.messages import Message, is_raw_text
+from derta.models.messages import is_raw_text
 from derta.storage.places import describe
 
 
@@ -26,22 +26,16 @@ def value_reason(values: Mapping[str, Any], filters: Filters) -> str | None:
     return None
 
 
-def _length(messages: list[Message]) -> int:
-    return sum(len(message["content"]) for message in messages)
-
-
 def length_reason(row: Row, filters: Filters) -> str | None:
     """Filter on characters: of all prompt messages together, and of each response there is."""
-    prompt = _length(row["prompt"])
-    responses = [_length(response) for response in (row["chosen"], row["rejected"]) if response is not None]
-    if filters.min_prompt_chars is not None and prompt < filters.min_prompt_chars:
-        return "prompt_too_short"
-    if filters.max_prompt_chars is not None and prompt > filters.max_prompt_chars:
-        return "prompt_too_long"
-    if filters.min_response_chars is not None and min(responses) < filters.min_response_chars:
-        return "response_too_short"
-    if filters.max_response_chars is not None and max(responses) > filters.max_response_chars:
-        return "response_too_long"
+    responses = [response for response in (row["chosen"], row["rejected"]) if response is not None]
+    for what, texts in (("prompt", [row["prompt"]]), ("response", responses)):
+        lengths = [sum(len(message["content"]) for message in messages) for messages in texts]
+        shortest, longest = getattr(filters, f"min_{what}_chars"), getattr(filters, f"max_{what}_chars")
+        if shortest is not None and min(lengths) < shortest:
+            return f"{what}_too_short"
+        if longest is not None and max(lengths) > longest:
+            return f"{what}_too_long"
     return None
 
 
@@ -98,9 +92,8 @@ class ValueWatch:
                 if _kind(value) in self._kinds[column] or value is None:
                     absent.append(f"{where}: {found}; fix: correct the value, or remove it")
                 else:
-                    fix = (
-                        f"put it in quotes as the file spells it ({_YAML})" if kinds == "text" else "correct the value"
-                    )
+                    fix = f"put it in quotes as the file spells it ({_YAML})"
+                    fix = fix if kinds == "text" else "correct the value"
                     impossible.append(f"{where}: {found}, the column holds {kinds}; fix: {fix}")
         return impossible, absent
 

@@ -12,17 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from derta.config.data import Contamination, DataConfig
 from derta.data.decontaminate import Overlaps, find_overlaps
 from derta.data.evaluation_prompts import EvaluationSet, read_evaluation_set
 from derta.data.load import LoadedRows
-from derta.errors import InputError
+from derta.errors import InputError, first_of
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 5  # ids in a message
 
 
 def read_sets(paths: Sequence[str | Path], column: str | None = None) -> list[EvaluationSet]:
@@ -41,11 +38,6 @@ def read_sets(paths: Sequence[str | Path], column: str | None = None) -> list[Ev
     ]
 
 
-def compare(rows: Any, sets: Sequence[EvaluationSet], ngram: int) -> Overlaps:
-    """The rows (a dataset in the schema of derta/data/schema.py) that overlap the evaluation sets."""
-    return find_overlaps(rows.select_columns(["id", "prompt"]), {one.name: one.prompts for one in sets}, ngram)
-
-
 def check_contamination(config: DataConfig, rows: LoadedRows) -> None:
     """Refuse to train on rows that overlap evaluation prompts.
 
@@ -62,7 +54,8 @@ def check_contamination(config: DataConfig, rows: LoadedRows) -> None:
 
 def _overlap_problem(config: DataConfig, rows: LoadedRows) -> str | None:
     sets = read_sets(config.evaluation_prompts)
-    found = compare(rows.dataset, sets, config.contamination_ngram)
+    prompts_by_set = {one.name: one.prompts for one in sets}
+    found = find_overlaps(rows.dataset.select_columns(["id", "prompt"]), prompts_by_set, config.contamination_ngram)
     prompts = sum(len(one.prompts) for one in sets)
     if not found.ids:
         logger.info("contamination: none of %d rows overlaps the %d evaluation prompts", found.rows, prompts)
@@ -77,10 +70,9 @@ def _overlap_problem(config: DataConfig, rows: LoadedRows) -> str | None:
 def describe_overlaps(found: Overlaps) -> str:
     """How many rows overlap which set, and the ids of the first ones."""
     by_set = ", ".join(f"{name}: {len(ids)}" for name, ids in found.by_set.items() if ids)
-    more = f" and {len(found.ids) - _SHOWN} more" if len(found.ids) > _SHOWN else ""
     return (
         f"{len(found.ids)} of {found.rows} rows share {found.ngram} words in a row with evaluation prompts, or hold a "
-        f"shorter one ({by_set}): {', '.join(found.ids[:_SHOWN])}{more}"
+        f"shorter one ({by_set}): {first_of(found.ids)}"
     )
 
 

@@ -49,15 +49,14 @@ def load_rows(path: str | Path, format: str = "derta", split: str = "train") -> 
         )
     if format == "derta":
         return _load_built(path, split)
+    named = f"data.path={path}"
     if path.is_dir():
-        raise InputError(
-            f"data.path={path}: data.format={format} reads one file; fix: give the file, or data.format=derta"
-        )
+        raise InputError(f"{named}: data.format={format} reads one file; fix: give the file, or data.format=derta")
     if split != "train":
-        raise InputError(
-            f"data.path={path}: a file has only the split 'train'; fix: give the '{split}' rows as their own file"
-        )
-    return _load_file(path, FILE_FORMATS[format])
+        raise InputError(f"{named}: a file has only the split 'train'; fix: give the '{split}' rows as their own file")
+    keep_all = Filters(duplicates="keep")
+    source = Source(name=path.stem, adapter=FILE_FORMATS[format], path=str(path), filters=keep_all)
+    return LoadedRows(_as_dataset(rows_to_table(read_source(source)), path), sha256_of(path), None)
 
 
 def dataset_splits(path: str | Path) -> set[str]:
@@ -72,28 +71,22 @@ def _load_built(path: Path, split: str) -> LoadedRows:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    named = f"data.path={path}"
     if not path.is_dir():
-        raise InputError(
-            f"data.path={path}: data.format=derta reads a built directory, found a file; fix: set "
-            "data.format=preference or data.format=reference_jsonl"
-        )
+        fix = "set data.format=preference or data.format=reference_jsonl"
+        raise InputError(f"{named}: data.format=derta reads a built directory, found a file; fix: {fix}")
     manifest = read_manifest(path)
     if manifest is None:
-        raise InputError(
-            f"data.path={path}: no {MANIFEST_NAME} (an incomplete build, or not a dataset); fix: build it again"
-        )
-    name = f"{split}.parquet"
-    if name not in manifest["outputs"]:
-        there = ", ".join(Path(file).stem for file in manifest["outputs"])
-        raise InputError(
-            f"data.path={path}: no split '{split}', only {there}; fix: set holdout: in the recipe, or use these"
-        )
-    file = path / name
+        what = "an incomplete build, or not a dataset"
+        raise InputError(f"{named}: no {MANIFEST_NAME} ({what}); fix: build it again")
+    file = path / f"{split}.parquet"
+    if file.name not in manifest["outputs"]:
+        there = ", ".join(Path(name).stem for name in manifest["outputs"])
+        raise InputError(f"{named}: no split '{split}', only {there}; fix: set holdout: in the recipe, or use these")
     digest = sha256_of(file) if file.is_file() else ""
-    if digest != manifest["outputs"][name]["sha256"]:
-        raise InputError(
-            f"{file}: missing or changed since it was built (sha256 differs); fix: build the dataset again"
-        )
+    if digest != manifest["outputs"][file.name]["sha256"]:
+        problem = "missing or changed since it was built (sha256 differs)"
+        raise InputError(f"{file}: {problem}; fix: build the dataset again")
     try:
         table = pq.read_table(file)
     except pa.ArrowInvalid:
@@ -104,12 +97,6 @@ def _load_built(path: Path, split: str) -> LoadedRows:
         raw = pc.and_(pc.equal(roles, TEXT_ROLE), pc.is_in(table["source"], pa.array(strings)))
         warn_of_raw_text(path, pc.sum(raw).as_py() or 0, table.num_rows)
     return LoadedRows(_as_dataset(table, path), digest, manifest)
-
-
-def _load_file(path: Path, adapter: str) -> LoadedRows:
-    source = Source(name=path.stem, adapter=adapter, path=str(path), filters=Filters(duplicates="keep"))
-    table = rows_to_table(read_source(source))
-    return LoadedRows(_as_dataset(table, path), sha256_of(path), None)
 
 
 def _as_dataset(table: Any, path: Path) -> datasets.Dataset:

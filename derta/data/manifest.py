@@ -7,7 +7,6 @@ packages. It is written last: a directory without it is an interrupted build.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from derta.data.decontaminate import Overlaps
 from derta.data.recipe import Recipe, Source
 from derta.data.schema import Row
 from derta.errors import InputError
+from derta.storage.versions import package_versions
 
 MANIFEST_NAME = "manifest.json"
 # Raised when the builder would make other rows of the same input, so that an old dataset is not taken for a new one.
@@ -36,12 +36,7 @@ def build_key(recipe: Recipe, origins: Origins, limit: int | None) -> str:
 
 
 def make_manifest(
-    recipe: Recipe,
-    key: str,
-    limit: int | None,
-    origins: Origins,
-    assembled: Assembled,
-    outputs: dict[str, dict[str, Any]],
+    recipe: Recipe, key: str, limit: int | None, origins: Origins, assembled: Assembled, outputs: dict[str, Any]
 ) -> dict[str, Any]:
     """The manifest's contents; `outputs` is file name -> its rows and sha256."""
     return {
@@ -52,7 +47,7 @@ def make_manifest(
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
         "limit": limit,
-        "packages": _package_versions(),
+        "packages": package_versions(_PACKAGES),
         "sources": [_source_entry(report) for report in assembled.reports],
         "decontaminated_against": [
             {"name": name, "prompts": prompts, "revision": one.revision, "inputs": one.inputs}
@@ -113,16 +108,6 @@ def describe_output(rows: list[Row], sha256: str, sources: list[Source]) -> dict
     return entry
 
 
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of a built dataset, or None where there is none.
 
@@ -137,9 +122,8 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         manifest = None
     if not isinstance(manifest, dict) or "build_key" not in manifest or "outputs" not in manifest:
-        raise InputError(
-            f"{path}: not a manifest of the data builder; fix: build the dataset again into another directory"
-        )
+        fix = "build the dataset again into another directory"
+        raise InputError(f"{path}: not a manifest of the data builder; fix: {fix}")
     return manifest
 
 
@@ -147,21 +131,12 @@ def as_table(manifest: dict[str, Any]) -> str:
     """A short table of rows per source and step, for people."""
     lines = [f"{'source':<24}{'step':<16}{'rows in':>10}{'rows out':>10}  dropped because"]
     for source in manifest["sources"]:
-        shown = [step for step in source["steps"] if step["dropped"]]
-        if not shown:
-            shown = [
-                {
-                    "step": "(all kept)",
-                    "rows_in": source["records_read"],
-                    "rows_out": source["records_read"],
-                    "dropped": {},
-                }
-            ]
-        for step in shown:
+        read = source["records_read"]
+        all_kept = {"step": "(all kept)", "rows_in": read, "rows_out": read, "dropped": {}}
+        for step in [step for step in source["steps"] if step["dropped"]] or [all_kept]:
             why = ", ".join(f"{reason} {count}" for reason, count in step["dropped"].items())
-            lines.append(
-                f"{source['name']:<24}{step['step']:<16}{step['rows_in']:>10}{step['rows_out']:>10}  {why}".rstrip()
-            )
+            line = f"{source['name']:<24}{step['step']:<16}{step['rows_in']:>10}{step['rows_out']:>10}  {why}"
+            lines.append(line.rstrip())
     for name, output in manifest["outputs"].items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in output["rows_by_kind"].items())
         if "rows_borderline" in output:

@@ -7,14 +7,11 @@ the Python version, and a smaller count is always a subset of a larger one (3,00
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 from derta.data.convert import Dropped, Kept
 from derta.data.schema import Row, duplicate_id, row_id
 from derta.errors import InputError
-
-T = TypeVar("T")
 
 
 def rank(seed: int, purpose: str, name: str) -> bytes:
@@ -30,14 +27,12 @@ def give_unique_ids(rows: Iterable[Kept], used: dict[str, Kept]) -> list[Kept]:
     Raises:
         InputError: two rows have the same id of their own, with both places.
     """
-    problems = []
-    unique = []
+    problems, unique = [], []
     for kept in rows:
         name, first = kept.row["id"], used.get(kept.row["id"])
         if first is not None and (kept.has_own_id or first.has_own_id):
-            problems.append(
-                f"{duplicate_id(name).at(kept.place)}, or ignore them: columns: {{id: null}} (first: {first.place})"
-            )
+            ignore = f", or ignore them: columns: {{id: null}} (first: {first.place})"
+            problems.append(duplicate_id(name).at(kept.place) + ignore)
             continue
         copies = 1
         while name in used:
@@ -59,7 +54,7 @@ def drop_duplicates(rows: Iterable[Kept], by: str, taken_prompts: set[str]) -> t
     if by == "keep":
         return list(rows), []
     kept: list[Kept] = []
-    dropped = []
+    dropped: list[Dropped] = []
     seen: set[str] = set()
     for one in rows:
         row = one.row
@@ -97,11 +92,11 @@ def shuffle_and_split(rows: list[Kept], holdout: float, seed: int, shuffle: bool
     ordered = sorted(rows, key=lambda kept: rank(seed, "shuffle", kept.row["id"]))
     wanted = round(holdout * len(rows)) if holdout < 1 else int(holdout)
     if holdout and not 0 < wanted < len(rows):
-        raise InputError(
-            f"holdout: {holdout:g} of {len(rows)} rows is {wanted}, which leaves one side empty; "
-            "fix: choose another holdout"
-        )
-    by_prompt = group_by(ordered, lambda kept: kept.prompt_digest)
+        what = f"holdout: {holdout:g} of {len(rows)} rows is {wanted}, which leaves one side empty"
+        raise InputError(f"{what}; fix: choose another holdout")
+    by_prompt: dict[str, list[Kept]] = {}
+    for kept in ordered:
+        by_prompt.setdefault(kept.prompt_digest, []).append(kept)
     held: set[str] = set()
     for digest, group in by_prompt.items():
         if len(group) <= wanted:
@@ -110,11 +105,3 @@ def shuffle_and_split(rows: list[Kept], holdout: float, seed: int, shuffle: bool
     rows = ordered if shuffle else rows
     train = [kept.row for kept in rows if kept.prompt_digest not in held]
     return train, [kept.row for kept in rows if kept.prompt_digest in held]
-
-
-def group_by(values: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    """Values by key, keys in order of first appearance."""
-    groups: dict[str, list[T]] = {}
-    for value in values:
-        groups.setdefault(key(value), []).append(value)
-    return groups

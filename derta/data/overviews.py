@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from derta.config.attacks import ChatModelConfig, ChatModelKind
 from derta.config.endpoint import EndpointConfig
@@ -24,7 +24,7 @@ from derta.errors import InputError
 from derta.models.messages import written
 from derta.storage.atomic import lock_file, write_errors_named
 from derta.storage.json_lines import append_lines
-from derta.storage.places import Problem, text_problem
+from derta.storage.places import text_problem
 from derta.storage.read_files import read_file
 
 if TYPE_CHECKING:
@@ -67,8 +67,11 @@ def read_overviews(path: Path) -> dict[str, Overview]:
     found: dict[str, Overview] = {}
     problems: list[str] = []
     for record in read_file(path):
-        values = {**record.values, "id": _name(record.values.get("id"))}
-        bad = [problem for name in _FIELDS if (problem := _problem(name, values)) is not None]
+        values = {**record.values}
+        if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
+            values["id"] = str(values["id"])  # as in the rows themselves
+        given = [name for name in _FIELDS if name != "refusal" or values.get(name) is not None]
+        bad = [problem for name in given if (problem := text_problem(name, values.get(name), "remove the line"))]
         if not bad and values["id"] in found:
             bad = [duplicate_id(values["id"])]
         problems += [problem.at(record.place) for problem in bad]
@@ -77,16 +80,6 @@ def read_overviews(path: Path) -> dict[str, Overview]:
     if problems:
         raise InputError.listing(f"{path} cannot be used for extended refusals:", problems)
     return found
-
-
-def _name(value: Any) -> Any:
-    """Ids of rows are strings; whole numbers are written out, as in the rows themselves."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _problem(name: str, values: Mapping[str, Any]) -> Problem | None:
-    value = values.get(name)
-    return None if name == "refusal" and value is None else text_problem(name, value, "remove the line")
 
 
 def ask_for_overviews(
@@ -137,16 +130,17 @@ def _ask_some(rows: Sequence[Row], model: ChatModel, path: Path, many: int) -> d
 
     failures: dict[str, str] = {}
     for attempt in range(_TRIES):
-        seeds = [_seed(row["id"], attempt) for row in rows]
-        answers = model.complete_many([_question(row) for row in rows], seeds)
+        names = [f"overview/{row['id']}/{attempt}" for row in rows]
+        seeds = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1 for name in names]
+        questions = [[{"role": "user", "content": _TASK + written(row["prompt"])}] for row in rows]
+        answers = model.complete_many(questions, seeds)
         if len(answers) >= many and all(isinstance(one, NoAnswer) for one in answers):
             reason = next(answer.reason for answer in answers if isinstance(answer, NoAnswer))
             raise InputError(
                 f"extended_refusal.endpoint: no answer to {len(answers)} requests, the first because: {reason}; what "
                 f"was answered before is kept in {path.name}; fix: see to the endpoint and run the same command again"
             )
-        made: list[Overview] = []
-        again: list[Row] = []
+        made, again = [], []
         for row, answer in zip(rows, answers, strict=True):
             one = answer.reason if isinstance(answer, NoAnswer) else parse_answer(row["id"], answer)
             if isinstance(one, Overview):
@@ -156,10 +150,8 @@ def _ask_some(rows: Sequence[Row], model: ChatModel, path: Path, many: int) -> d
                 failures[row["id"]] = one
                 again.append(row)
         with write_errors_named(f"{path}:", _KEPT):
-            lines = (asdict(one) for one in made)
-            append_lines(path, ({key: value for key, value in line.items() if value is not None} for line in lines))
-        rows = again
-        if not rows:
+            append_lines(path, [{"id": one.id, "overview": one.overview, "reason": one.reason} for one in made])
+        if not (rows := again):
             break
     return failures
 
@@ -172,11 +164,3 @@ def parse_answer(row_id: str, text: str) -> Overview | str:
     if refuses(match[1]):
         return "the overview refuses"
     return Overview(row_id, match[1], match[2])
-
-
-def _question(row: Row) -> list[dict[str, str]]:
-    return [{"role": "user", "content": _TASK + written(row["prompt"])}]
-
-
-def _seed(row_id: str, attempt: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"overview/{row_id}/{attempt}".encode()).digest()[:4], "big") >> 1

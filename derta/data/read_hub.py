@@ -46,8 +46,7 @@ def read_hub(hub_id: str, config: str | None, revision: str, split: str) -> Iter
     """The records of one split in order.
 
     Raises:
-        InputError: no such dataset, revision, config or split, no access, or no network; names the id and the
-        revision.
+        InputError: no such dataset, revision, config or split, no access, or no network; names id and revision.
     """
     import datasets
 
@@ -69,33 +68,26 @@ def _as_input_error(error: Exception, hub_id: str, revision: str, split: str | N
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
+    text = " ".join(map(str, causes))
 
     def caused_by(*kinds: Any) -> bool:
         return any(isinstance(one, kinds) for one in causes)
 
-    text = " ".join(str(one) for one in causes)
     if caused_by(errors.RevisionNotFoundError):
-        return InputError(
-            f"{names}: this revision does not exist; fix: give a commit hash from the dataset's history "
-            f"(https://huggingface.co/datasets/{hub_id}/commits)"
-        )
-    if caused_by(errors.GatedRepoError) or "gated" in text:
-        return InputError(f"{names}: access is gated; fix: accept its terms on its page and log in with: hf auth login")
-    if caused_by(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in text:
-        return InputError(
-            f"{names}: no such dataset, or it is private; fix: correct the id, or log in with: hf auth login"
-        )
-    if split is not None and "split" in text.lower() and caused_by(ValueError):
-        return InputError(f"{names}: it has no split '{split}'; fix: correct split: in the recipe")
-    full = [one for one in causes if isinstance(one, OSError) and one.errno == errno.ENOSPC]
-    if full:
-        return InputError(f"{names}: no space left in the cache; fix: free space, or set HF_HOME to another disk")
-    if caused_by(ConnectionError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError):
-        return InputError(
-            f"{names}: the hub could not be reached and there is no copy in the cache; fix: connect, or download the "
-            "data and use path: instead of hub: in the recipe"
-        )
-    return InputError(
-        f"{names}: could not be loaded ({type(error).__name__}); fix: look at the cause with "
-        f"datasets.load_dataset('{hub_id}', revision='{revision}')"
-    )
+        history = f"https://huggingface.co/datasets/{hub_id}/commits"
+        what = f"this revision does not exist; fix: give a commit hash from the dataset's history ({history})"
+    elif caused_by(errors.GatedRepoError) or "gated" in text:
+        what = "access is gated; fix: accept its terms on its page and log in with: hf auth login"
+    elif caused_by(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in text:
+        what = "no such dataset, or it is private; fix: correct the id, or log in with: hf auth login"
+    elif split is not None and "split" in text.lower() and caused_by(ValueError):
+        what = f"it has no split '{split}'; fix: correct split: in the recipe"
+    elif any(isinstance(one, OSError) and one.errno == errno.ENOSPC for one in causes):
+        what = "no space left in the cache; fix: free space, or set HF_HOME to another disk"
+    elif caused_by(ConnectionError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError):
+        fix = "connect, or download the data and use path: instead of hub: in the recipe"
+        what = f"the hub could not be reached and there is no copy in the cache; fix: {fix}"
+    else:
+        fix = f"look at the cause with datasets.load_dataset('{hub_id}', revision='{revision}')"
+        what = f"could not be loaded ({type(error).__name__}); fix: {fix}"
+    return InputError(f"{names}: {what}")

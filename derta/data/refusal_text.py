@@ -53,6 +53,8 @@ _PERSONAL = (
     r"meet|visit|accept|lend|pay|walk|fly|reach|leave|eat|drink|use|keep|hide|deny|blame|fight|lose|win|play|sing|dance)\b"
 )
 
+_CANNOT = ("can't", "can’t", "cant", "cannot", "can not", "won't", "won’t", "wont", "will not", "not able", "unable")
+
 # (what every match holds, in lower case; the phrase). Looking for plain substrings first is about 20 times faster
 # than the phrases alone. Case does not matter, except that "Sorry" with a capital counts anywhere: a model may stop
 # in the middle of a sentence, or of a word.
@@ -62,12 +64,9 @@ _PHRASES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("sorry",), rf"(?:{_I}['’]m|{_I} am|{_I} are|{_I}['’]re) (?:very |so |really |truly |deeply )?sorry\b{_APOLOGY}"),
     (("apologies",), rf"\bmy apologies\b{_APOLOGY}"),
     (("apologi",), rf"{_I} (?:must |have to |do )?(?:sincerely )?apologi[sz]e\b{_APOLOGY}"),
-    (
-        ("can't", "can’t", "cant", "cannot", "can not", "won't", "won’t", "wont", "will not", "not able", "unable"),
-        rf"{_I_CANNOT} (?:\w+ (?:in|with) )?{_ANSWER}{_IDIOM}",
-    ),
+    (_CANNOT, rf"{_I_CANNOT} (?:\w+ (?:in|with) )?{_ANSWER}{_IDIOM}"),
     (  # the same of any verb, where it is plainly the request that is meant: at the start, or "for you"
-        ("can't", "can’t", "cant", "cannot", "can not", "won't", "won’t", "wont", "will not", "not able", "unable"),
+        _CANNOT,
         rf"\A\W*(?:(?:no|sorry|unfortunately|regrettably|hello|hi|i['’]m afraid(?: that)?)\b[,.!;:]? (?:but )?)*"
         rf"{_I_CANNOT} (?!{_PERSONAL}|{_ANSWER})\w+ (?:an?|the|this|that|these|those|any|"
         r"your|you|such|how|content|information|instructions|requests?)\b(?![^.!?\n]{0,60}\benough\b)",
@@ -95,10 +94,7 @@ _PHRASES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("the ability", "the capability", "the capacity"),
         rf"{_I} (?:do not|don['’]t) have the (?:ability|capability|capacity) to (?:\w+ )?{_ANSWER}",
     ),
-    (
-        ("against", "not to"),
-        r"\bi strongly (?:advise|recommend|urge)(?: you)? (?:strongly )?(?:against|not to)\b",
-    ),
+    (("against", "not to"), r"\bi strongly (?:advise|recommend|urge)(?: you)? (?:strongly )?(?:against|not to)\b"),
     (
         ("language model", "as an ai", "responsible ai", "ethical ai"),
         rf"\bas an? (?:responsible |ethical )?(?:ai|language model)\b[^.!?\n]{{0,80}}?\b{_NEVER}\b"
@@ -146,12 +142,9 @@ def answer_start(text: str) -> int:
     """Character at which the answer begins: behind the think block, where there is one. A template may have opened the
     block in the prompt, so its end alone shows it; a block that does not end leaves no answer (the text's length)."""
     tags = list(_THOUGHT.finditer(text))
-    if not tags:
-        return 0
-    ends = [tag for tag in tags if tag[1] or tag[2]]
-    if ends and ends[-1] is tags[-1]:
-        return ends[-1].end()
-    return len(text) if not text[: tags[0].start()].strip() else 0
+    if tags and (tags[-1][1] or tags[-1][2]):
+        return tags[-1].end()
+    return len(text) if tags and not text[: tags[0].start()].strip() else 0
 
 
 def _matches(text: str, start: int) -> Iterator[tuple[int, int]]:
@@ -169,12 +162,8 @@ def _matches(text: str, start: int) -> Iterator[tuple[int, int]]:
 
 def _own_words(text: str) -> str:
     """The text with quotations, titles and code blanked out, at its old length; what is quoted as a whole stays."""
-
-    def blank(match: re.Match[str]) -> str:
-        whole = match[0].strip() == text.strip()
-        return match[0] if whole else "\0" * len(match[0])
-
-    return _QUOTED.sub(blank, text)
+    whole = text.strip()
+    return _QUOTED.sub(lambda match: match[0] if match[0].strip() == whole else "\0" * len(match[0]), text)
 
 
 def refusal_span(text: str, start: int = 0) -> tuple[int, int] | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 
 from derta import __version__
 
 PACKAGES = ("derta", "torch", "transformers", "trl", "peft", "deepspeed", "datasets", "wandb", "hydra-core")
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     versions = {}
-    for name in PACKAGES:
+    for name in packages:
         if name == "derta":  # also when it runs from a checkout
             versions[name] = __version__
             continue

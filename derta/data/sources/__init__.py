@@ -1,33 +1,31 @@
 """One adapter per public format, by name.
 
-To add a format, write its `Adapter` and add a line here (and in data_recipes/README.md).
+To add a format, write what converts its records and add a line here (and in data_recipes/README.md).
 """
 
 from __future__ import annotations
 
-from derta.data.sources.beavertails import BEAVERTAILS
-from derta.data.sources.chat import INSTRUCTION_OUTPUT, MESSAGES, PREFERENCE, SHAREGPT, STRINGS, WILDJAILBREAK
-from derta.data.sources.derta_train import DERTA_TRAIN
-from derta.data.sources.miniature import MINIATURE
+from derta.data.sources import chat, miniature, triples
 from derta.data.sources.record import Adapter
-from derta.data.sources.triples import PKU_SAFERLHF, flat_triple
+from derta.data.sources.triples import flat_triple
+
+_ID = ("id",)
+_REJECTED = ("rejected",)
+_PKU_COLUMNS = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 
 ADAPTERS: dict[str, Adapter] = {
-    # name: prompt, safe response, harmful response
-    "derta_source": flat_triple("instruction", "safe_response", "output", "the reference repository's safety triples"),
-    "llm_lat": flat_triple("prompt", "chosen", "rejected", "LLM-LAT/harmful-dataset"),
-    "circuit_breakers": flat_triple("prompt", "llama3_output", "output", "the circuit-breakers training JSON"),
-    "cleaned_saferlhf": flat_triple("prompt", "safe_response", "unsafe_response", "yiksiu/cleaned_SafeRLHF"),
-    "pku_saferlhf": PKU_SAFERLHF,
-    "beavertails": BEAVERTAILS,
-    "preference": PREFERENCE,
-    "strings": STRINGS,
-    "messages": MESSAGES,
-    "sharegpt": SHAREGPT,
-    "instruction_output": INSTRUCTION_OUTPUT,
-    "wildjailbreak": WILDJAILBREAK,
-    "derta_train": DERTA_TRAIN,
-    "miniature": MINIATURE,
+    "derta_source": flat_triple("instruction", "safe_response", "output"),  # the reference repository's safety triples
+    "llm_lat": flat_triple("prompt", "chosen", "rejected"),  # LLM-LAT/harmful-dataset
+    "circuit_breakers": flat_triple("prompt", "llama3_output", "output"),  # the circuit-breakers training JSON
+    "cleaned_saferlhf": flat_triple("prompt", "safe_response", "unsafe_response"),  # yiksiu/cleaned_SafeRLHF
+    "pku_saferlhf": Adapter(_PKU_COLUMNS, triples.pku_saferlhf),
+    "beavertails": Adapter(("prompt", "response", "is_safe"), triples.beavertails, gather=triples.pair_responses),
+    "preference": Adapter(("chosen",), chat.preference, optional=("prompt", "id"), somewhere=_REJECTED),
+    "strings": Adapter(("prompt", "chosen"), chat.strings, optional=_ID, somewhere=_REJECTED),
+    "messages": Adapter(("messages",), chat.conversation("messages"), optional=_ID),
+    "sharegpt": Adapter(("conversations",), chat.conversation("conversations"), optional=_ID),
+    "instruction_output": Adapter(("instruction", "output"), chat.instruction_output, optional=("input", "id")),
+    "wildjailbreak": Adapter(("vanilla", "adversarial", "completion", "data_type"), chat.wildjailbreak),
+    "derta_train": Adapter(("prefix", "text", "safe"), chat.derta_train),
+    "miniature": Adapter(miniature.COLUMNS, miniature.convert, optional=_ID),
 }
-
-__all__ = ["ADAPTERS", "Adapter"]

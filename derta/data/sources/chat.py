@@ -1,11 +1,11 @@
-"""General chat formats: preference rows, conversations, instruction/output, WildJailbreak."""
+"""General formats: preference rows, conversations, instruction/output, WildJailbreak, expanded raw text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from derta.data.sources.record import Adapter, Draft, Skip, View, assistant, raw_text, user
+from derta.data.sources.record import Draft, View, raw_text, row
 from derta.models.messages import as_messages
 from derta.storage.places import describe
 
@@ -20,13 +20,12 @@ def _messages(view: View, name: str, value: Any) -> list[Any]:
             messages = [dict(message) for message in value]
     if messages is not None:
         return messages
-    view.note(
-        name, "not_messages", "a string or a list of messages", describe(value), 'use [{"role": ..., "content": ...}]'
-    )
+    expected, fix = "a string or a list of messages", 'use [{"role": ..., "content": ...}]'
+    view.note(name, "not_messages", expected, describe(value), fix)
     return []
 
 
-def _convert_preference(view: View) -> Draft | Skip:
+def preference(view: View) -> Draft:
     """`chosen` is the safe response, `rejected` the harmful one; a null `rejected`, or none, makes a helpful row.
 
     Three shapes: plain strings, which are raw text (TRL's rule); a conversation in each column; and the whole
@@ -46,13 +45,9 @@ def _convert_preference(view: View) -> Draft | Skip:
         if prompt is None or isinstance(prompt, str) and len(draft_chosen) > 1:
             draft_prompt = draft_chosen[:-1]
             if draft_rejected and draft_rejected[:-1] != draft_prompt:
-                view.note(
-                    "rejected",
-                    "different_conversations",
-                    "the same conversation as in chosen up to the last message",
-                    "another one",
-                    "give the shared part as a prompt column",
-                )
+                expected = "the same conversation as in chosen up to the last message"
+                fix = "give the shared part as a prompt column"
+                view.note("rejected", "different_conversations", expected, "another one", fix)
             if prompt is not None and prompt.strip() not in [str(one.get("content")).strip() for one in draft_prompt]:
                 fix = "correct it, or ignore the column: columns: {prompt: null}"
                 view.note("prompt", "different_conversations", "a message of the conversation", "another text", fix)
@@ -67,29 +62,22 @@ def _convert_preference(view: View) -> Draft | Skip:
     return {"kind": kind, "prompt": draft_prompt, "chosen": draft_chosen, "rejected": draft_rejected}
 
 
-def _convert_strings(view: View) -> Draft:
+def strings(view: View) -> Draft:
     """What the user says and the two answers to it, without any markup; a null `rejected`, or none: a helpful row."""
-    prompt, chosen = user(view.text("prompt")), assistant(view.text("chosen"))
-    rejected = None if view.get("rejected") is None else assistant(view.text("rejected"))
-    return {
-        "kind": "helpful" if rejected is None else "safety",
-        "prompt": prompt,
-        "chosen": chosen,
-        "rejected": rejected,
-    }
+    prompt, chosen = view.text("prompt"), view.text("chosen")
+    if view.get("rejected") is None:
+        return row(prompt, chosen, kind="helpful")
+    return row(prompt, chosen, view.text("rejected"))
 
 
-def _conversation(column: str) -> Callable[[View], Draft]:
+def conversation(column: str) -> Callable[[View], Draft]:
+    """Messages in this column, of which the last is the helpful response."""
+
     def convert(view: View) -> Draft:
         messages = _messages(view, column, view.require(column))
         if messages and messages[-1].get("role") == "user":
-            view.note(
-                column,
-                "ends_with_user",
-                "a conversation that ends with the assistant",
-                "the last role 'user'",
-                "add the response or remove the last message",
-            )
+            expected, fix = "a conversation that ends with the assistant", "add the response or remove the last message"
+            view.note(column, "ends_with_user", expected, "the last role 'user'", fix)
         if not view.problems and len(messages) < 2:
             view.note(column, "too_short", "a prompt and a response", "one message", "add the missing message")
         return {"kind": "helpful", "prompt": messages[:-1], "chosen": messages[-1:], "rejected": None}
@@ -97,7 +85,7 @@ def _conversation(column: str) -> Callable[[View], Draft]:
     return convert
 
 
-def _convert_instruction(view: View) -> Draft | Skip:
+def instruction_output(view: View) -> Draft:
     """The optional `input` follows the instruction after an empty line."""
     instruction, output = view.text("instruction"), view.text("output")
     extra = view.get("input")
@@ -105,60 +93,35 @@ def _convert_instruction(view: View) -> Draft | Skip:
         view.note("input", "not_a_string", "a string or null", describe(extra), "write it as a string")
     elif extra and extra.strip():
         instruction = f"{instruction.rstrip()}\n\n{extra}"
-    return {"kind": "helpful", "prompt": user(instruction), "chosen": assistant(output), "rejected": None}
+    return row(instruction, output, kind="helpful")
 
 
-def _convert_wildjailbreak(view: View) -> Draft:
+def wildjailbreak(view: View) -> Draft:
     """One prompt, plain or in an attack's words, and one answer: a refusal to a harmful prompt (a safety row without a
     harmful response), help with a benign one."""
-    kind = view.require("data_type")
-    words = str(kind).split("_")
+    given = view.require("data_type")
+    words = str(given).split("_")
     if len(words) != 2 or words[0] not in ("vanilla", "adversarial") or words[1] not in ("harmful", "benign"):
         expected = "vanilla_harmful, vanilla_benign, adversarial_harmful or adversarial_benign"
-        view.note("data_type", "unknown_type", expected, describe(kind, is_name=True), "correct the type")
+        view.note("data_type", "unknown_type", expected, describe(given, is_name=True), "correct the type")
         return _NO_MESSAGES
-    return {
-        "kind": "safety" if words[1] == "harmful" else "helpful",
-        "prompt": user(view.text(words[0])),
-        "chosen": assistant(view.text("completion")),
-        "rejected": None,
-    }
+    kind = "safety" if words[1] == "harmful" else "helpful"
+    return row(view.text(words[0]), view.text("completion"), kind=kind)
 
 
-PREFERENCE = Adapter(
-    columns=("chosen",),
-    optional=("prompt", "id"),
-    somewhere=("rejected",),
-    convert=_convert_preference,
-    summary="TRL preference rows: chosen = safe, rejected = harmful (none: a helpful row); plain or conversational",
-)
-STRINGS = Adapter(
-    columns=("prompt", "chosen"),
-    optional=("id",),
-    somewhere=("rejected",),
-    convert=_convert_strings,
-    summary="the same as plain strings that are no raw text: one message of the user and one of the assistant",
-)
-MESSAGES = Adapter(
-    columns=("messages",),
-    optional=("id",),
-    convert=_conversation("messages"),
-    summary="conversations; the last message is the helpful response",
-)
-SHAREGPT = Adapter(
-    columns=("conversations",),
-    optional=("id",),
-    convert=_conversation("conversations"),
-    summary="the same, as from and value",
-)
-WILDJAILBREAK = Adapter(
-    columns=("vanilla", "adversarial", "completion", "data_type"),
-    convert=_convert_wildjailbreak,
-    summary="WildJailbreak's training file: refusals of harmful prompts, help with benign ones",
-)
-INSTRUCTION_OUTPUT = Adapter(
-    columns=("instruction", "output"),
-    optional=("input", "id"),
-    convert=_convert_instruction,
-    summary="instruction, optional input, helpful output",
-)
+def derta_train(view: View) -> Draft:
+    """The reference repository's training JSONL: already expanded rows of raw text.
+
+    Their `safe` column is a string with an inverted sense: "true" marks an RTO row (its text is the *harmful* response)
+    and "false" an MLE row. It is read here and nowhere else; every other value is refused, because a guess would train
+    on harmful text.
+    """
+    prefix, text = raw_text(view.text("prefix")), raw_text(view.text("text"))
+    safe = view.require("safe")
+    if safe == "true":
+        return {"kind": "safety", "prompt": prefix, "chosen": None, "rejected": text}
+    if safe != "false" and not any(problem.field == view.column("safe") for problem in view.problems):
+        expected = 'the string "true" (an RTO row) or "false" (an MLE row)'
+        fix = 'write one of these two strings (the reference repository\'s format; "true" marks the harmful text)'
+        view.note("safe", "wrong_safe_value", expected, describe(safe, is_name=True), fix)
+    return {"kind": "helpful", "prompt": prefix, "chosen": text, "rejected": None}

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from derta.data.sources.record import Adapter, Draft, Skip, View
+from derta.data.sources.record import Draft, View
 from derta.storage.places import Place, Record
+
+COLUMNS = ("kind", "prompt", "chosen", "rejected")
+_GENERATOR = ("formats", "rows", "vocabulary", "world")  # the modules of derta.miniature that decide what rows hold
 
 
 def generate(part: str, count: int, seed: int) -> Iterator[Record]:
@@ -15,9 +18,6 @@ def generate(part: str, count: int, seed: int) -> Iterator[Record]:
 
     for number, row in enumerate(variants.generate(part=part, count=count, seed=seed), start=1):
         yield Record(Place(f"miniature:{part}", number, "row"), row)
-
-
-_GENERATOR = ("formats", "rows", "vocabulary", "world")  # the modules of derta.miniature that decide what rows hold
 
 
 def generator_files(part: str, extended: bool) -> list[Path]:
@@ -29,13 +29,5 @@ def generator_files(part: str, extended: bool) -> list[Path]:
     return [Path(miniature.__path__[0]) / f"{name}.py" for name in (*_GENERATOR, *further)]
 
 
-def _convert(view: View) -> Draft | Skip:
-    return {name: view.require(name) for name in ("kind", "prompt", "chosen", "rejected")}  # type: ignore[return-value]
-
-
-MINIATURE = Adapter(
-    columns=("kind", "prompt", "chosen", "rejected"),
-    optional=("id",),
-    convert=_convert,
-    summary="the fictional miniature world (generated; needs `part:` instead of a path)",
-)
+def convert(view: View) -> Draft:
+    return {name: view.require(name) for name in COLUMNS}  # type: ignore[return-value]

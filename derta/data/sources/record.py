@@ -59,12 +59,9 @@ class View:
         """A non-empty string ("" after noting a problem)."""
         before = len(self.problems)
         value = self.require(name)
-        if len(self.problems) == before:
-            problem = text_problem(self.column(name), value)
-            if problem is None:
-                return str(value)
+        if len(self.problems) == before and (problem := text_problem(self.column(name), value)):
             self.problems.append(problem)
-        return ""
+        return "" if len(self.problems) > before else str(value)
 
     def flag(self, name: str) -> bool:
         """A boolean; CSV's "true"/"false" and 0/1 are read too."""
@@ -82,14 +79,9 @@ class View:
 
 def missing_column(name: str, actual: str, values: Mapping[str, Any]) -> Problem:
     """The problem of a record without the column `actual`, which serves as the adapter's column `name`."""
-    there = column_names(values)
-    return Problem(
-        actual,
-        "missing_column",
-        "this column in every record",
-        f"only the columns {there}",
-        f"correct the file, or name the column that holds it in the recipe: columns: {{{name}: YOUR_COLUMN}}",
-    )
+    fix = f"correct the file, or name the column that holds it in the recipe: columns: {{{name}: YOUR_COLUMN}}"
+    found = f"only the columns {column_names(values)}"
+    return Problem(actual, "missing_column", "this column in every record", found, fix)
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,6 @@ class Adapter:
 
     columns: tuple[str, ...]
     convert: Callable[[View], Draft | Skip]
-    summary: str
     optional: tuple[str, ...] = ()
     somewhere: tuple[str, ...] = ()
     gather: Callable[[Iterable[Record], Mapping[str, str | None]], Iterator[Record | Skip]] | None = None
@@ -124,6 +115,7 @@ def raw_text(text: str) -> list[Message]:
     return [{"role": TEXT_ROLE, "content": text}]
 
 
-def triple(prompt: str, safe: str, harmful: str) -> Draft:
-    """A safety row from three plain strings."""
-    return {"kind": "safety", "prompt": user(prompt), "chosen": assistant(safe), "rejected": assistant(harmful)}
+def row(prompt: str, chosen: str, rejected: str | None = None, kind: str = "safety") -> Draft:
+    """A row of plain strings that are no raw text."""
+    harmful = None if rejected is None else assistant(rejected)
+    return {"kind": kind, "prompt": user(prompt), "chosen": assistant(chosen), "rejected": harmful}

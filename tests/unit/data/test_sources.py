@@ -2,7 +2,7 @@
 
 import pytest
 
-from derta.data.convert import Dropped, Invalid, Kept, convert
+from derta.data.convert import Dropped, Kept, convert
 from derta.data.recipe import Source
 from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip
@@ -81,8 +81,8 @@ def test_bad_column_is_named_as_in_the_file(adapter):
         strings = {name: "text" for name in ("prompt", "chosen", "rejected")}  # preference rows in their plain shape
         record = {**(strings if adapter == "preference" else TRIPLE_RECORDS[adapter]), column: ""}
         (outcome,) = outcomes(adapter, record)
-        assert isinstance(outcome, Invalid) and outcome.reason == "empty_field"
-        assert outcome.problems == [
+        assert outcome.step == "invalid" and outcome.reason == "empty_field"
+        assert list(outcome.problems) == [
             f"file.jsonl, line 1, field '{column}': expected a non-empty string, found an empty "
             f"string; fix: fill the field "
             "or remove the row (on_invalid: drop)"
@@ -91,7 +91,7 @@ def test_bad_column_is_named_as_in_the_file(adapter):
 
 def test_missing_column():
     (outcome,) = outcomes("llm_lat", {"prompt": "harmful request 1", "rejected": "harmful steps 1"})
-    assert outcome.problems == [
+    assert list(outcome.problems) == [
         "file.jsonl, line 1, field 'chosen': expected this column in every record, found only the "
         "columns prompt, rejected; "
         "fix: correct the file, or name the column that holds it in the recipe: columns: {chosen: YOUR_COLUMN}"
@@ -102,7 +102,7 @@ def test_harmful_response_equal_to_the_safe_one():
     (outcome,) = outcomes(
         "derta_source", {"instruction": "harmful request 1", "output": SAFE, "safe_response": SAFE + " "}
     )
-    assert outcome.problems == [
+    assert list(outcome.problems) == [
         "file.jsonl, line 1, field 'rejected': expected a harmful response that differs from the "
         "safe one, found the same text "
         "in both; fix: correct one of them or remove the row (on_invalid: drop)"
@@ -250,7 +250,7 @@ MESSAGE_PROBLEMS = {
 def test_bad_messages(name):
     messages, message = MESSAGE_PROBLEMS[name]
     (outcome,) = outcomes("messages", {"messages": messages})
-    assert isinstance(outcome, Invalid) and message in outcome.problems[0]
+    assert outcome.step == "invalid" and message in outcome.problems[0]
 
 
 def test_instruction_output():
@@ -278,7 +278,7 @@ def test_derta_train_true_is_an_rto_row_and_false_an_mle_row():
 )
 def test_derta_train_refuses_every_other_safe_value(value, found):
     (outcome,) = outcomes("derta_train", {"prefix": "q", "text": "a", "safe": value})
-    assert outcome.problems == [
+    assert list(outcome.problems) == [
         'file.jsonl, line 1, field \'safe\': expected the string "true" (an RTO row) or "false" (an MLE row), found '
         f'{found}; fix: write one of these two strings (the reference repository\'s format; "true" '
         f"marks the harmful text)"
@@ -324,7 +324,7 @@ def test_hh_rlhf_strings_with_turns():
     assert texts(made) == [turns, [("assistant", SAFE)], [("assistant", "Ring the silver bell.")]]
     other = HH.replace("For fun", "For tea") + "Ring it."
     (outcome,) = outcomes("preference", {"chosen": HH + SAFE, "rejected": other})
-    assert isinstance(outcome, Invalid) and outcome.reason == "different_conversations"
+    assert outcome.step == "invalid" and outcome.reason == "different_conversations"
 
 
 def test_ultrafeedback_repeats_the_prompt_beside_the_conversations():
@@ -344,9 +344,9 @@ def test_sharegpt_turns():
     assert texts(row("sharegpt", {"id": "identity_0", "conversations": turns})) == expected
     assert texts(row("messages", {"talk": turns}, columns={"messages": "talk"})) == expected
     (outcome,) = outcomes("sharegpt", {"conversations": turns[:2]})
-    assert isinstance(outcome, Invalid) and outcome.reason == "ends_with_user"
+    assert outcome.step == "invalid" and outcome.reason == "ends_with_user"
     (outcome,) = outcomes("sharegpt", {"conversations": [*turns[:2], {"from": "observer", "value": "a"}]})
-    assert isinstance(outcome, Invalid) and "'observer'" in " ".join(outcome.problems)
+    assert outcome.step == "invalid" and "'observer'" in " ".join(outcome.problems)
 
 
 @pytest.mark.parametrize(
