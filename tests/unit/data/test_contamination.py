@@ -132,14 +132,14 @@ def test_sets_of_one_name_are_told_apart(tmp_path):
         read_sets([paths[0], paths[0]])
 
 
-def dataset(folder, **values):
+def dataset(folder, output="data", **values):
     """A built dataset of two borderline rows, one of them an evaluation prompt."""
     rows = [{"instruction": "How do I kill time?", "output": "a"}, {"instruction": EVALUATION, "output": "b"}]
     lines(folder / "rows.jsonl", rows)
     lines(folder / "set.jsonl", [{"prompt": EVALUATION, "category": "tea"}])
     source = {"name": "edge", "adapter": "instruction_output", "path": "rows.jsonl", "borderline": True}
-    build(parse_recipe({"sources": [source], **values}, folder / "recipe.yaml"), folder / "data")
-    return load_rows(folder / "data")
+    build(parse_recipe({"sources": [source], **values}, folder / "recipe.yaml"), folder / output)
+    return load_rows(folder / output)
 
 
 def test_training_on_evaluation_prompts_is_refused(tmp_path, caplog):
@@ -167,21 +167,16 @@ def test_a_run_is_refused_before_its_model_is_looked_for(tmp_path):
 
 
 def test_borderline_rows_of_other_people_need_a_decontamination(tmp_path):
+    """A dataset that had one passes both rules; rows of the miniature need none."""
     with pytest.raises(InputError, match=r"holds borderline rows \(edge\), and its manifest records no decont"):
         check_contamination(DataConfig(path="data"), dataset(tmp_path))
-
-
-def test_a_decontaminated_dataset_passes_both_rules(tmp_path):
-    rows = dataset(tmp_path, decontaminate={"against": [{"path": "set.jsonl"}]})
+    rows = dataset(tmp_path, "clean", decontaminate={"against": [{"path": "set.jsonl"}]})
     assert len(rows.dataset) == 1
     check_contamination(DataConfig(path="data"), rows)
     check_contamination(DataConfig(path="data", evaluation_prompts=[str(tmp_path / "set.jsonl")]), rows)
-
-
-def test_borderline_rows_of_the_miniature_need_none(tmp_path):
     source = {"name": "edge", "adapter": "miniature", "part": "borderline", "count": 3, "borderline": True}
-    build(parse_recipe({"sources": [source]}, tmp_path / "recipe.yaml"), tmp_path / "data")
-    check_contamination(DataConfig(path="data"), load_rows(tmp_path / "data"))
+    build(parse_recipe({"sources": [source]}, tmp_path / "recipe.yaml"), tmp_path / "miniature")
+    check_contamination(DataConfig(path="data"), load_rows(tmp_path / "miniature"))
 
 
 def test_the_command_gives_an_exit_code_and_a_report_without_text(tmp_path, capsys):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,39 +23,20 @@ SAFE = "I can't help with that."
 GOOD = "OVERVIEW: A neutral overview.\nREASON: It would be wrong."
 
 
-class Server(ThreadingHTTPServer):
-    """Answers with what `script` makes of the request's last line: a text, or a status."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script = lambda request: GOOD
-        self.asked = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request = body["messages"][-1]["content"].splitlines()[-1]
-        answer = self.server.script(request)
-        self.server.asked.append(request)
-        self.send_response(answer if isinstance(answer, int) else 200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode())
-
-    def log_message(self, *args):
-        """Quiet."""
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = Server()
-    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+def server(chat_server):
+    """chat_server, whose script sees the last line of a request; `asked`: those lines."""
+    chat_server.asked = []
+    chat_server.answer = lambda request: GOOD
+
+    def script(body):
+        request = body["messages"][-1]["content"].splitlines()[-1]
+        answer = chat_server.answer(request)
+        chat_server.asked.append(request)
+        return answer
+
+    chat_server.script = script
+    return chat_server
 
 
 def triple(name, safe=SAFE):
@@ -69,8 +50,8 @@ def lines(path, records):
 
 
 def settings(server, **changes):
-    endpoint = {"url": f"http://127.0.0.1:{server.server_address[1]}/v1", "model": "tiny", "retries": 0}
-    return {"file": "overviews.jsonl", "endpoint": {**endpoint, "concurrency": 2, "backoff": 0.01}, **changes}
+    endpoint = asdict(server.config(retries=0, concurrency=2))
+    return {"file": "overviews.jsonl", "endpoint": endpoint, **changes}
 
 
 def recipe(folder, extended, adapter="preference", **source):
@@ -155,24 +136,17 @@ def test_bad_lines_are_all_listed(folder):
         ({"file": "a", "missing": "drop"}, "missing: expected 'error' or 'keep', found 'drop'"),
         ({"file": "a", "endpoint": {"model": "m"}}, "endpoint.url: empty"),
         ({"file": "a", "endpoint": {"url": "here", "model": "m"}}, "endpoint.url: expected http"),
-        (
-            {"templates": "miniature", "endpoint": {"url": "http://h/v1", "model": "m"}},
-            "endpoint: does nothing without file:",
-        ),
+        ({"templates": "miniature", "endpoint": {"model": "m"}}, "endpoint: does nothing without file:"),
         ({"templates": "others"}, "templates: expected 'miniature', found 'others'"),
         ({"file": "a", "endpoint": {"url": "http://h/v1", "timeout": 0}}, "timeout: expected a number above 0"),
         ({"file": "a", "max_tokens": 9}, "max_tokens: does nothing without endpoint:"),
         ({"fiel": "a"}, "unknown key .did you mean 'file'"),
+        ({"file": "overviews.jsonl"}, "expected a JSONL file at 'overviews.jsonl', found nothing"),
     ],
 )
 def test_settings_that_cannot_be(folder, extended, message):
     with pytest.raises(InputError, match=message):
         make(folder, extended)
-
-
-def test_no_file_and_no_endpoint(folder):
-    with pytest.raises(InputError, match="expected a JSONL file at 'overviews.jsonl', found nothing"):
-        make(folder, {"file": "overviews.jsonl"})
 
 
 def test_answers_of_a_model():
@@ -195,7 +169,7 @@ def test_an_endpoint_fills_the_file_once(folder, server):
 
 
 def test_an_endpoint_that_dies_leaves_its_answers_and_the_next_build_goes_on(folder, server):
-    server.script = lambda request: GOOD if len(server.asked) < 4 else 503
+    server.answer = lambda request: GOOD if len(server.asked) < 4 else 503
     with pytest.raises(InputError, match=r"endpoint: no answer to 4 requests, the first because: status 503 \(1 try\)"):
         make(folder, settings(server))
     assert not (folder / "data").exists()
@@ -204,7 +178,7 @@ def test_an_endpoint_that_dies_leaves_its_answers_and_the_next_build_goes_on(fol
     with (folder / "overviews.jsonl").open("a") as file:
         file.write('{"id": "4", "overv')  # the writer was killed here
     server.asked.clear()
-    server.script = lambda request: GOOD
+    server.answer = lambda request: GOOD
     rows, entry = make(folder, settings(server))
     assert sorted(server.asked) == [f"request {n}" for n in range(4, 10)]
     assert entry["extended_refusals"] == {"extended": 10}
@@ -221,12 +195,11 @@ def test_unusable_answers_are_asked_for_again_and_then_counted(folder, server):
         first.add(request)
         return "OVERVIEW: Sorry, no.\nREASON: R"
 
-    server.script = script
+    server.answer = script
     with pytest.raises(InputError) as error:
         make(folder, settings(server))
-    assert "no overview for 1 of 10 refusals: 5 (from the endpoint: 1 not in the form that was asked" in str(
-        error.value
-    )
+    said = "no overview for 1 of 10 refusals: 5 (from the endpoint: 1 not in the form that was asked"
+    assert said in str(error.value)
     assert "secret" not in str(error.value) and "request 5" not in str(error.value)
     assert server.asked.count("request 5") == 3 and server.asked.count("request 4") == 2
     _, entry = make(folder, settings(server, missing="keep"))
@@ -236,7 +209,7 @@ def test_unusable_answers_are_asked_for_again_and_then_counted(folder, server):
 def test_a_killed_build_goes_on_where_it_stopped(folder, server):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(folder, settings(server))))
     release = threading.Event()
-    server.script = lambda request: GOOD if len(server.asked) < 4 or release.wait(30) else GOOD
+    server.answer = lambda request: GOOD if len(server.asked) < 4 or release.wait(30) else GOOD
     command = [sys.executable, str(ROOT / "launch" / "build_data.py"), "recipe=recipe.yaml", "output=data"]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60

@@ -19,12 +19,15 @@ def write(path, records):
     return path
 
 
+def fails(message, *arguments, **keywords):
+    with pytest.raises(InputError, match=message):
+        load_rows(*arguments, **keywords)
+
+
 @pytest.fixture
 def built(tmp_path):
-    write(
-        tmp_path / "safety.jsonl",
-        [{"instruction": f"r {n}", "output": f"h {n}", "safe_response": SAFE} for n in range(8)],
-    )
+    safety = [{"instruction": f"r {n}", "output": f"h {n}", "safe_response": SAFE} for n in range(8)]
+    write(tmp_path / "safety.jsonl", safety)
     write(tmp_path / "help.jsonl", [{"instruction": f"q {n}", "output": f"a {n}"} for n in range(8)])
     sources = [
         {"name": "safety", "adapter": "derta_source", "path": "safety.jsonl"},
@@ -67,10 +70,10 @@ def test_a_preference_file_whose_first_rows_lack_the_harmful_response(tmp_path, 
 
 
 def test_plain_strings_are_raw_text_and_said_to_be(tmp_path, caplog):
-    loaded = load_rows(
-        write(tmp_path / "rows.jsonl", [{"prompt": "Q: ", "chosen": "a", "rejected": "b"}]), format="preference"
-    )
-    assert loaded.dataset[0]["prompt"] == [{"role": "text", "content": "Q: "}]
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": "Q: ", "chosen": "a", "rejected": None}])
+    loaded = load_rows(rows, format="preference").dataset
+    assert loaded[0]["prompt"] == [{"role": "text", "content": "Q: "}]
+    assert loaded.features["rejected"] == loaded.features["chosen"], "a column of nulls keeps its type"
     assert "1 of 1 rows are plain strings, so they are raw text and no chat template is applied" in caplog.text
 
 
@@ -104,13 +107,6 @@ def test_reference_file_keeps_text_and_order(tmp_path):
     assert rows[1]["chosen"] is None and rows[0]["rejected"] is None
 
 
-def test_all_null_column_keeps_its_type(tmp_path):
-    loaded = load_rows(
-        write(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "a", "rejected": None}]), format="preference"
-    )
-    assert loaded.dataset.features["rejected"] == loaded.dataset.features["chosen"]
-
-
 def test_bad_rows_of_a_file_are_listed(tmp_path):
     records = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "a"}]
     path = write(tmp_path / "rows.jsonl", [*records, {"prompt": "", "chosen": "a", "rejected": "b"}])
@@ -120,46 +116,30 @@ def test_bad_rows_of_a_file_are_listed(tmp_path):
     assert "rows.jsonl, line 3, field 'prompt': expected a non-empty string, found an empty string" in str(error.value)
 
 
-def fails(message, *arguments, **keywords):
-    with pytest.raises(InputError, match=message):
-        load_rows(*arguments, **keywords)
-
-
 def test_wrong_paths_and_formats(built, tmp_path):
     fails(r"data.path=.*none: expected a dataset, found nothing; fix: build one with `python launch", tmp_path / "none")
     fails(r"data.format=parquet: unknown; fix: use one of derta, reference_jsonl, preference", built, format="parquet")
     fails(r"data.format=derta reads a built directory, found a file; fix: set data.format=", tmp_path / "help.jsonl")
-    fails(
-        r"data.format=preference reads one file; fix: give the file, or data.format=derta", built, format="preference"
-    )
+    one_file = r"data.format=preference reads one file; fix: give the file, or data.format=derta"
+    fails(one_file, built, format="preference")
     fails(r"a file has only the split 'train'; fix:", tmp_path / "help.jsonl", format="preference", split="holdout")
     fails(r"no split 'test', only train, holdout; fix: set holdout:", built, split="test")
 
 
-def test_incomplete_build(built):
-    (built / "manifest.json").unlink()
-    fails(r"data.path=.*out: no manifest.json \(an incomplete build, or not a dataset\); fix: build it again", built)
-
-
-def test_foreign_manifest(built):
-    (built / "manifest.json").write_text("[]")
-    fails(r"manifest.json: not a manifest of the data builder; fix: build the dataset again", built)
-
-
-def test_changed_data(built):
-    with (built / "train.parquet").open("ab") as file:
-        file.write(b"x")
-    fails(
-        r"train.parquet: missing or changed since it was built \(sha256 differs\); fix: build the dataset again", built
-    )
-
-
-def test_no_rows(built):
+def test_damaged_builds(built):
     import pyarrow.parquet as pq
 
-    pq.write_table(pq.read_table(built / "train.parquet").slice(0, 0), built / "train.parquet")
-    manifest = json.loads((built / "manifest.json").read_text())
-    digest = hashlib.sha256((built / "train.parquet").read_bytes()).hexdigest()
-    manifest["outputs"]["train.parquet"]["sha256"] = digest
-    (built / "manifest.json").write_text(json.dumps(manifest))
+    data, description = built / "train.parquet", built / "manifest.json"
+    manifest, nothing = json.loads(description.read_text()), pq.read_table(data).slice(0, 0)
+    with data.open("ab") as file:
+        file.write(b"x")
+    changed = r"missing or changed since it was built \(sha256 differs\); fix: build the dataset again"
+    fails(f"train.parquet: {changed}", built)
+    pq.write_table(nothing, data)
+    manifest["outputs"]["train.parquet"]["sha256"] = hashlib.sha256(data.read_bytes()).hexdigest()
+    description.write_text(json.dumps(manifest))
     fails(r"data.path=.*out: holds no rows; fix: build it with data", built)
+    description.write_text("[]")
+    fails(r"manifest.json: not a manifest of the data builder; fix: build the dataset again", built)
+    description.unlink()
+    fails(r"data.path=.*out: no manifest.json \(an incomplete build, or not a dataset\); fix: build it again", built)

@@ -1,7 +1,5 @@
 """Counts, order and hold-out: seeded, nested, and never one prompt on both sides."""
 
-from collections import Counter
-
 import pytest
 
 from derta.data.convert import Kept
@@ -28,10 +26,7 @@ def test_a_smaller_sample_lies_inside_a_larger_one():
     assert names(select(ROWS, 30, "sample", 2)) != small
     assert names(select(ROWS, 3, "first", 1)) == ["row-0", "row-1", "row-2"]
     assert select(ROWS, None, "sample", 1) == ROWS
-
-
-def test_a_sample_does_not_depend_on_the_order_of_the_input():
-    assert set(names(select(ROWS[::-1], 30, "sample", 1))) == set(names(select(ROWS, 30, "sample", 1)))
+    assert set(names(select(ROWS[::-1], 30, "sample", 1))) == set(small), "whatever the order of the input"
 
 
 def test_shuffle_is_seeded_and_loses_nothing():
@@ -40,9 +35,6 @@ def test_shuffle_is_seeded_and_loses_nothing():
     assert holdout == [] and sorted(order) == sorted(names(ROWS)) and order != names(ROWS)
     assert order == [row["id"] for row in shuffle_and_split(ROWS[::-1], 0, seed=1)[0]]
     assert order != [row["id"] for row in shuffle_and_split(ROWS, 0, seed=2)[0]]
-
-
-def test_order_is_kept_without_shuffle():
     train, holdout = shuffle_and_split(ROWS, 20, seed=1, shuffle=False)
     held = {row["id"] for row in holdout}
     assert [row["id"] for row in train] == [name for name in names(ROWS) if name not in held]
@@ -65,13 +57,11 @@ def test_no_prompt_on_both_sides():
 
 @pytest.mark.parametrize("holdout", [200, 300, 0.001])
 def test_holdout_that_leaves_one_side_empty(holdout):
-    with pytest.raises(
-        InputError, match=r"holdout: .* of 200 rows is \d+, which leaves one side empty; fix: choose another"
-    ):
+    message = r"holdout: .* of 200 rows is \d+, which leaves one side empty; fix: choose another"
+    with pytest.raises(InputError, match=message):
         shuffle_and_split(ROWS, holdout, seed=1)
 
 
 def test_equal_rows_get_numbered_ids():
     rows = give_unique_ids([kept(1, own=False), kept(1, own=False), kept(2, own=False), kept(1, own=False)], {})
     assert names(rows) == ["row-1", "row-1-2", "row-2", "row-1-3"]
-    assert max(Counter(names(rows)).values()) == 1

@@ -9,17 +9,11 @@ def user(text):
     return [{"role": "user", "content": text}]
 
 
-def test_chat_text():
+def test_chat_text_alone_is_changed():
+    """Raw text is left as it is, and so are malformed messages, for validation."""
     assert normalise_text("  cafe\u0301\r\nline two\rline  three \n") == "caf\u00e9\nline two\nline  three"
-
-
-def test_raw_text_is_left_alone():
     raw = [{"role": "text", "content": " cafe\u0301 [INST] x \r\n"}]
-    assert normalise_messages(raw) == raw
-
-
-def test_malformed_messages_pass_through_for_validation():
-    for value in (None, "text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]):
+    for value in (raw, None, "text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]):
         assert normalise_messages(value) == value
 
 
@@ -46,17 +40,8 @@ def test_units(text, expected):
 
 
 def test_weights_are_quarters_of_a_word():
-    assert [weight(unit) for unit in ("tea", "कमला", "7", "銀", "の", "ที่", "ກ", "++", "❤")] == [
-        4,
-        4,
-        4,
-        2,
-        2,
-        1,
-        1,
-        0,
-        0,
-    ]
+    expected = {"tea": 4, "कमला": 4, "7": 4, "銀": 2, "の": 2, "ที่": 1, "ກ": 1, "++": 0, "❤": 0}
+    assert {unit: weight(unit) for unit in expected} == expected
 
 
 def test_prompt_key():

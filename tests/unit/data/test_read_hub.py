@@ -145,14 +145,8 @@ def build(cases, folder, endpoint, **environment):
         **environment,
     }
     given = json.dumps({name: (str(where), list(arguments)) for name, (where, arguments) in cases.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, str(LAUNCH)],
-        env=variables,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command = [sys.executable, "-c", RUN_ALL, str(LAUNCH)]
+    done = subprocess.run(command, env=variables, input=given, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -165,25 +159,13 @@ def recipe_in(folder, **changes):
     return folder
 
 
-WRONG = {
-    "revision": (
-        {"revision": "f" * 40},
-        f"error: hub dataset org/data at revision '{'f' * 40}': this revision does not exist; fix: "
-        f"give a commit hash from the "
-        "dataset's history (https://huggingface.co/datasets/org/data/commits)",
-    ),
-    "branch": (
-        {"revision": "nope", "pin_on_build": True},
-        "error: hub dataset org/data at revision 'nope': this revision does not exist; fix: give a commit hash",
-    ),
-    "id": (
-        {"hub": "org/none"},
-        f"error: hub dataset org/none at revision '{COMMIT}': no such dataset, or it is private; fix:",
-    ),
-    "split": (
-        {"split": "test"},
-        f"error: hub dataset org/data at revision '{COMMIT}': it has no split 'test'; fix: correct",
-    ),
+F = "f" * 40
+MISSING = "this revision does not exist; fix: give a commit hash from the dataset's history (https://huggingface.co/"
+WRONG = {  # how a recipe is changed, and how the error begins
+    "revision": ({"revision": F}, f"org/data at revision '{F}': {MISSING}datasets/org/data/commits)"),
+    "branch": ({"revision": "nope", "pin_on_build": True}, f"org/data at revision 'nope': {MISSING}"),
+    "id": ({"hub": "org/none"}, f"org/none at revision '{COMMIT}': no such dataset, or it is private; fix:"),
+    "split": ({"split": "test"}, f"org/data at revision '{COMMIT}': it has no split 'test'; fix: correct"),
 }
 
 
@@ -220,7 +202,7 @@ def results(hub, tmp_path_factory):
 
     pinned = recipe_in(root / "pinned", revision="main", pin_on_build=True)
     cases["pinned"] = cases["pinned again"] = (pinned, ["recipe=r"])
-    cases["revision override"] = (pinned, ["recipe=r", f"revision={'f' * 40}", "overwrite=true"])
+    cases["revision override"] = (pinned, ["recipe=r", f"revision={F}", "overwrite=true"])
     for name, (changes, _) in WRONG.items():
         cases[name] = (recipe_in(root / name, **changes), ["recipe=r"])
     printed = build(cases, root, hub)
@@ -233,31 +215,22 @@ def manifest_of(result):
     return json.loads((folder / "out" / "manifest.json").read_text())
 
 
-def test_derta_paper(results):
-    manifest = manifest_of(results["derta_paper"])
-    assert manifest["outputs"]["train.parquet"]["rows_by_source"] == {"evol_instruct": 4, "safety": 4}
-    assert manifest["sources"][1]["revision"] == "8401fe609d288129cc684a9b3be6a93e41cfe678"
-    assert manifest["sources"][1]["licence"] == "cc-by-nc-4.0"
-
-
-@pytest.mark.parametrize(("recipe", "rows"), [("beavertails", 6), ("pku_saferlhf", 5)])
-def test_triples_from_the_hub(results, recipe, rows):
-    outputs = manifest_of(results[recipe])["outputs"]
-    assert (outputs["train.parquet"]["rows"], outputs["holdout.parquet"]["rows"]) == (rows - 1, 1)
-    assert outputs["train.parquet"]["rows_by_kind"] == {"safety": rows - 1}
-
-
-def test_circuit_breakers_with_its_local_file(results):
-    manifest = manifest_of(results["circuit_breakers"])
-    assert manifest["outputs"]["train.parquet"]["rows_by_source"] == {"safety": 3, "ultrachat": 5}
-
-
-def test_reference_repository_files(results):
-    manifest = manifest_of(results["reference_repo"])
-    assert manifest["outputs"]["train.parquet"]["rows_by_source"] == {"evol_instruct": 6, "safety": 1}
-    assert [one["file"].split(": ")[1] for one in manifest["sources"][0]["inputs"]] == [
-        "helpfulness_unsencor_wizardlm_60k_part_0.json",
-        "helpfulness_unsencor_wizardlm_60k_part_1.json",
+def test_shipped_recipes(results):
+    """Pinned hub sources, and what lies beside them as files."""
+    paper = manifest_of(results["derta_paper"])
+    assert paper["outputs"]["train.parquet"]["rows_by_source"] == {"evol_instruct": 4, "safety": 4}
+    assert paper["sources"][1]["revision"] == "8401fe609d288129cc684a9b3be6a93e41cfe678"
+    assert paper["sources"][1]["licence"] == "cc-by-nc-4.0"
+    for recipe, rows in (("beavertails", 6), ("pku_saferlhf", 5)):
+        outputs = manifest_of(results[recipe])["outputs"]
+        assert (outputs["train.parquet"]["rows"], outputs["holdout.parquet"]["rows"]) == (rows - 1, 1)
+        assert outputs["train.parquet"]["rows_by_kind"] == {"safety": rows - 1}
+    breakers = manifest_of(results["circuit_breakers"])
+    assert breakers["outputs"]["train.parquet"]["rows_by_source"] == {"safety": 3, "ultrachat": 5}
+    reference = manifest_of(results["reference_repo"])
+    assert reference["outputs"]["train.parquet"]["rows_by_source"] == {"evol_instruct": 6, "safety": 1}
+    assert [one["file"].split(": ")[1] for one in reference["sources"][0]["inputs"]] == [
+        f"helpfulness_unsencor_wizardlm_60k_part_{part}.json" for part in (0, 1)
     ]
 
 
@@ -265,14 +238,14 @@ def test_pin_on_build_records_the_commit_and_revision_overrides_it(results):
     folder, again = results["pinned again"]
     assert results["pinned"][1].startswith("built: out") and again.startswith("already built: out")
     assert json.loads((folder / "out" / "manifest.json").read_text())["sources"][0]["revision"] == COMMIT
-    assert f"org/data at revision '{'f' * 40}': this revision does not exist" in results["revision override"][1]
+    assert f"org/data at revision '{F}': this revision does not exist" in results["revision override"][1]
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_hub_source(results, name):
-    folder, printed = results[name]
-    assert printed.startswith(WRONG[name][1])
-    assert sorted(path.name for path in folder.iterdir()) == ["r.yaml"]
+def test_wrong_hub_source(results):
+    for name, (_, said) in WRONG.items():
+        folder, printed = results[name]
+        assert printed.startswith(f"error: hub dataset {said}"), name
+        assert sorted(path.name for path in folder.iterdir()) == ["r.yaml"], name
 
 
 @pytest.mark.parametrize(
@@ -286,7 +259,6 @@ def test_no_network(hub, tmp_path, environment):
     cases = {"case": (recipe_in(tmp_path / "case"), ["recipe=r"])}
     printed = build(cases, tmp_path, **{"endpoint": hub, **environment})["case"]
     assert printed == (
-        f"error: hub dataset org/data at revision '{COMMIT}': the hub could not be reached and there "
-        f"is no copy in the cache; "
-        "fix: connect, or download the data and use path: instead of hub: in the recipe"
+        f"error: hub dataset org/data at revision '{COMMIT}': the hub could not be reached and there is no copy in the "
+        "cache; fix: connect, or download the data and use path: instead of hub: in the recipe"
     )

@@ -23,11 +23,23 @@ def safety(number, prompt=None, safe=SAFE, harmful=None, **more):
     }
 
 
-def run(tmp_path, records, limit=None, **source):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    values = {"sources": [{"name": "safety", "adapter": "derta_source", "path": "rows.jsonl", **source}]}
-    recipe = parse_recipe(values, tmp_path / "recipe.yaml")
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read(name="safety", **changes):
+    """A source of a recipe."""
+    return {"name": name, "adapter": "derta_source", "path": "rows.jsonl", **changes}
+
+
+def assembled_of(tmp_path, *sources, limit=None):
+    recipe = parse_recipe({"sources": sources}, tmp_path / "recipe.yaml")
     return assemble(recipe, find_origins(recipe), limit=limit)
+
+
+def run(tmp_path, records, limit=None, **source):
+    write(tmp_path / "rows.jsonl", records)
+    return assembled_of(tmp_path, read(**source), limit=limit)
 
 
 def messages(number):
@@ -80,8 +92,6 @@ def test_refusal_filters(tmp_path):
         "refusal: harmful_response_refuses": 1,
     }
 
-
-def test_helpful_rows_that_refuse(tmp_path):
     records = [{"q": "request 1", "a": "answer 1"}, {"q": "request 2", "a": "As an AI, I cannot answer."}]
     columns = {"instruction": "q", "output": "a"}
     filters = {"helpful_must_not_refuse": True}
@@ -105,13 +115,8 @@ def test_duplicates(tmp_path, by, kept):
 
 
 def test_duplicates_across_sources(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json.dumps(safety(1)) + "\n" + json.dumps(safety(2)) + "\n")
-    sources = [
-        {"name": "first", "adapter": "derta_source", "path": "a.jsonl", "count": 1, "select": "first"},
-        {"name": "second", "adapter": "derta_source", "path": "a.jsonl"},
-    ]
-    recipe = parse_recipe({"sources": sources}, tmp_path / "recipe.yaml")
-    assembled = assemble(recipe, find_origins(recipe))
+    write(tmp_path / "rows.jsonl", [safety(1), safety(2)])
+    assembled = assembled_of(tmp_path, read("first", count=1, select="first"), read("second"))
     # request 2 was not selected from the first source, so the second may still give it
     assert [(row["source"], requests([row])) for row in sorted(assembled.train, key=lambda row: row["source"])] == [
         ("first", ["harmful request 1"]),
@@ -132,20 +137,17 @@ def test_values_of_the_sources_own_columns(tmp_path):
 
 def test_a_value_that_can_never_match_is_an_error_and_one_that_does_not_occur_a_warning(tmp_path, caplog):
     (tmp_path / "rows.csv").write_text(f"instruction,output,safe_response,good,n\nq,a,{SAFE.replace(',', ';')},no,3\n")
-    source = {"name": "s", "adapter": "derta_source", "path": "rows.csv"}
 
     def build_with(**filters):
-        recipe = parse_recipe({"sources": [{**source, "filters": filters}]}, tmp_path / "recipe.yaml")
-        return assemble(recipe, find_origins(recipe))
+        return assembled_of(tmp_path, read(path="rows.csv", filters=filters))
 
     for filters, where in (
         ({"drop_values": {"good": [False]}}, "drop_values.good: bool false"),
         ({"keep_values": {"n": [3, "3"]}}, "keep_values.n: int 3"),
         ({"drop_values": {"n": [3.0]}}, "drop_values.n: float 3.0"),
     ):
-        with pytest.raises(
-            InputError, match=rf"filters.{where} is in no record, the column holds text; fix: put it in"
-        ):
+        message = rf"filters.{where} is in no record, the column holds text; fix: put it in"
+        with pytest.raises(InputError, match=message):
             build_with(**filters)
     assert len(build_with(keep_values={"n": ["3", "4"]}, drop_values={"good": [None]}).train) == 1
     assert "filters.keep_values.n: '4' is in no record; fix: correct the value" in caplog.text
@@ -272,20 +274,16 @@ def test_duplicate_own_ids(tmp_path):
 
 
 def test_decontamination_in_a_recipe(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(safety(n)) + "\n" for n in range(5)))
+    write(tmp_path / "rows.jsonl", [safety(n) for n in range(5)])
     (tmp_path / "benchmark.csv").write_text("prompt,label\nharmful request 3,a\n")
-    sources = [{"name": "safety", "adapter": "derta_source", "path": "rows.jsonl"}]
     against = [{"path": "benchmark.csv"}]
-    values = {"sources": sources, "decontaminate": {"ngram": 3, "against": against}}
+    values = {"sources": [read()], "decontaminate": {"ngram": 3, "against": against}}
     recipe = parse_recipe(values, tmp_path / "recipe.yaml")
     manifest = build(recipe, tmp_path / "out").manifest
     assert manifest["outputs"]["train.parquet"]["rows"] == 4
-    assert manifest["sources"][0]["steps"][6] == {
-        "step": "contamination",
-        "rows_in": 5,
-        "rows_out": 4,
-        "dropped": {"overlaps_evaluation_prompt": 1},
-    }
+    dropped = {"overlaps_evaluation_prompt": 1}
+    step = {"step": "contamination", "rows_in": 5, "rows_out": 4, "dropped": dropped}
+    assert manifest["sources"][0]["steps"][6] == step
     against_entry, removed = manifest["decontaminated_against"][0], manifest["sources"][0]["contamination"]
     assert against_entry["name"] == against_entry["inputs"][0]["file"] == "benchmark.csv"
     assert against_entry["prompts"] == 1
@@ -300,12 +298,10 @@ def test_decontamination_in_a_recipe(tmp_path):
 
 def test_borderline_rows_are_counted_apart_and_must_not_refuse(tmp_path):
     records = [{"instruction": f"question {n}", "output": answer} for n, answer in enumerate(["a", "b", SAFE])]
-    (tmp_path / "borderline.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "safety.jsonl").write_text(json.dumps(safety(1)) + "\n")
-    sources = [
-        {"name": "edge", "adapter": "instruction_output", "path": "borderline.jsonl", "borderline": True},
-        {"name": "safety", "adapter": "derta_source", "path": "safety.jsonl"},
-    ]
+    write(tmp_path / "borderline.jsonl", records)
+    write(tmp_path / "safety.jsonl", [safety(1)])
+    edge = read("edge", adapter="instruction_output", path="borderline.jsonl", borderline=True)
+    sources = [edge, read(path="safety.jsonl")]
     manifest = build(parse_recipe({"sources": sources}, tmp_path / "recipe.yaml"), tmp_path / "out").manifest
     assert manifest["outputs"]["train.parquet"]["rows"] == 3
     assert manifest["outputs"]["train.parquet"]["rows_borderline"] == 2

@@ -61,13 +61,10 @@ TRIPLE_RECORDS = {
 
 @pytest.mark.parametrize("adapter", TRIPLE_RECORDS)
 def test_triples(adapter):
+    """Under the format's own names and under others that the column map gives."""
     made = row(adapter, TRIPLE_RECORDS[adapter])
     assert made["kind"] == "safety" and made["source"] == "source"
     assert texts(made) == TRIPLE
-
-
-@pytest.mark.parametrize("adapter", TRIPLE_RECORDS)
-def test_column_map_overrides_names(adapter):
     record = {f"their_{name}": value for name, value in TRIPLE_RECORDS[adapter].items()}
     columns = {name: f"their_{name}" for name in TRIPLE_RECORDS[adapter] if name != "category"}
     assert texts(row(adapter, record, columns)) == TRIPLE
@@ -83,29 +80,25 @@ def test_bad_column_is_named_as_in_the_file(adapter):
         (outcome,) = outcomes(adapter, record)
         assert outcome.step == "invalid" and outcome.reason == "empty_field"
         assert list(outcome.problems) == [
-            f"file.jsonl, line 1, field '{column}': expected a non-empty string, found an empty "
-            f"string; fix: fill the field "
-            "or remove the row (on_invalid: drop)"
+            f"file.jsonl, line 1, field '{column}': expected a non-empty string, found an empty string; fix: fill the "
+            "field or remove the row (on_invalid: drop)"
         ]
 
 
 def test_missing_column():
     (outcome,) = outcomes("llm_lat", {"prompt": "harmful request 1", "rejected": "harmful steps 1"})
     assert list(outcome.problems) == [
-        "file.jsonl, line 1, field 'chosen': expected this column in every record, found only the "
-        "columns prompt, rejected; "
-        "fix: correct the file, or name the column that holds it in the recipe: columns: {chosen: YOUR_COLUMN}"
+        "file.jsonl, line 1, field 'chosen': expected this column in every record, found only the columns prompt, "
+        "rejected; fix: correct the file, or name the column that holds it in the recipe: "
+        "columns: {chosen: YOUR_COLUMN}"
     ]
 
 
 def test_harmful_response_equal_to_the_safe_one():
-    (outcome,) = outcomes(
-        "derta_source", {"instruction": "harmful request 1", "output": SAFE, "safe_response": SAFE + " "}
-    )
+    (outcome,) = outcomes("derta_source", {"instruction": "r", "output": SAFE, "safe_response": SAFE + " "})
     assert list(outcome.problems) == [
-        "file.jsonl, line 1, field 'rejected': expected a harmful response that differs from the "
-        "safe one, found the same text "
-        "in both; fix: correct one of them or remove the row (on_invalid: drop)"
+        "file.jsonl, line 1, field 'rejected': expected a harmful response that differs from the safe one, found the "
+        "same text in both; fix: correct one of them or remove the row (on_invalid: drop)"
     ]
 
 
@@ -143,13 +136,9 @@ def test_beavertails_pairs_in_order_and_counts_what_is_left():
         [[("user", "request 1")], [("assistant", "safe 1")], [("assistant", "harmful 1")]],
         [[("user", "request 1")], [("assistant", "safe 2")], [("assistant", "harmful 2")]],
     ]
-    gathered = ADAPTERS["beavertails"].gather(
-        [Record(Place("file", n), values) for n, values in enumerate(records)], {}
-    )
+    made = [Record(Place("file", n), values) for n, values in enumerate(records)]
+    gathered = ADAPTERS["beavertails"].gather(made, {})
     assert [one.reason for one in gathered if isinstance(one, Skip)] == ["no_partner_of_the_other_kind"] * 3
-
-
-def test_beavertails_reports_bad_records():
     (outcome,) = outcomes("beavertails", beaver("request 1", None, False))
     assert "field 'response': expected a non-empty string, found null; fix:" in outcome.problems[0]
 
@@ -159,15 +148,8 @@ def test_conversational_preference():
     chosen, rejected = [{"role": "assistant", "content": SAFE}], [{"role": "assistant", "content": "harmful steps 1"}]
     explicit = row("preference", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
     implicit = row("preference", {"chosen": prompt + chosen, "rejected": prompt + rejected})
-    assert (
-        texts(explicit)
-        == texts(implicit)
-        == [
-            [("system", "Be brief."), ("user", "harmful request 1")],
-            [("assistant", SAFE)],
-            [("assistant", "harmful steps 1")],
-        ]
-    )
+    turns = [("system", "Be brief."), ("user", "harmful request 1")]
+    assert texts(explicit) == texts(implicit) == [turns, *TRIPLE[1:]]
     assert explicit["id"] == implicit["id"]
 
 
@@ -196,13 +178,11 @@ def test_the_commands_read_a_preference_row_as_the_library_does(shape):
     assert roles == ({"text"} if shape == "plain strings" else {"user", "assistant"})
 
 
-def test_strings_and_messages_in_one_row():
+def test_strings_and_messages_in_one_row_and_two_conversations():
     record = {**PREFERENCES["conversations"], "prompt": "harmful request 1"}
     (outcome,) = outcomes("preference", record)
     assert "field 'prompt': expected messages, as the responses are, found a string of" in outcome.problems[0]
 
-
-def test_preference_with_two_different_conversations():
     first, second = [{"role": "user", "content": "request 1"}], [{"role": "user", "content": "request 2"}]
     answer = [{"role": "assistant", "content": "answer"}]
     (outcome,) = outcomes("preference", {"chosen": first + answer, "rejected": second + answer})
@@ -210,12 +190,8 @@ def test_preference_with_two_different_conversations():
 
 
 def test_messages():
-    messages = [
-        {"role": "user", "content": "request 1"},
-        {"role": "assistant", "content": "answer 1"},
-        {"role": "user", "content": "request 2"},
-        {"role": "assistant", "content": "answer 2"},
-    ]
+    turns = [("user", "request 1"), ("assistant", "answer 1"), ("user", "request 2"), ("assistant", "answer 2")]
+    messages = [{"role": role, "content": text} for role, text in turns]
     made = row("messages", {"prompt": "request 1", "prompt_id": "abc", "messages": messages}, {"id": "prompt_id"})
     assert made["id"] == "abc" and made["kind"] == "helpful"
     assert made["prompt"] == messages[:3] and made["chosen"] == messages[3:] and made["rejected"] is None
@@ -223,11 +199,7 @@ def test_messages():
 
 MESSAGE_PROBLEMS = {
     "ends with the user": (
-        [
-            {"role": "user", "content": "request"},
-            {"role": "assistant", "content": "a"},
-            {"role": "user", "content": "b"},
-        ],
+        [{"role": role, "content": "a"} for role in ("user", "assistant", "user")],
         "field 'messages': expected a conversation that ends with the assistant, found the last role 'user'; fix:",
     ),
     "one message": (
@@ -254,15 +226,9 @@ def test_bad_messages(name):
 
 
 def test_instruction_output():
-    assert texts(row("instruction_output", {"instruction": "request 1", "output": "answer 1"})) == [
-        [("user", "request 1")],
-        [("assistant", "answer 1")],
-        None,
-    ]
-    made = row("instruction_output", {"instruction": "Add these.", "input": "1 and 2", "output": "3"})
-    assert texts(made)[0] == [("user", "Add these.\n\n1 and 2")]
-    made = row("instruction_output", {"instruction": "Add these.", "input": " ", "output": "3"})
-    assert texts(made)[0] == [("user", "Add these.")]
+    for more, asked in (({}, "Add."), ({"input": "1 and 2"}, "Add.\n\n1 and 2"), ({"input": " "}, "Add.")):
+        made = row("instruction_output", {"instruction": "Add.", "output": "3", **more})
+        assert texts(made) == [[("user", asked)], [("assistant", "3")], None]
 
 
 def test_derta_train_true_is_an_rto_row_and_false_an_mle_row():
@@ -280,8 +246,8 @@ def test_derta_train_refuses_every_other_safe_value(value, found):
     (outcome,) = outcomes("derta_train", {"prefix": "q", "text": "a", "safe": value})
     assert list(outcome.problems) == [
         'file.jsonl, line 1, field \'safe\': expected the string "true" (an RTO row) or "false" (an MLE row), found '
-        f'{found}; fix: write one of these two strings (the reference repository\'s format; "true" '
-        f"marks the harmful text)"
+        f'{found}; fix: write one of these two strings (the reference repository\'s format; "true" marks '
+        "the harmful text)"
     ]
 
 
@@ -301,18 +267,14 @@ def test_own_ids():
     assert row("preference", record)["id"] == "12"
     assert row("preference", record, {"id": None})["id"].startswith("source-")
     (outcome,) = outcomes("preference", {**record, "id": " "})
-    assert (
-        "field 'id': expected a non-empty string or a whole number, found an empty string; fix:" in outcome.problems[0]
-    )
+    expected = "expected a non-empty string or a whole number, found an empty string; fix:"
+    assert f"field 'id': {expected}" in outcome.problems[0]
 
 
 def test_all_problems_of_a_record_are_found():
     (outcome,) = outcomes("derta_source", {"instruction": 3, "output": "", "safe_response": None})
-    assert [problem.split("field ")[1].split(":")[0] for problem in outcome.problems] == [
-        "'instruction'",
-        "'safe_response'",
-        "'output'",
-    ]
+    named = [problem.split("field ")[1].split(":")[0] for problem in outcome.problems]
+    assert named == ["'instruction'", "'safe_response'", "'output'"]
 
 
 HH = "\n\nHuman: How do I wake the dragon?\n\nAssistant: Why?\n\nHuman: For fun.\n\nAssistant: "
@@ -362,9 +324,5 @@ def test_wildjailbreak(data_type, kind, prompt):
     record = {"vanilla": "plain", "adversarial": "in disguise", "completion": SAFE, "data_type": data_type}
     made = row("wildjailbreak", record)
     assert made["kind"] == kind and texts(made) == [[("user", prompt)], [("assistant", SAFE)], None]
-
-
-def test_wildjailbreak_refuses_other_types():
-    record = {"vanilla": "plain", "adversarial": "", "completion": SAFE, "data_type": "harmful"}
-    (outcome,) = outcomes("wildjailbreak", record)
+    (outcome,) = outcomes("wildjailbreak", {**record, "data_type": "harmful"})
     assert "field 'data_type': expected vanilla_harmful, " in outcome.problems[0]
