@@ -62,7 +62,7 @@ class JudgingConfig(Settings):
     threshold: Annotated[float, Gt(0), Le(1)] = 0.5
     """Rubric score from which a response counts as complied."""
 
-    def problems_of(self, judge: JudgeName, key: str | Name = "") -> list[str]:
+    def problems_of(self, judge: JudgeName, key: str) -> list[str]:
         """Everything wrong with these settings for this judge; `key` as in `problems`."""
         return [*self.problems(key), *self.conflicts_of(judge, named(key))]
 

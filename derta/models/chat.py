@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from derta.config.attacks import ChatModelConfig, ChatModelKind
 from derta.errors import InputError
 from derta.models.endpoint import Endpoint, Messages, NoAnswer
-from derta.models.generation import generate
+from derta.models.generation import generate, plan_batches
 from derta.models.inputs import ModelInput, Sampling
-from derta.models.target import TargetModel, load_target
+from derta.models.target import HELLO, TargetModel, load_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_HELLO = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>")  # what chat models write at the end of a turn, whatever their EOS is
 
 
@@ -48,23 +47,15 @@ class EndpointChat:
     def __init__(self, config: ChatModelConfig, key: str):
         self.config = config
         self.endpoint = Endpoint(config.endpoint, f"{key}.endpoint")
-        self.settings: Mapping[str, Any] = {
-            "url": config.endpoint.url,
-            "model": config.endpoint.model,
-            **_sampling(config),
-        }
+        self.settings = {"url": config.endpoint.url, "model": config.endpoint.model, **_sampling(config)}
 
     def complete_many(
         self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None
     ) -> list[str | NoAnswer]:
-        config = self.config
-        return self.endpoint.complete_many(
-            conversations,
-            seeds=seeds,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p if config.top_p < 1 else None,
-        )
+        sampling = _sampling(self.config)
+        if self.config.top_p == 1:
+            del sampling["top_p"]
+        return self.endpoint.complete_many(conversations, seeds=seeds, **sampling)
 
 
 class LocalChat:
@@ -74,12 +65,8 @@ class LocalChat:
     def __init__(self, config: ChatModelConfig, key: str, device: Any = None):
         self.config, self.key, self.device = config, key, device
         model = config.model
-        self.settings: Mapping[str, Any] = {
-            "name_or_path": model.name_or_path,
-            "revision": model.revision,
-            "dtype": model.dtype.value,
-            **_sampling(config),
-        }
+        named = {"name_or_path": model.name_or_path, "revision": model.revision, "dtype": model.dtype.value}
+        self.settings = {**named, **_sampling(config)}
 
     @cached_property
     def _target(self) -> TargetModel:
@@ -103,17 +90,14 @@ class LocalChat:
         for place, conversation in enumerate(conversations):
             ids = tuple(self._ids(conversation))
             if target.context_length is None or len(ids) + config.max_tokens <= target.context_length:
-                fitting.append((place, ModelInput("", "", str(place), ids)))
-        fitting.sort(key=lambda pair: -len(pair[1].token_ids))
-        for start in range(0, len(fitting), config.batch_size):
-            batch = fitting[start : start + config.batch_size]
-            sampling = None
+                fitting.append(ModelInput("", "", f"{place:09}", ids))
+        for batch in plan_batches(fitting, config.batch_size):
+            places, sampling = [int(item.row_id) for item in batch], None
             if config.temperature > 0:
-                drawn = [seeds[place] if seeds is not None else place for place, _ in batch]
+                drawn = places if seeds is None else [seeds[place] for place in places]
                 sampling = Sampling(config.temperature, config.top_p, zlib.crc32(repr(drawn).encode()))
-            items = [item for _, item in batch]
-            written = generate(target, items, max_new_tokens=config.max_tokens, sampling=sampling)
-            for (place, _), generation in zip(batch, written, strict=True):
+            written = generate(target, batch, max_new_tokens=config.max_tokens, sampling=sampling)
+            for place, generation in zip(places, written, strict=True):
                 answers[place] = target.decode(generation.token_ids)
         return answers
 
@@ -153,7 +137,7 @@ class _Asked(TargetModel):
         ends |= {i for token, i in self.tokenizer.get_added_vocab().items() if token in _TURN_ENDS}
         if self.tokenizer.chat_template:
             with contextlib.suppress(InputError):
-                ends.add(self.cutter.cut(*_HELLO).end)
+                ends.add(self.cutter.cut(*HELLO).end)
         return sorted(ends)
 
 

@@ -45,12 +45,8 @@ class NoAnswer:
     reason: str
 
 
-class Unreadable(Exception):
-    """A failure that another try may not meet: an answer that is not what was asked for."""
-
-
-class _Passing(Unreadable):
-    """The same, on the way. `wait`: seconds the server asked for."""
+class Passing(Exception):
+    """A failure that another try may not meet. `wait`: seconds the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -91,17 +87,9 @@ class Endpoint:
         temperature: float = 0.0,
         top_p: float | None = None,
         seed: int | None = None,
-        extra: Mapping[str, Any] | None = None,
     ) -> str | NoAnswer:
-        """The content of the first choice.
-
-        Args:
-            messages: [{"role", "content"}, ...].
-            extra: further fields of the request, as they are.
-
-        Raises:
-            InputError: 401, 403, 404, 405: the address, the model or the key is wrong.
-        """
+        """The content of the first choice. messages: [{"role", "content"}, ...].
+        Raises InputError: 401, 403, 404, 405: the address, the model or the key is wrong."""
         body: dict[str, Any] = {
             "model": self.config.model,
             "messages": [dict(message) for message in messages],
@@ -109,7 +97,7 @@ class Endpoint:
             "temperature": temperature,
         }
         body |= {name: value for name, value in (("top_p", top_p), ("seed", seed)) if value is not None}
-        return self.post("/chat/completions", body | dict(extra or {}), _content)
+        return self.post("/chat/completions", body, _content)
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[bytes], Answer | NoAnswer]) -> Answer | NoAnswer:
         """What `read` makes of the answer to `body`, with the configured number of tries.
@@ -120,10 +108,10 @@ class Endpoint:
                 return read(self._ask(path, data))
             except _Refused as refused:
                 return NoAnswer(str(refused))
-            except Unreadable as failure:
-                reason, wait = str(failure), getattr(failure, "wait", 0.0)
+            except Passing as failure:
+                reason = str(failure)
                 if attempt < self.config.retries:
-                    time.sleep(min(max(self.config.backoff * 2**attempt, wait), _MAX_WAIT))
+                    time.sleep(min(max(self.config.backoff * 2**attempt, failure.wait), _MAX_WAIT))
         tries = self.config.retries + 1
         return NoAnswer(f"{reason} ({tries} {'try' if tries == 1 else 'tries'})")
 
@@ -147,13 +135,11 @@ class Endpoint:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error) from None
-        except TimeoutError:
-            raise _Passing(f"no answer within {self.config.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(cause, TimeoutError):
-                raise _Passing(f"no answer within {self.config.timeout:g} seconds") from None
-            raise _Passing(f"connection failed ({type(cause).__name__})") from None
+            late = f"no answer within {self.config.timeout:g} seconds"
+            failed = f"connection failed ({type(cause).__name__})"
+            raise Passing(late if isinstance(cause, TimeoutError) else failed) from None
 
     def _read(self, request: urllib.request.Request) -> bytes:
         """The body, within the time for the *whole* answer: a socket's own timeout starts anew with every byte."""
@@ -165,14 +151,14 @@ class Endpoint:
                 if time.monotonic() > end:
                     raise TimeoutError
                 if len(body) > _MAX_ANSWER:
-                    raise _Passing(f"the answer is longer than {_MAX_ANSWER >> 20} MiB")
+                    raise Passing(f"the answer is longer than {_MAX_ANSWER >> 20} MiB")
             return bytes(body)
 
     def _refused(self, error: urllib.error.HTTPError) -> Exception:
         """What to raise for a status that is no answer."""
         status = error.code
         if status in _PASSING or status >= 500:
-            return _Passing(f"status {status}", _seconds(error.headers.get("Retry-After")))
+            return Passing(f"status {status}", _seconds(error.headers.get("Retry-After")))
         if status in _SETTINGS:
             fields = ", ".join(f"{self._key}.{name}" for name in ("url", "model", "api_key_env"))
             return InputError(
@@ -186,7 +172,7 @@ def _content(answer: bytes) -> str | NoAnswer:
         choice = json.loads(answer)["choices"][0]
         content = choice["message"]["content"]
     except (ValueError, LookupError, TypeError):
-        raise Unreadable("the answer is not a chat completion") from None
+        raise Passing("the answer is not a chat completion") from None
     if isinstance(content, str):
         return content
     ended = choice.get("finish_reason")

@@ -69,10 +69,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             str(source), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # the tokenizers library raises bare Exceptions for files it cannot read
+        remedy = "correct model.name_or_path, or see to the network, the revision and your access to it"
         if isinstance(source, Path):
             remedy = "the directory needs a tokenizer as tokenizer.save_pretrained() writes it"
-        else:
-            remedy = "correct model.name_or_path, or see to the network, the revision and your access to it"
         raise InputError(
             f"the tokenizer of {_named(source)} cannot be loaded: {_first_line(error)}; {remedy}"
         ) from error
@@ -133,8 +132,8 @@ def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedM
         raise InputError(
             f"model.name_or_path={shown(source)} is a LoRA adapter: merge it into its base, or train from the base"
         )
-    kwargs = {} if config.attn_implementation is None else {"attn_implementation": config.attn_implementation}
-    kwargs |= placement
+    if config.attn_implementation is not None:
+        placement["attn_implementation"] = config.attn_implementation
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             str(source),
@@ -143,7 +142,7 @@ def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedM
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
-            **kwargs,
+            **placement,
         )
     except SafetensorError as error:
         raise InputError(

@@ -19,7 +19,7 @@ from typing import Any
 
 from derta.config.endpoint import EndpointConfig
 from derta.errors import InputError
-from derta.models.endpoint import Endpoint, NoAnswer, Unreadable
+from derta.models.endpoint import Endpoint, NoAnswer, Passing
 from derta.models.inputs import Generation, ModelInput, Sampling
 
 
@@ -66,9 +66,9 @@ def _token_ids(answer: bytes, expected: int) -> list[list[int]] | NoAnswer:
         choices = sorted(json.loads(answer)["choices"], key=lambda choice: choice["index"])
         found = [choice.get("token_ids") for choice in choices]
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise Unreadable("the answer is not a completion") from None
+        raise Passing("the answer is not a completion") from None
     if len(found) != expected:
-        raise Unreadable(f"{len(found)} completions instead of {expected}")
+        raise Passing(f"{len(found)} completions instead of {expected}")
     if not all(isinstance(ids, list) and all(isinstance(token, int) for token in ids) for ids in found):
         return NoAnswer("the answer holds no token_ids: the server does not know return_token_ids")
     return found

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+HELLO = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
+
 
 class TargetModel:
     """Model and tokenizer under evaluation. White-box attacks get this whole; others need the tokenizer only.
@@ -60,8 +62,7 @@ class TargetModel:
         """Ids that end a response: the tokenizer's EOS, the model's own, and what the template ends a turn with."""
         ends = {self.tokenizer.eos_token_id, *self._configured_ends}
         if self.tokenizer.chat_template:
-            turn = self.cutter.cut([{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}])
-            ends.add(turn.end)
+            ends.add(self.cutter.cut(*HELLO).end)
         return sorted(ends)
 
     def decode(self, token_ids: Sequence[int]) -> str:

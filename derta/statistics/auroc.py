@@ -24,15 +24,9 @@ class Auroc:
         return Rate(None, self.n_harmful + self.n_benign, self.auroc, self.low, self.high)
 
 
-def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Probability that a positive scores above a negative, ties counting half; None if a side is empty."""
-    if not len(positives) or not len(negatives):
-        return None
-    return float(_placements(positives, negatives).mean())
-
-
 def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Sequence[float]]) -> Auroc:
-    """`auroc` of scores that come in rows, with a 95% interval that counts rows, not scores, as independent.
+    """Probability that a positive scores above a negative, ties counting half, of scores that come in rows; with a 95%
+    interval that counts rows, not scores, as independent.
 
     The variance is that of Obuchowski (1997) for clustered data: of each row's mean place among the scores of the other
     side. The interval is Wilson's with an effective n = A (1 - A) / Var(A), never below the number of rows of the
@@ -58,9 +52,8 @@ def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Se
     return Auroc(area, low, high, *counts)
 
 
-def _placements(scores: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> np.ndarray:
+def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """For each score, the share of the others below it, ties counting half."""
-    ordered = np.sort(np.asarray(others, dtype=np.float64))
-    below = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-    up_to = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="right")
+    ordered = np.sort(others)
+    below, up_to = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
     return (below + up_to) / (2 * len(ordered))

@@ -51,22 +51,18 @@ class PairedDifference:
     unpaired: int
 
 
-def mean_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
+def mean_interval(values: Sequence[float]) -> Mean:
     """The mean of values in [0, 1] or of any others."""
     if not values:
         return Mean()
     sample = np.asarray(values, dtype=np.float64)
-    means = np.concatenate([weights @ sample for weights in _resampled(len(sample), seed, resamples)]) / len(sample)
+    means = np.concatenate([weights @ sample for weights in _resampled(len(sample), seed=0)]) / len(sample)
     low, high = np.quantile(means, (0.025, 0.975))
     return Mean(float(sample.mean()), float(low), float(high), len(sample))
 
 
 def paired_difference(
-    before: Mapping[str, Mapping[str, float]],
-    after: Mapping[str, Mapping[str, float]],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]], *, seed: int = 0
 ) -> PairedDifference:
     """Mean over attacks of (after - before) on the responses that both checkpoints have.
 
@@ -85,16 +81,14 @@ def paired_difference(
         return PairedDifference(None, None, None, None, None, 0, 0, total)
     ids = sorted({row_id for cell in pairs.values() for row_id in cell})
     missing = (np.nan, np.nan)
-    values = np.array(
-        [[cell.get(row_id, missing) for row_id in ids] for cell in pairs.values()], dtype=np.float64
-    )  # [A, N, 2]
+    values = np.array([[cell.get(i, missing) for i in ids] for cell in pairs.values()], dtype=float)  # [A, N, 2]
     there = ~np.isnan(values[..., 0])
     values = np.nan_to_num(values)
     means = values.sum(1) / there.sum(1)[:, None]  # [A, 2]
     first, second = (float(side) for side in means.mean(0))
     moved = (values[..., 1] - values[..., 0]).T  # [N, A]
     differences = []
-    for weights in _resampled(len(ids), seed, resamples):
+    for weights in _resampled(len(ids), seed):
         drawn = weights @ there.T  # [R, A]
         # A resample may hold no response to some attack: that attack then takes no part in this resample's mean.
         with np.errstate(invalid="ignore"):
@@ -103,11 +97,11 @@ def paired_difference(
     return PairedDifference(first, second, second - first, float(low), float(high), n, len(ids), total - 2 * n)
 
 
-def _resampled(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+def _resampled(n: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of n prompts is drawn, [R, n], in pieces that fit into memory."""
     generator = np.random.default_rng(seed)
     size = max(1, _CHUNK // n)
-    pieces = [min(size, resamples - start) for start in range(0, resamples, size)]
-    for piece in pieces:
+    for start in range(0, RESAMPLES, size):
+        piece = min(size, RESAMPLES - start)
         drawn = generator.integers(n, size=(piece, n)) + n * np.arange(piece)[:, None]
         yield np.bincount(drawn.ravel(), minlength=piece * n).reshape(piece, n).astype(np.float64)

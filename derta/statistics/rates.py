@@ -49,9 +49,10 @@ def wilson_interval(count: int, n: int) -> tuple[float, float]:
     return wilson(count / n, n)
 
 
-def wilson(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """The same from a share of `n` observations; n may be an effective number. The interval is within 0 to 1 and holds
     the share: at 0 it begins with exactly 0 and at 1 it ends with exactly 1, where rounding alone would miss them."""
+    z = Z_95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))

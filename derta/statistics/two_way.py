@@ -51,9 +51,9 @@ class Interval(Estimate):
     seeds: int = 0
     prompts: int | None = None
 
-    def within(self, lowest: float, highest: float = 1.0) -> Interval:
-        """Its ends moved to where such a number can be."""
-        low, high = (None if end is None else min(max(end, lowest), highest) for end in (self.low, self.high))
+    def within(self, lowest: float) -> Interval:
+        """Its ends moved to where such a number can be, `lowest` to 1."""
+        low, high = (None if end is None else min(max(end, lowest), 1.0) for end in (self.low, self.high))
         return replace(self, low=low, high=high)
 
 

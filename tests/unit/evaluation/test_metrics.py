@@ -7,7 +7,7 @@ import pytest
 
 from derta.evaluation.metrics import mean_over_attacks, refusal_positions, summarise_cell, summarise_set
 from derta.evaluation.records import Outcome, Result
-from derta.statistics.auroc import Auroc, auroc, clustered_auroc
+from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson_interval
 
@@ -117,6 +117,10 @@ def test_set_separates_refusals_behind_a_prefill():
     assert summary.positions_without_prefill["6-30"].count == 0
     assert summary.positions_without_prefill["0"].rate == 1.0
     assert list(summary.attacks) == ["direct", "prefill_20"]
+
+
+def auroc(positives, negatives) -> float | None:
+    return clustered_auroc([[score] for score in positives], [[score] for score in negatives]).auroc
 
 
 def test_auroc_equals_counting_pairs_with_ties_as_half():

@@ -23,19 +23,10 @@ def in_turn(*answers):
 
 def test_request_and_answer_follow_the_protocol(chat_server):
     endpoint = Endpoint(chat_server.config())
-    answer = endpoint.complete(ASK, max_tokens=7, temperature=0.5, top_p=0.9, seed=3, extra={"logprobs": True})
+    answer = endpoint.complete(ASK, max_tokens=7, temperature=0.5, top_p=0.9, seed=3)
     assert answer == "echo harmful request 3"
-    assert chat_server.requests == [
-        {
-            "model": "tiny",
-            "messages": ASK,
-            "max_tokens": 7,
-            "temperature": 0.5,
-            "top_p": 0.9,
-            "seed": 3,
-            "logprobs": True,
-        }
-    ]
+    settings = {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3}
+    assert chat_server.requests == [{"model": "tiny", "messages": ASK, **settings}]
     assert chat_server.headers[0]["path"] == "/v1/chat/completions"
     assert "Authorization" not in chat_server.headers[0]
 
@@ -48,24 +39,21 @@ def test_failures_that_may_pass_are_tried_again(chat_server, failure):
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"),
+    ("failure", "reason", "tries"),
     [
-        (429, "status 429 (3 tries)"),
-        (500, "status 500 (3 tries)"),
-        (None, "connection failed (RemoteDisconnected) (3 tries)"),
-        (b"not json", "the answer is not a chat completion (3 tries)"),
+        (429, "status 429 (3 tries)", 3),
+        (500, "status 500 (3 tries)", 3),
+        (None, "connection failed (RemoteDisconnected) (3 tries)", 3),
+        (b"not json", "the answer is not a chat completion (3 tries)", 3),
+        (400, "status 400", 1),
+        (302, "status 302", 1),
     ],
 )
-def test_retries_are_bounded_and_the_reason_holds_no_text(chat_server, failure, reason):
-    chat_server.script = lambda body: failure
+def test_retries_are_bounded_and_the_reason_holds_no_text(chat_server, failure, reason, tries):
+    """What the server refuses is not tried again, and no redirect is followed."""
+    chat_server.script, chat_server.response_headers = lambda body: failure, {"Location": "/v1/other"}
     assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer(reason)
-    assert len(chat_server.requests) == 3
-
-
-def test_a_request_that_the_server_refuses_is_not_tried_again(chat_server):
-    chat_server.script = lambda body: 400
-    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer("status 400")
-    assert len(chat_server.requests) == 1
+    assert len(chat_server.requests) == tries
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -74,11 +62,6 @@ def test_wrong_settings_are_an_error_that_names_them(chat_server, status):
     with pytest.raises(InputError, match=rf"status {status}.*eval\.judge\.endpoint\.url") as error:
         Endpoint(chat_server.config(), "eval.judge.endpoint").complete(ASK)
     assert "secret" not in str(error.value) and len(chat_server.requests) == 1
-
-
-def test_redirects_are_not_followed(chat_server):
-    chat_server.script, chat_server.response_headers = in_turn(302, "from elsewhere"), {"Location": "/v1/other"}
-    assert Endpoint(chat_server.config()).complete(ASK) == NoAnswer("status 302")
 
 
 @pytest.mark.parametrize("content", [None, [], {"text": "x"}])
@@ -110,17 +93,15 @@ def test_waits_double_and_honour_what_the_server_asks_for(chat_server, monkeypat
     waits: list[float] = []
     monkeypatch.setattr("derta.models.endpoint.time.sleep", waits.append)
     chat_server.script = lambda body: 500
-    Endpoint(chat_server.config(retries=7, backoff=1.0)).complete(ASK)
-    client = [wait for wait in waits if wait >= 1]  # the server sleeps too, for a hundredth of a second
-    assert client == [1, 2, 4, 8, 16, 32, 60]
-    chat_server.response_headers = {"Retry-After": "5"}
-    waits.clear()
-    Endpoint(chat_server.config(retries=1, backoff=1.0)).complete(ASK)
-    assert [wait for wait in waits if wait >= 1] == [5]
-    chat_server.response_headers = {"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"}
-    waits.clear()
-    Endpoint(chat_server.config(retries=1, backoff=2.0)).complete(ASK)
-    assert [wait for wait in waits if wait >= 1] == [2]
+    for headers, settings, expected in (
+        ({}, {"retries": 7, "backoff": 1.0}, [1, 2, 4, 8, 16, 32, 60]),
+        ({"Retry-After": "5"}, {"retries": 1, "backoff": 1.0}, [5]),
+        ({"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"}, {"retries": 1, "backoff": 2.0}, [2]),
+    ):
+        waits.clear()
+        chat_server.response_headers = headers
+        Endpoint(chat_server.config(**settings)).complete(ASK)
+        assert [wait for wait in waits if wait >= 1] == expected  # the server sleeps too, for a hundredth of a second
 
 
 def test_the_key_is_sent_and_never_shown(chat_server, monkeypatch, caplog, capsys):

@@ -71,11 +71,6 @@ def write_gguf(
     return shapes
 
 
-@pytest.fixture
-def tokenizer(llama3_tokenizer: Any) -> Any:
-    return llama3_tokenizer
-
-
 def place(name: str) -> str:
     """transformers' name of a matrix of llama.cpp."""
     if not name.startswith("blk."):
@@ -91,8 +86,8 @@ def in_order_of_transformers(matrix: torch.Tensor, heads: int) -> torch.Tensor:
     return matrix.reshape(heads, -1, 2, matrix.shape[1]).transpose(1, 2).reshape(matrix.shape)
 
 
-def test_every_tensor_is_what_the_file_stands_for(tmp_path: Path, tokenizer: Any) -> None:
-    shapes = write_gguf(tmp_path / "tiny.gguf", tokenizer)
+def test_every_tensor_is_what_the_file_stands_for(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    shapes = write_gguf(tmp_path / "tiny.gguf", llama3_tokenizer)
     about = import_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
     stored = load_file(tmp_path / "model" / "model.safetensors")
     read = {tensor.name.removesuffix(".weight"): tensor for tensor in gguf.GGUFReader(tmp_path / "tiny.gguf").tensors}
@@ -107,15 +102,16 @@ def test_every_tensor_is_what_the_file_stands_for(tmp_path: Path, tokenizer: Any
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_directory_is_an_ordinary_model_with_its_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
-    write_gguf(tmp_path / "tiny.gguf", tokenizer)
+def test_the_directory_is_an_ordinary_model_with_its_tokenizer(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama3_tokenizer)
     import_gguf(tmp_path / "tiny.gguf", tmp_path / "model", dtype="bfloat16")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert loaded.chat_template == TEMPLATE and loaded.eos_token_id == tokenizer.eos_token_id
+    assert loaded.chat_template == TEMPLATE and loaded.eos_token_id == llama3_tokenizer.eos_token_id
     text = "Sorry, I cannot help with that."
-    assert loaded(text, add_special_tokens=False)["input_ids"] == tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert model.dtype is torch.bfloat16 and model.generation_config.eos_token_id == tokenizer.eos_token_id
+    ours, given = (each(text, add_special_tokens=False)["input_ids"] for each in (loaded, llama3_tokenizer))
+    assert ours == given
+    assert model.dtype is torch.bfloat16 and model.generation_config.eos_token_id == llama3_tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(
@@ -130,16 +126,16 @@ def test_the_directory_is_an_ordinary_model_with_its_tokenizer(tmp_path: Path, t
     ],
 )
 def test_what_cannot_be_imported_is_named_and_leaves_nothing(
-    make: Callable[[Path, Any], Any], message: str, tmp_path: Path, tokenizer: Any
+    make: Callable[[Path, Any], Any], message: str, tmp_path: Path, llama3_tokenizer: Any
 ) -> None:
-    make(tmp_path / "bad.gguf", tokenizer)
+    make(tmp_path / "bad.gguf", llama3_tokenizer)
     with pytest.raises(InputError, match=message):
         import_gguf(tmp_path / "bad.gguf", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, tokenizer: Any) -> None:
-    write_gguf(tmp_path / "tiny.gguf", tokenizer)
+def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, llama3_tokenizer: Any) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama3_tokenizer)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("kept")
     with pytest.raises(InputError, match="not empty"):

@@ -88,14 +88,12 @@ def test_false_positives_at_recall_on_the_edges():
     assert same.rate == 1.0 and same.recall == 1.0
     assert false_positives_at_recall([], [0.5]).rate is None
     assert false_positives_at_recall([0.5], []).threshold is None
-    with pytest.raises(ValueError):
-        false_positives_at_recall([0.5], [0.5], recall=0)
 
 
 def test_false_positives_by_depth_take_each_row_once_where_it_is_long_enough():
     harmful = [[0.2] * 5 + [0.9] * 6, [0.3] * 5 + [0.8] * 2]
     benign = [[0.25] * 11, [0.1] * 3]
-    found = false_positives_by_depth(harmful, benign, depths=(0, 5, 10))
+    found = false_positives_by_depth(harmful, benign)
     assert (found["0"].n_positives, found["0"].n, found["0"].count) == (2, 2, 1)  # threshold .2: .25 passes it
     assert (found["5"].n_positives, found["5"].n, found["5"].count) == (2, 1, 0)
     assert (found["10"].n_positives, found["10"].n) == (1, 1)
