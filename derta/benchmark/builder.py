@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +46,17 @@ def builder(size: str) -> list[Line]:
         recipe = write_recipe(Path(folder), rows)
         for workers in (1, 2):
             for what, function in (("building rows", _build), ("tokenising rows", _tokenise)):
-                lines.append(
-                    in_turn(
-                        "d",
-                        f"{what}, {workers} worker" + "s" * (workers > 1),
-                        "rows/s",
-                        lambda f=function, n=workers: count / seconds(lambda: f(recipe, ours, n)),  # type: ignore[misc]
-                        lambda n=workers: count / seconds(lambda: _bare(bare, n)),  # type: ignore[misc]
-                        rounds,
-                        peer_name="bare tokenisation",
-                        goal=0.8,
-                        at_least=True,
-                    )
-                )
+                mine, peer = partial(function, recipe, ours, workers), partial(_bare, bare, workers)
+                line = in_turn(
+                    "d", f"{what}, {workers} worker" + "s" * (workers > 1), "rows/s", _rate(count, mine),
+                    _rate(count, peer), rounds, peer_name="bare tokenisation", goal=0.8, at_least=True,
+                )  # fmt: skip
+                lines.append(line)
     return lines
+
+
+def _rate(count: int, work: Callable[[], Any]) -> Callable[[], float]:
+    return lambda: count / seconds(work)
 
 
 def _build(recipe: Path, _: Any, workers: int) -> None:
@@ -76,7 +75,7 @@ def _tokenise(_: Path, rows: Any, workers: int) -> None:
 
     refusal = resolve_refusal_token(tokenizer(), "Sorry", None)
     settings = RowSettings(objective=ObjectiveConfig(), max_length=MAX_LENGTH, seed=0)
-    build_row_table(_fresh(rows), tokenizer(), refusal, settings, num_proc=_processes(workers))
+    build_row_table(_fresh(rows), tokenizer(), refusal, settings, num_proc=workers if workers > 1 else None)
 
 
 def _bare(rows: Any, workers: int) -> None:
@@ -84,12 +83,8 @@ def _bare(rows: Any, workers: int) -> None:
     _fresh(rows).map(
         lambda row: {"input_ids": encode(row["messages"], return_dict=False)},
         remove_columns=["messages"],
-        num_proc=_processes(workers),
+        num_proc=workers if workers > 1 else None,
     )
-
-
-def _processes(workers: int) -> int | None:
-    return workers if workers > 1 else None
 
 
 def _fresh(rows: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from derta.benchmark.measure import Line, compared, in_turn, peak_memory, seconds
+from derta.benchmark.measure import Line, in_turn, seconds, with_peak
 from derta.benchmark.workload import llama, tokenizer
 
 POSITIONS = 5  # as many as Llama-3's template has
@@ -45,11 +45,6 @@ def direction(size: str) -> list[Line]:
         what = f"{count} prompts, {layers} layers of {hidden}, {POSITIONS} positions"
         about: dict[str, Any] = {"peer_name": "plain forwards", "goal": _GOAL}
         lines.append(in_turn("i", what, "s", lambda: seconds(means), lambda: seconds(plain), rounds, **about))
-        peaks: dict[str, list[float]] = {"means": [], "plain": []}
-        for _ in range(3):
-            for name, work in (("plain", plain), ("means", means)):
-                with peak_memory() as peak:
-                    work()
-                peaks[name].append(peak.mebibytes)
-        lines.append(compared("i", f"{what}, peak memory", "MiB", peaks["means"], peaks["plain"], **about))
+        peaks = (lambda: with_peak(means)[1], lambda: with_peak(plain)[1])
+        lines.append(in_turn("i", f"{what}, peak memory", "MiB", *peaks, 3, **about))
     return lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from derta.benchmark.measure import Line, peak_memory, seconds
+from derta.benchmark.measure import Line, seconds, with_peak
 
 _HIDDEN = 64
 _VOCABULARIES = (32_000, 128_000, 256_000)
@@ -25,29 +25,19 @@ def head_memory(size: str) -> list[Line]:
         for tokens in _TOKENS[size]:
             estimate = _NAIVE_COPIES * 4 * tokens * vocabulary
             ours, our_time = _measure(_our_loss(vocabulary, tokens))
-            peer, peer_time = (None, None)
+            line = Line("c", f"loss at V = {vocabulary // 1000}k, {tokens // 1024}k tokens", "MiB", ours)
+            line.goal, line.peer_name = 0.2 if vocabulary >= 128_000 else None, "full logits"
+            line.note = f"{our_time:.1f} s, naive not run"
             if estimate <= _LARGEST[size]:
-                peer, peer_time = _measure(_naive_loss(vocabulary, tokens))
-            lines.append(
-                Line(
-                    "c",
-                    f"loss at V = {vocabulary // 1000}k, {tokens // 1024}k tokens",
-                    "MiB",
-                    ours,
-                    peer,
-                    peer_name="full logits",
-                    ratio=ours / peer if peer else None,
-                    goal=0.2 if vocabulary >= 128_000 else None,
-                    note=f"{our_time:.1f} s" + (f" against {peer_time:.1f} s" if peer_time else ", naive not run"),
-                )
-            )
+                line.peer, peer_time = _measure(_naive_loss(vocabulary, tokens))
+                line.ratio, line.note = ours / line.peer, f"{our_time:.1f} s against {peer_time:.1f} s"
+            lines.append(line)
     return lines
 
 
 def _measure(loss: Any) -> tuple[float, float]:
-    with peak_memory() as peak:
-        took = seconds(lambda: loss().backward())
-    return peak.mebibytes, took
+    took, peak = with_peak(lambda: seconds(lambda: loss().backward()))
+    return peak, took
 
 
 def _inputs(vocabulary: int, tokens: int) -> tuple[Any, Any, Any]:

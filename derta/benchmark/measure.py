@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,11 @@ class Line:
 
 
 def in_turn(
-    suite: str,
-    what: str,
-    unit: str,
-    ours: Callable[[], float],
-    peer: Callable[[], float],
-    rounds: int,
-    **line: Any,
+    suite: str, what: str, unit: str, ours: Callable[[], float], peer: Callable[[], float], rounds: int, **line: Any
 ) -> Line:
     """Call both in turn; each call returns its own measurement. The first round warms up and is not counted."""
-    mine: list[float] = []
-    theirs: list[float] = []
-    for number in range(rounds + 1):
-        a, b = ours(), peer()
-        if number:
-            mine.append(a)
-            theirs.append(b)
-    return compared(suite, what, unit, mine, theirs, **line)
+    _, *pairs = [(ours(), peer()) for _ in range(rounds + 1)]
+    return compared(suite, what, unit, [a for a, _ in pairs], [b for _, b in pairs], **line)
 
 
 def compared(suite: str, what: str, unit: str, mine: list[float], theirs: list[float], **line: Any) -> Line:
@@ -104,38 +92,24 @@ def seconds(function: Callable[[], Any]) -> float:
     return now() - begin
 
 
-class Peak:
-    """MiB: what a block needed at its highest beyond what the process held before."""
-
-    mebibytes = float("nan")
-
-
-@contextmanager
-def peak_memory() -> Iterator[Peak]:
-    """Peak resident memory of the process (Linux: VmHWM, which can be reset), or of the CUDA device if there is one."""
+def with_peak(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, and the MiB that it needed at its highest beyond what was held before: of the process's
+    resident memory (Linux: VmHWM, which can be reset), or of the CUDA device if there is one."""
     import torch
 
-    peak = Peak()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = float(torch.cuda.memory_allocated())
-        yield peak
-        peak.mebibytes = (torch.cuda.max_memory_allocated() - before) / 2**20
-        return
-    _return_free_memory()
+        result = work()
+        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: the mark before is a little higher
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     if _CLEAR_REFS.exists():
         _CLEAR_REFS.write_text("5")  # the highest mark falls to what is resident now
     before = _resident("VmRSS")
-    yield peak
-    peak.mebibytes = (_resident("VmHWM") - before) / 2**10
-
-
-def _return_free_memory() -> None:
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc: the mark before a block is a little higher, and its peak lower
-        return
+    result = work()
+    return result, (_resident("VmHWM") - before) / 2**10
 
 
 def _resident(field_name: str) -> float:

@@ -90,22 +90,14 @@ def reference(size: str) -> list[Line]:
                     max_length=round(scale * PAPER_LENGTH),
                 )
                 timed = rows_of_epoch(ours)[batch : batch * (steps + 1)]
-                step = step_seconds(ours)
-                lines.append(
-                    in_turn(
-                        "b",
-                        f"paper's length mix, {mode}, {shape}",
-                        "rows/s",
-                        lambda step=step: batch / step(),  # type: ignore[misc]
-                        naive_loop(llama(vocabulary, **model), timed, steps),
-                        rounds,
-                        peer_name="naive loop",
-                        goal=2.0,
-                        at_least=True,
-                        note=f"lengths x {scale:g}; padding {_padding(timed, True):.0%} against "
-                        f"{_padding(timed, False):.0%}",
-                    )
-                )
+                step, naive = step_seconds(ours), naive_loop(llama(vocabulary, **model), timed, steps)
+                padding = f"padding {_padding(timed, True):.0%} against {_padding(timed, False):.0%}"
+                line = in_turn(
+                    "b", f"paper's length mix, {mode}, {shape}", "rows/s",
+                    lambda step=step: batch / step(), naive, rounds,  # type: ignore[misc]
+                    peer_name="naive loop", goal=2.0, at_least=True, note=f"lengths x {scale:g}; {padding}",
+                )  # fmt: skip
+                lines.append(line)
     return lines
 
 

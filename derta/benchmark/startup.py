@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from derta.benchmark.measure import Line, compared, seconds
+from derta.benchmark.measure import Line, compared, now
 from derta.config.shipped import command_of
 from derta.storage.json_lines import read_lines
 
@@ -20,29 +20,22 @@ from derta.storage.json_lines import read_lines
 def run(*command: str) -> float:
     """Seconds a Python command takes. Raises RuntimeError: it fails; with the end of what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    result: list[subprocess.CompletedProcess[str]] = []
-    took = seconds(
-        lambda: result.append(
-            subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-        )
-    )
-    if result[0].returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{result[0].stderr[-2000:]}")
+    begin = now()
+    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    took = now() - begin
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
     return took
 
 
 def startup(size: str) -> list[Line]:
     rounds = 3 if size == "small" else 7
-    imports, bare, helps = [], [], []
-    for _ in range(rounds):
-        bare.append(run("-c", "pass"))
-        imports.append(run("-c", "import derta"))
-    for _ in range(rounds):
-        helps.append(run(*command_of("train"), "--help"))
-    own = statistics.median(imports) - statistics.median(bare)
+    commands = (("-c", "pass"), ("-c", "import derta"), (*command_of("train"), "--help"))
+    taken = [[run(*command) for command in commands] for _ in range(rounds)]
+    bare, imports, helps = map(statistics.median, zip(*taken, strict=True))
     lines = [
-        Line("f", "import derta, beyond an empty Python", "s", own, goal=0.2),
-        Line("f", "launch/train.py --help", "s", statistics.median(helps), goal=1.5),
+        Line("f", "import derta, beyond an empty Python", "s", imports - bare, goal=0.2),
+        Line("f", "launch/train.py --help", "s", helps, goal=1.5),
     ]
     with tempfile.TemporaryDirectory() as folder:
         model, data = _prepare(Path(folder))
@@ -84,16 +77,10 @@ def scaling(size: str) -> list[Line]:
         speeds = {}
         for ranks in (1, 2):
             output = Path(folder) / f"ranks{ranks}"
-            overrides = [
-                *_overrides(model, data, output, steps),
-                "trainer.logging_steps=4",
-                "trainer.global_batch_size=16",
-            ]
-            overrides.append("trainer.micro_batch_size=8")
-            launcher = (
-                ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-            )
-            run(*launcher, *command_of("train"), *overrides)
+            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+            batch = ["trainer.global_batch_size=16", "trainer.micro_batch_size=8", "trainer.logging_steps=4"]
+            command = [*command_of("train"), *_overrides(model, data, output, steps), *batch]
+            run(*(torchrun if ranks > 1 else []), *command)
             lines = list(read_lines(output / "metrics.jsonl"))
             speeds[ranks] = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line][1:]
     return [compared("h", "two CPU ranks", "tokens/s", speeds[2], speeds[1], peer_name="one rank")]

@@ -1,8 +1,10 @@
-"""The suites by letter and name, what `launch/benchmark.py` is asked, and how they are run."""
+"""The suites by letter and name, what `launch/benchmark.py` is asked, how they are run, and the table: Markdown for
+people, JSON with every sample for machines."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import shlex
@@ -10,15 +12,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen, Predicate
 
 from derta.benchmark.measure import Line, machine, use_clock
-from derta.benchmark.report import as_markdown, as_table, write
 from derta.config.settings import Count, Settings, Text
+from derta.statistics.table import markdown
 
 SUITES = {  # name: the functions that make its lines, as module.function
     "training": ("training.training",),  # (a)
@@ -72,8 +74,7 @@ def run_benchmark(config: BenchmarkRunConfig) -> str:
     disable_progress_bar()
     described, command = machine(), shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
     lines = run_suites(config.suites, config.size, say=lambda text: print(text, file=sys.stderr, flush=True))
-    write(lines, described, command, Path(config.output))
-    return as_markdown(lines, described, command)
+    return write(lines, described, command, Path(config.output))
 
 
 def run_suites(names: Sequence[str], size: str, say: Callable[[str], None]) -> list[Line]:
@@ -87,3 +88,33 @@ def run_suites(names: Sequence[str], size: str, say: Callable[[str], None]) -> l
             say(as_table(found))
         say(f"{name}: {time.perf_counter() - begin:.0f} s")
     return lines
+
+
+def as_table(lines: Sequence[Line]) -> str:
+    """A Markdown table, a line per measurement."""
+    rows = [["", "what", "ours", "peer", "ratio", "goal", "met?"]]
+    for line in lines:
+        goal = "" if line.goal is None else f"{'>=' if line.at_least else '<='} {line.goal:g}"
+        verdict = {None: "", True: "met", False: "missed"}[line.met]
+        peer = "" if line.peer is None else f"{_number(line.peer)} ({line.peer_name})"
+        what = f"{line.what} ({line.note})" if line.note else line.what
+        ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
+        rows.append([line.suite, what, f"{_number(line.ours)} {line.unit}", peer, ratio, goal, verdict])
+    return markdown(rows, left=2)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def write(lines: Sequence[Line], machine: dict[str, Any], command: str, output: Path) -> str:
+    """benchmark.json and benchmark.md in `output`; returns the latter."""
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    text = f"`{command}`\n\n{facts}\n\n{as_table(lines)}\n"
+    output.mkdir(parents=True, exist_ok=True)
+    content = {"command": command, "machine": machine, "lines": [{**asdict(line), "met": line.met} for line in lines]}
+    (output / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (output / "benchmark.md").write_text(text, encoding="utf-8")
+    return text

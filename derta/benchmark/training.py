@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from derta.benchmark.measure import Line, compared, now, peak_memory, seconds
+from derta.benchmark.measure import Line, compared, now, seconds, with_peak
 from derta.benchmark.workload import MAX_LENGTH, dataset, llama, miniature_rows, tokenizer
 
 BATCH = 8
@@ -121,17 +121,16 @@ def training(size: str) -> list[Line]:
 
 def _compare(mode: str, ours: Any, theirs: Any, rounds: int) -> list[Line]:
     """Step time (packed: time per token, as steps differ in tokens) and peak memory, in turn."""
-    samples: dict[str, list[float]] = {name: [] for name in ("mine", "peers", "my_peaks", "peer_peaks")}
-    mine, peers, my_peaks, peer_peaks = samples.values()
+    samples: list[list[float]] = [[] for _ in range(4)]
+    mine, peers, my_peaks, peer_peaks = samples
     runs = (step_seconds(ours), step_seconds(theirs))
     tokens = (_tokens_per_step(ours), _tokens_per_step(theirs))
     for number in range(rounds + 1):
         for run, count, times, peaks in zip(runs, tokens, (mine, peers), (my_peaks, peer_peaks), strict=True):
-            with peak_memory() as peak:
-                took = run()
+            took, peak = with_peak(run)
             if number:
                 times.append(1e6 * took / count if mode == "packed" else 1e3 * took)
-                peaks.append(peak.mebibytes)
+                peaks.append(peak)
     unit = "us/token" if mode == "packed" else "ms/step"
     name = f"TRL SFTTrainer, {mode}"
     return [

@@ -47,7 +47,8 @@ class EndpointChat:
     def __init__(self, config: ChatModelConfig, key: str):
         self.config = config
         self.endpoint = Endpoint(config.endpoint, f"{key}.endpoint")
-        self.settings = {"url": config.endpoint.url, "model": config.endpoint.model, **_sampling(config)}
+        named = {"url": config.endpoint.url, "model": config.endpoint.model}
+        self.settings: Mapping[str, Any] = {**named, **_sampling(config)}
 
     def complete_many(
         self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None
@@ -66,7 +67,7 @@ class LocalChat:
         self.config, self.key, self.device = config, key, device
         model = config.model
         named = {"name_or_path": model.name_or_path, "revision": model.revision, "dtype": model.dtype.value}
-        self.settings = {**named, **_sampling(config)}
+        self.settings: Mapping[str, Any] = {**named, **_sampling(config)}
 
     @cached_property
     def _target(self) -> TargetModel:

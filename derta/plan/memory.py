@@ -25,27 +25,18 @@ from derta.plan.shape import ModelShape
 _SUB_GROUP = 1_000_000_000  # DeepSpeed's own default, in elements (deepspeed.runtime.zero.config)
 
 
-@dataclass(frozen=True)
-class States:
-    """Bytes per rank. fp32_gradients: only while the optimizer steps."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    fp32_gradients: int
-
-
-def model_states(shape: ModelShape, settings: Settings) -> States:
+def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int, int]:
+    """Weights, gradients, optimizer state, and the float32 gradients while the optimizer steps."""
     p, t, d = shape.parameters, shape.trainable, settings.ranks
     if settings.stage is None:
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
-        return States(settings.weight * p + adapters, 4 * t, 8 * t, 0)
+        return settings.weight * p + adapters, 4 * t, 8 * t, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
     weights = settings.weight * (p / d if settings.stage == 3 else p) + whole
     gradients = settings.weight * (t if settings.stage == 1 else share)
     stepping = 4 * min(share, _SUB_GROUP) if settings.stage == 3 else (4 + settings.weight) * share
-    return States(int(weights), int(gradients), int(12 * share), int(stepping))  # float32 weights are cloned, too
+    return int(weights), int(gradients), int(12 * share), int(stepping)  # float32 weights are cloned, too
 
 
 def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
@@ -87,9 +78,8 @@ class RankMemory:
 
 
 def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
-    states, host = model_states(shape, settings), 0
-    weights, gradients, optimizer = states.weights, states.gradients, states.optimizer
-    stepping = states.fp32_gradients
+    weights, gradients, optimizer, stepping = _model_states(shape, settings)
+    reference, host = weights if settings.reference else 0, 0
     if settings.offload_optimizer:  # gradients go to the host as they are made, and the step is taken there
         host += optimizer + gradients + stepping
         optimizer = gradients = stepping = 0
@@ -103,7 +93,7 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
         activations=kept_bytes(shape, settings),
         working=working_bytes(shape, settings),
         buffers=buffer_bytes(shape, settings),
-        reference=states.weights if settings.reference else 0,
+        reference=reference,
         fp32_gradients=stepping,
         host=host,
     )

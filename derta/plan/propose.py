@@ -11,16 +11,13 @@ Cheap is what costs least time per token, by rules of thumb that are stated here
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
-
-from omegaconf import OmegaConf
+from functools import cache
 
 from derta.config import Arm, DistributedConfig, PeftMethod
+from derta.config.compose import read
 from derta.config.plan import PlanRunConfig
-from derta.config.shipped import CONF_DIR
 from derta.models.devices import Gpu
 from derta.plan.memory import RankMemory, rank_memory
 from derta.plan.settings import Settings
@@ -42,15 +39,10 @@ class Proposal:
     cost: float
 
 
-def deepspeed_config(strategy: str) -> dict[str, Any] | None:
-    """A file of conf/distributed/, with the one it is based on."""
-    file: Any = OmegaConf.load(CONF_DIR / "distributed" / f"{strategy}.yaml")
-    merged: Any = OmegaConf.create({})
-    for base in file.pop("defaults", []):
-        if base != "_self_":
-            merged = OmegaConf.merge(merged, OmegaConf.load(CONF_DIR / "distributed" / f"{base}.yaml"))
-    content: Any = OmegaConf.to_container(OmegaConf.merge(merged, file))
-    return content["deepspeed"]
+@cache
+def strategy_config(name: str) -> DistributedConfig:
+    """A choice of conf/distributed/."""
+    return read("plan", PlanRunConfig, [f"distributed={name}"])[0].distributed
 
 
 def micro_batches(config: PlanRunConfig) -> list[int]:
@@ -64,21 +56,13 @@ def propose(config: PlanRunConfig, shape: ModelShape, gpu: Gpu) -> Proposal | No
     else with LoRA; else on more GPUs. None where nothing fits."""
     found = _cheapest(config, shape, gpu, [])
     if found is None and config.peft.method is PeftMethod.none:
-        lora = _with_lora(config)
+        lora = replace(config, peft=replace(config.peft, method=PeftMethod.lora))
         found = _cheapest(lora, model_shape(lora), gpu, ["peft=lora", "optim=lora"])
     ranks = config.world_size
     while found is None and ranks < min(_MOST_GPUS, config.trainer.batch):
         ranks *= 2
-        larger = copy.copy(config)
-        larger.world_size = ranks
-        found = _cheapest(larger, shape, gpu, [f"world_size={ranks}"])
+        found = _cheapest(replace(config, world_size=ranks), shape, gpu, [f"world_size={ranks}"])
     return found
-
-
-def _with_lora(config: PlanRunConfig) -> PlanRunConfig:
-    changed = copy.copy(config)
-    changed.peft = replace(config.peft, method=PeftMethod.lora)
-    return changed
 
 
 def _cheapest(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, overrides: list[str]) -> Proposal | None:
@@ -94,9 +78,8 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
             continue  # there is next to no optimizer to offload
         for micro in micro_batches(config):
             for checkpointing in (False, True):
-                choice = copy.copy(config)
-                choice.distributed = DistributedConfig(deepspeed=deepspeed_config(strategy))
-                choice.trainer = replace(config.trainer, micro_batch_size=micro, gradient_checkpointing=checkpointing)
+                trainer = replace(config.trainer, micro_batch_size=micro, gradient_checkpointing=checkpointing)
+                choice = replace(config, distributed=strategy_config(strategy), trainer=trainer)
                 tokens = micro * config.data.max_length * (2 if config.objective.name is Arm.dpo else 1)
                 cost = communication * (recompute if checkpointing else 1) * (1 + _HALF_FULL / tokens)
                 memory = rank_memory(shape, Settings.of(choice, shape))

@@ -5,9 +5,11 @@ Counting the parameters of a 70B model this way takes a second; PEFT adapts the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +74,16 @@ def read_architecture(config: TrainRunConfig) -> tuple[Any, str]:
     from transformers import AutoConfig
 
     name, model = config.model.name_or_path, config.model
-    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    if Path(name).is_dir():
-        return _read(name, options, "config.json of the directory")
+    read = partial(AutoConfig.from_pretrained, name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    source = "config.json of the directory" if Path(name).is_dir() else "hub"
+    if source == "hub":
+        with contextlib.suppress(OSError, ValueError):
+            return read(local_files_only=True), "hub cache"
+        if name in ARCHITECTURES:
+            known = ARCHITECTURES[name]
+            return AutoConfig.for_model(known.model_type, **known.fields), "figures of derta/plan/architectures.py"
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **options), "hub cache"
-    except (OSError, ValueError):
-        pass
-    if name in ARCHITECTURES:
-        known = ARCHITECTURES[name]
-        return AutoConfig.for_model(known.model_type, **known.fields), "figures of derta/plan/architectures.py"
-    return _read(name, options, "hub")
-
-
-def _read(name: str, options: dict[str, Any], source: str) -> tuple[Any, str]:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(name, **options), source
+        return read(), source
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -132,7 +126,8 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model, source = empty_model(config)
     text = model.config.get_text_config()
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or hidden // heads
     experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None) or 0
     chosen = getattr(text, "num_experts_per_tok", 1) if experts else 1
     named = list(model.named_parameters())
@@ -144,9 +139,9 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
     embedding = model.get_input_embeddings().weight.numel()
     active = sum(p.numel() * (chosen / experts if id(p) in stacked else 1) for _, p in base)
     layers = [p for name, p in base if ".layers.0." in name or ".h.0." in name]
-    adapted = [p for name, p in base if id(p) in stacked and any(name.startswith(a) for a in _wrapped(adapters))]
+    wrapped = tuple(name.split(".experts.")[0] + ".experts." for name, _ in adapters if ".experts." in name)
+    adapted = [p for name, p in base if id(p) in stacked and name.startswith(wrapped)]
     linear = [p for name, p in adapters if "lora_A" in name and not (experts and ".experts." in name)]
-    hidden = text.hidden_size
     return ModelShape(
         name=config.model.name_or_path,
         source=source,
@@ -161,9 +156,9 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
         small=sum(p.numel() for _, p in named if p.numel() <= 10 * hidden),
         hidden=hidden,
         layers=text.num_hidden_layers,
-        heads=text.num_attention_heads,
-        attention=text.num_attention_heads * head_width,
-        key_value=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_width,
+        heads=heads,
+        attention=heads * head_width,
+        key_value=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
         feed_forward=_feed_forward(text, experts),
         vocabulary=text.vocab_size,
         tied=tied,
@@ -173,11 +168,6 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
         capped=getattr(text, "attn_logit_softcapping", None) is not None,
         attention_implementation=config.model.attn_implementation or "sdpa",
     )
-
-
-def _wrapped(adapters: list[tuple[str, Any]]) -> set[str]:
-    """Names of the expert modules that adapters are wrapped around."""
-    return {name.split(".experts.")[0] + ".experts." for name, _ in adapters if ".experts." in name}
 
 
 def _feed_forward(text: Any, experts: int) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.storage.atomic import write_json_atomically
+from derta.storage.atomic import write_errors_named, write_json_atomically
 
 _PLAIN = re.compile(r"[\w.:/+-]{1,60}")
 
@@ -32,14 +32,7 @@ class Claim:
     """
 
     def __init__(
-        self,
-        file: Path,
-        identity: Mapping[str, Any],
-        *,
-        work: str,
-        named: str,
-        finished: str = "",
-        others: str = "",
+        self, file: Path, identity: Mapping[str, Any], *, work: str, named: str, finished: str = "", others: str = ""
     ):
         self.file, self.work, self.named = file, work, named
         self.identity = json.loads(json.dumps(identity))
@@ -64,11 +57,9 @@ class Claim:
     def take(self, **beside: Any) -> None:
         """Make the folder and write the identity into it, with what else belongs into the file.
         Raises InputError: it cannot be written."""
-        try:
+        with write_errors_named(self.named):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json_atomically(self.file, {"identity": self.identity, **beside})
-        except OSError as error:
-            raise InputError(f"{self.named} cannot be written: {error.strerror}") from error
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.storage.places import Place, Record, column_names
+from derta.storage.places import Place, Record, refuse_twins
 
 _LARGEST_CELL = 2**31 - 1  # the module's own limit is 128 KiB; responses are longer
 
@@ -41,11 +41,7 @@ def csv_records(path: Path, text: str) -> Iterator[Record]:
 
 
 def _check_header(path: Path, header: list[str], delimiter: str) -> None:
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        raise InputError(
-            f"{path}, line 1: expected every column once, found {column_names(twice)} more than once; fix: rename or "
-            "remove the others"
-        )
+    refuse_twins(f"{path}, line 1", list(filter(None, header)))
     others = [name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")) if sign in "".join(header)]
     if len(header) == 1 and others:
         expected, remedy = ("tabs", ".csv") if delimiter == "\t" else ("commas", ".tsv")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from derta.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ def column_names(names: Iterable[Any]) -> str:
     """The names of columns, sorted, for messages. A file without a header has a row's text in place of one, so only
     what looks like a name is shown."""
     return ", ".join(sorted(describe(str(name), is_name=True).strip("'") for name in names)) or "(none)"
+
+
+def refuse_twins(where: str, names: Sequence[str]) -> None:
+    """Raises InputError for columns of one name; `where`: file, and line where there is one."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"{where}: expected every column once, found {column_names(twice)} more than once; fix: rename or remove "
+            "the others"
+        )
 
 
 @dataclass(frozen=True)

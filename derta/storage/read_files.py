@@ -16,7 +16,7 @@ from typing import Any
 from derta.errors import InputError
 from derta.storage.csv_files import csv_records
 from derta.storage.json_lines import parse, parse_lines
-from derta.storage.places import Place, Record, column_names, describe
+from derta.storage.places import Place, Record, describe, refuse_twins
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 LISTS = ("completions", "responses", "results", "jailbreaks")
@@ -182,12 +182,7 @@ def _rows(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[tupl
     number = 0
     try:
         for batch in batches(path):
-            names = batch.schema.names
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise InputError(
-                    f"{path}: expected every column once, found {column_names(twice)} more than once; fix: rename or "
-                    "remove the others"
-                )
+            refuse_twins(str(path), batch.schema.names)
             for values in batch.to_pylist():
                 number += 1
                 yield Place(str(path), number, "row"), values

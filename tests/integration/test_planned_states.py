@@ -12,10 +12,10 @@ from pathlib import Path
 import measure_states
 import pytest
 
-from derta.config import DistributedConfig, Dtype, ModelConfig, PeftConfig, PeftMethod, TrainerConfig
+from derta.config import Dtype, ModelConfig, PeftConfig, PeftMethod, TrainerConfig
 from derta.config.plan import PlanRunConfig
-from derta.plan.memory import disk_bytes, model_states
-from derta.plan.propose import deepspeed_config
+from derta.plan.memory import disk_bytes, rank_memory
+from derta.plan.propose import strategy_config
 from derta.plan.settings import Settings
 from derta.plan.shape import model_shape
 
@@ -33,7 +33,7 @@ def test_states_of_two_zero_ranks(command: Callable[..., subprocess.CompletedPro
         measure_states.config_of(case["size"]).save_pretrained(place)
         config = PlanRunConfig(
             model=ModelConfig(name_or_path=str(place), dtype=Dtype[case["dtype"]]),
-            distributed=DistributedConfig(deepspeed=deepspeed_config(f"zero{case['stage']}")),
+            distributed=strategy_config(f"zero{case['stage']}"),
             trainer=TrainerConfig(micro_batch_size=2, global_batch_size=8),
             world_size=2,
         )
@@ -41,7 +41,7 @@ def test_states_of_two_zero_ranks(command: Callable[..., subprocess.CompletedPro
             config.peft = PeftConfig(method=PeftMethod.lora, r=measure_states.LORA["r"], dropout=0.0)
         shape = model_shape(config)
         settings = Settings.of(config, shape)
-        states = model_states(shape, settings)
+        states = rank_memory(shape, settings)
         print(case, states)
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(states, name) == pytest.approx(case[name], rel=0.02), (case, states)

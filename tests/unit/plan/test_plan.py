@@ -18,9 +18,9 @@ from derta.data.schema import Row
 from derta.errors import InputError
 from derta.models.devices import GPUS
 from derta.plan.duration import Rows, count_rows, flops_per_token, plan_duration, training_rows
-from derta.plan.memory import disk_bytes, host_bytes, model_states, rank_memory
+from derta.plan.memory import disk_bytes, host_bytes, rank_memory
 from derta.plan.plan import make_plan, render
-from derta.plan.propose import deepspeed_config, propose
+from derta.plan.propose import propose
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, model_shape
 from derta.storage.read_files import sha256_of
@@ -46,10 +46,10 @@ def test_model_states_of_8b_by_hand(full: ModelShape) -> None:
     """ZeRO paper, figure 1, with 16-bit gradients: 2 P + 2 P + 12 P / 8, and so on."""
     p = 8_030_261_248
     for strategy, weights, gradients in [("zero1", 2 * p, 2 * p), ("zero2", 2 * p, p / 4), ("zero3", p / 4, p / 4)]:
-        states = model_states(full, Settings.of(composed(FULL, f"distributed={strategy}"), full))
+        states = rank_memory(full, Settings.of(composed(FULL, f"distributed={strategy}"), full))
         assert states.weights == pytest.approx(weights, rel=1e-3)  # ZeRO-3 keeps the norms whole
         assert (states.gradients, states.optimizer) == (gradients, 1.5 * p)
-    states = model_states(full, Settings.of(composed(FULL, "distributed=none"), full))
+    states = rank_memory(full, Settings.of(composed(FULL, "distributed=none"), full))
     assert (states.weights, states.gradients, states.optimizer) == (4 * p, 4 * p, 8 * p)
 
 
@@ -219,8 +219,3 @@ def test_settings_of_a_plan_are_checked_together() -> None:
     found = "\n".join(read("plan", PlanRunConfig, words)[1])
     for expected in ("world_size=0", "mfu=2", "triples=0 and helpful=0", "tokens_per_row=9999"):
         assert expected in found
-
-
-def test_strategies_are_the_files_of_conf() -> None:
-    for name in ("none", "zero1", "zero2", "zero3", "zero3_offload"):
-        assert deepspeed_config(name) == composed(f"distributed={name}").distributed.deepspeed
