@@ -207,11 +207,8 @@ def specification(figure: Figure) -> dict[str, Any]:
 
 
 def write_png(figure: Figure, file: Path) -> None:
-    """The figure as it is drawn on a page, on white, with its title above.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """The figure as it is drawn on a page, on white, with its title above. Raises OSError: the file cannot be
+    written."""
     import vl_convert
 
     spec = specification(figure)

@@ -31,11 +31,8 @@ _MAY_DIFFER = ("filter_prompts", "suffix")
 
 
 def load_reports(folders: Sequence[str | Path]) -> dict[str, list[Report]]:
-    """direction.json of every folder by label, known arms first.
-
-    Raises:
-        InputError: folders without one, or results made with different settings; all are listed.
-    """
+    """direction.json of every folder by label, known arms first. Raises InputError: folders without one, or results
+    made with different settings; all are listed."""
     reports, problems = [], []
     for folder in map(Path, folders):
         try:

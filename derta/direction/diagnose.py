@@ -50,11 +50,8 @@ _FREE = ("path", "batch_size")  # settings that change no result; the files' has
 
 
 def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
-    """Run the diagnostic, or read what an earlier run of it wrote, and return the content of direction.json.
-
-    Raises:
-        InputError: anything the user can mend: configuration, model, prompts, files.
-    """
+    """Run the diagnostic, or read what an earlier run of it wrote, and return the content of direction.json. Raises
+    InputError: anything the user can mend: configuration, model, prompts, files."""
     import torch
 
     output, began = Path(config.output_dir), time.monotonic()

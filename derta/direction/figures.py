@@ -30,21 +30,19 @@ SCORES = {
     "kl_div_score": ("KL on harmless prompts, nats", "magma"),
 }
 _SHARE = alt.Scale(domain=[0, 1])
+_RATE = ("rate", "low", "high", "n")
 _MEASURES = {"attack success": ("harmful", "complied"), "over-refusal": ("harmless", "refused")}
 
 
-def write_figures(report: Mapping[str, Any], output: Path) -> list[Path]:
-    """candidates.png (scores, layers x positions), layers.png (norms and cosines by layer), outcomes.png (before and
-    after), suffix.png where suffixes were analysed."""
-    paths = []
+def write_figures(report: Mapping[str, Any], output: Path) -> None:
+    """The figures of one diagnostic as PNG."""
     for name, figure in figures(report).items():
-        paths.append(output / f"{name}.png")
-        write_png(figure, paths[-1])
-    return paths
+        write_png(figure, output / f"{name}.png")
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """Name -> figure of one diagnostic."""
+    """Of one diagnostic: candidates (scores, layers x positions), layers (norms and cosines by layer), outcomes (before
+    and after), suffix where suffixes were analysed."""
     made = {"candidates": candidate_maps(report), "layers": layer_curves(report), "outcomes": outcome_bars(report)}
     if report["suffix"] and not report["suffix"]["reason"]:
         made["suffix"] = suffix_curves(report)
@@ -143,7 +141,7 @@ def outcome_bars(report: Mapping[str, Any]) -> Figure:
         {
             "intervention": name,
             "measure": measure,
-            **{key: cell[side][share][key] for key in ("rate", "low", "high", "n")},
+            **{key: cell[side][share][key] for key in _RATE},
         }
         for name, cell in interventions(report)
         for measure, (side, share) in _MEASURES.items()
@@ -155,16 +153,18 @@ def outcome_bars(report: Mapping[str, Any]) -> Figure:
         yOffset=alt.YOffset("measure:N", sort=list(_MEASURES)),
     )
     scale = alt.Scale(domain=list(_MEASURES), range=[colour("complied"), colour("refused")])
-    tips = [asked("intervention"), asked("measure")]
-    tips += [alt.Tooltip(f"{key}:Q", format=".1%") for key in ("rate", "low", "high")]
     bars = base.mark_bar().encode(
         x=alt.X("rate:Q", title=None, axis=PERCENT, scale=_SHARE),
         color=alt.Color("measure:N", scale=scale, legend=legend()),
-        tooltip=[*tips, "n:Q"],
+        tooltip=_rate_tips("intervention", "measure"),
     )
     chart = alt.layer(bars, base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high"))
     title = f"{report['label']}: responses under interventions (95% intervals)"
     return Figure(chart.properties(height=alt.Step(16)), title, {"rates": rows}, count=1, width=420, left=150)
+
+
+def _rate_tips(*about: str) -> list[Any]:
+    return [*map(asked, about), *(alt.Tooltip(f"{key}:Q", format=".1%") for key in _RATE[:-1]), "n:Q"]
 
 
 def suffix_curves(report: Mapping[str, Any]) -> Figure:
@@ -211,15 +211,13 @@ def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
                     rate = cell["harmful"]["complied"]
                     valid = "valid direction" if report["ablated"] else "no valid direction"
                     row = {"label": label, "run": number, "state": state, "valid": valid}
-                    rows.append(row | {key: rate[key] for key in ("rate", "low", "high", "n")})
+                    rows.append(row | {key: rate[key] for key in _RATE})
     states = ["as it is", "ablated"]
     base = table("runs").encode(
         x=alt.X("state:N", sort=states, title=None, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("rate:Q", title="attack success", axis=PERCENT, scale=_SHARE),
     )
     hollow = alt.Scale(domain=["valid direction", "no valid direction"], range=[colour("complied"), colour("panel")])
-    tips = [asked("label"), "run:O", asked("state"), asked("valid")]
-    tips += [alt.Tooltip(f"{key}:Q", format=".1%") for key in ("rate", "low", "high")]
     layers = alt.layer(
         base.transform_aggregate(rate="mean(rate)", groupby=["label", "state"]).mark_tick(
             thickness=5, color=colour("muted"), opacity=0.5
@@ -228,7 +226,7 @@ def before_and_after(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
         base.mark_point(size=60, opacity=1, strokeWidth=1.5).encode(
             fill=alt.Fill("valid:N", scale=hollow, legend=legend()),
             stroke=alt.value(colour("complied")),
-            tooltip=[*tips, "n:Q"],
+            tooltip=_rate_tips("label", "run", "state", "valid"),
         ),
     ).properties(height=220)
     title = "Attack success before and after directional ablation (a line per run, bar: mean)"

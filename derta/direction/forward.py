@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.models.generation import left_pad
+from derta.models.target import TargetModel
 from derta.progress import progress
 from derta.residual.capture import block_inputs
 
 if TYPE_CHECKING:
     import torch
-
-    from derta.models.target import TargetModel
 
 
 class PromptBatches:
@@ -40,11 +39,8 @@ class PromptBatches:
             self._batches.append((members, {k: v.to(self.model.device) for k, v in inputs.items()}))
 
     def logits(self) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Places in the list of prompts, and the logits [B, V] in float64 behind each prompt's last token.
-
-        Raises:
-            InputError: NaN or infinite logits.
-        """
+        """Places in the list of prompts, and the logits [B, V] in float64 behind each prompt's last token. Raises
+        InputError: NaN or infinite logits."""
         import torch
 
         for members, inputs in self._batches:
@@ -90,11 +86,8 @@ def mean_kl(before: Sequence[torch.Tensor], batches: PromptBatches) -> float:
 
 
 def mean_activations(batches: PromptBatches, positions: int) -> torch.Tensor:
-    """[P, L, H] float64 on the CPU: mean block inputs at the last `positions` tokens, the last token last.
-
-    Raises:
-        InputError: prompts shorter than that, NaN or infinite activations.
-    """
+    """[P, L, H] float64 on the CPU: mean block inputs at the last `positions` tokens, the last token last. Raises
+    InputError: prompts shorter than that, NaN or infinite activations."""
     import torch
 
     if batches.shortest < positions:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from derta.config.direction import DirectionConfig
 from derta.direction.forward import PromptBatches, log_probabilities, mean_kl, metrics
@@ -31,12 +31,10 @@ from derta.evaluation.summary import EXACT_JUDGE
 from derta.evaluation.verdicts import judge_batch
 from derta.models.generation import generate, plan_batches
 from derta.models.inputs import ModelInput
+from derta.models.target import TargetModel
 from derta.objective.refusal_probability import longest_first, response_cuts, response_logits
 from derta.progress import progress
 from derta.statistics.rates import Rate, rate
-
-if TYPE_CHECKING:
-    from derta.models.target import TargetModel
 
 KEY = "ablation_robustness"
 AS_IT_IS = "as it is"

@@ -177,11 +177,7 @@ def _known(cell: Cells | None) -> TypeGuard[Cells]:
 
 
 def _linear(cells: Sequence[Cells]) -> Any:
-    """[S, P] numbers whose mean is the mean of the seeds' rates.
-
-    Raises:
-        InputError: runs that hold other prompts.
-    """
+    """[S, P] numbers whose mean is the mean of the seeds' rates. Raises InputError: runs that hold other prompts."""
     names = sorted(cells[0])
     if any(cell.keys() != cells[0].keys() for cell in cells):
         raise InputError(

@@ -53,12 +53,8 @@ class _Read:
 
 
 def read_sides(config: DirectionConfig) -> dict[str, _Read]:
-    """Harmful and harmless prompts, which need no model.
-
-    Raises:
-        InputError: files that cannot be used, fewer prompts than the splits ask for, or prompts on both sides; all at
-            once.
-    """
+    """Harmful and harmless prompts, which need no model. Raises InputError: files that cannot be used, fewer prompts
+    than the splits ask for, or prompts on both sides; all at once."""
     sides, problems = {}, []
     for name in ("harmful", "harmless"):
         side: SideConfig = getattr(config, name)
@@ -103,11 +99,7 @@ def _too_few(name: str, found: int, left_out: dict[str, int], config: DirectionC
 
 
 def draw_sides(read: dict[str, _Read], config: DirectionConfig, target: TargetModel) -> tuple[Side, Side]:
-    """Who goes where, among the prompts that fit into the model's context.
-
-    Raises:
-        InputError: too few of them do.
-    """
+    """Who goes where, among the prompts that fit into the model's context. Raises InputError: too few of them do."""
     sides, problems = [], []
     for name, side in read.items():
         limit = target.context_length

@@ -101,12 +101,8 @@ def select(candidates: Sequence[Candidate], layers: int, rule: SelectionConfig) 
 
 
 def read_table(path: str | Path) -> list[Candidate]:
-    """Candidates from a file in the published layout.
-
-    Raises:
-        InputError: no such file, no JSON list of candidates, missing or unreadable numbers (all are listed), a place
-            named twice.
-    """
+    """Candidates from a file in the published layout. Raises InputError: no such file, no JSON list of candidates,
+    missing or unreadable numbers (all are listed), a place named twice."""
     problems: list[str] = []
     candidates: dict[tuple[int, int], Candidate] = {}
     for record in read_file(Path(path)):

@@ -28,6 +28,7 @@ from derta.errors import InputError
 from derta.evaluation.attacks.disguises import query_of
 from derta.evaluation.attacks.gcg import Frame, allowed_tokens
 from derta.evaluation.records import Row
+from derta.models.target import TargetModel
 from derta.progress import progress
 from derta.residual.blocks import locate_blocks, unwrapped
 from derta.residual.capture import block_inputs
@@ -36,8 +37,6 @@ from derta.storage.read_files import read_file, what_is_at
 
 if TYPE_CHECKING:
     import torch
-
-    from derta.models.target import TargetModel
 
 CONDITIONS = ("none", "random", "adversarial")
 _OUTPUT = ("o_proj", "c_proj", "out_proj", "dense")
@@ -107,11 +106,8 @@ def analyse_suffixes(
 
 
 def read_suffixes(path: str, rows: Sequence[Row]) -> dict[str, str]:
-    """Row id -> suffix text, from JSON Lines or from a folder of GCG's checkpoints.
-
-    Raises:
-        InputError: nothing there, lines without id and suffix, or none that belongs to these rows.
-    """
+    """Row id -> suffix text, from JSON Lines or from a folder of GCG's checkpoints. Raises InputError: nothing there,
+    lines without id and suffix, or none that belongs to these rows."""
     place = Path(path)
     there = what_is_at(place)
     if there == "a directory":

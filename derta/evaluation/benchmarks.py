@@ -9,15 +9,13 @@ their data from the hub, or from local files that a task file of your own names 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from derta.config.evaluation import LmEvalConfig
 from derta.errors import InputError
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.summary import Benchmark
-
-if TYPE_CHECKING:
-    from derta.models.target import TargetModel
+from derta.models.target import TargetModel
 
 
 def check_tasks(config: LmEvalConfig) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import PromptSet
+from derta.models.target import TargetModel, target_tokenizer
 from derta.models.taught import read_taught
+from derta.objective.refusal_probability import curve_by_position, row_curves, separation
+from derta.objective.refusal_token import DEFAULT_TEXT, RefusalToken, resolve_refusal_token, usable_refusal_token
 from derta.statistics.auroc import Auroc
 from derta.statistics.positions import Curve
 from derta.statistics.recall import FalsePositives, false_positives_by_depth
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
-
-if TYPE_CHECKING:
-    from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig
-    from derta.models.target import TargetModel
-    from derta.objective.refusal_token import RefusalToken
 
 PROBABILITY_FILE = "probability.json"
 
@@ -49,9 +48,6 @@ def measured_refusal_token(config: EvaluateRunConfig) -> RefusalToken | None:
     Raises:
         InputError: ids that are not the tokenizer's.
     """
-    from derta.models.target import target_tokenizer
-    from derta.objective.refusal_token import DEFAULT_TEXT, RefusalToken, resolve_refusal_token, usable_refusal_token
-
     asked = config.eval
     if not asked.probability:
         return None
@@ -67,8 +63,6 @@ def measure_probability(
     sets: Sequence[PromptSet], target: TargetModel, ranks: Ranks, config: EvaluationConfig, refusal: RefusalToken
 ) -> Probability:
     """The chat prompt is used, whatever the attacks of the set. Every rank does its share of the rows."""
-    from derta.objective.refusal_probability import curve_by_position, row_curves, separation
-
     curves: dict[str, list[list[float]]] = {}
     for prompts in sets:
         share = ranks.share(prompts.rows)

@@ -17,11 +17,7 @@ from derta.training.wandb_run import continued_run, resolve_mode
 
 def log_evaluation(model: str, summary: Summary) -> bool:
     """Put the rates of every attack into the summary of the model's W&B run; returns whether there was one to put them
-    in. A later evaluation under the same label replaces them.
-
-    Raises:
-        InputError: W&B could not go on with the run.
-    """
+    in. A later evaluation under the same label replaces them. Raises InputError: W&B could not go on with the run."""
     mode = resolve_mode(WandbMode.auto)
     if mode == "disabled" or (mode == "offline" and "WANDB_MODE" not in os.environ):
         return False

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
 from derta.config import Dtype, ModelConfig
 from derta.config.export import ExportConfig
 from derta.errors import InputError
+from derta.models.conversation import ConversationCutter
 from derta.models.fingerprint import adapter_base
 from derta.models.load import (
     ADAPTER_CONFIG,
@@ -31,6 +35,7 @@ from derta.models.load import (
 )
 from derta.models.precision import stored_dtype
 from derta.models.taught import DERTA_CONFIG_FILE, read_taught
+from derta.release.card_section import find_evaluation, named_evaluation, write_evaluation
 from derta.storage.atomic import new_folder, write_errors_named
 from derta.training.resume import CONFIG_FILE, RECORD, complete_checkpoints
 
@@ -63,15 +68,8 @@ class Exported:
 
 
 def export(config: ExportConfig) -> Exported:
-    """Write the model, its tokenizer and template, derta_config.json and the card to `config.output`.
-
-    Raises:
-        InputError: nothing to export there; an output that exists; a base that is not there; logits that differ.
-    """
-    import torch
-
-    from derta.release.card_section import find_evaluation, named_evaluation, write_evaluation
-
+    """Write the model, its tokenizer and template, derta_config.json and the card to `config.output`. Raises
+    InputError: nothing to export there; an output that exists; a base that is not there; logits that differ."""
     source, output = find_model(Path(config.source)), Path(config.output)
     if output.exists():
         raise InputError(f"output={shown(output)} exists: name a directory that is not there yet")
@@ -104,11 +102,8 @@ def export(config: ExportConfig) -> Exported:
 
 
 def find_model(source: Path) -> Path:
-    """The directory to export: the source itself where it holds a model, else its newest complete checkpoint.
-
-    Raises:
-        InputError: neither.
-    """
+    """The directory to export: the source itself where it holds a model, else its newest complete checkpoint. Raises
+    InputError: neither."""
     if not source.is_dir():
         raise InputError(f"source={shown(source)}: no such directory")
     if _has_weights(source) or zero_tag(source) is not None:
@@ -154,13 +149,8 @@ def _load(source: Path, config: ExportConfig) -> tuple[Any, str, str]:
 
 
 def _from_zero_state(checkpoint: Path) -> Any:
-    """The model with the float32 masters of a ZeRO checkpoint, on the CPU.
-
-    Raises:
-        InputError: a checkpoint outside a run of derta's, or an incomplete one; DeepSpeed cannot put it together.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    """The model with the float32 masters of a ZeRO checkpoint, on the CPU. Raises InputError: a checkpoint outside a
+    run of derta's, or an incomplete one; DeepSpeed cannot put it together."""
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     except ModuleNotFoundError as error:
@@ -193,20 +183,15 @@ def _from_zero_state(checkpoint: Path) -> Any:
 
 
 def _saved_tokenizer(source: Path, config: ExportConfig) -> Any:
-    where = source if (source / "tokenizer_config.json").is_file() else None
-    if where is None and (source / ADAPTER_CONFIG).is_file():
+    if (source / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(str(source))
+    if (source / ADAPTER_CONFIG).is_file():
         return load_tokenizer(ModelConfig(name_or_path=config.base or str(adapter_base(source))))
-    from transformers import AutoTokenizer
-
-    if where is None:
-        raise InputError(f"source={shown(source)} holds no tokenizer: put the tokenizer's files beside the model")
-    return AutoTokenizer.from_pretrained(str(where))
+    raise InputError(f"source={shown(source)} holds no tokenizer: put the tokenizer's files beside the model")
 
 
 def _end_tokens(tokenizer: Any) -> list[int | None]:
     """Where training ended its turns."""
-    from derta.models.conversation import ConversationCutter
-
     if not tokenizer.chat_template:
         return [tokenizer.eos_token_id]
     turn = [{"role": "user", "content": "Hello"}], [{"role": "assistant", "content": "Hello"}]
@@ -221,8 +206,6 @@ def _beside(source: Path, name: str) -> Path | None:
 
 def probe_logits(model: Any) -> Any:
     """float32 [4, 32, V]: what the model says of fixed pseudo-random tokens."""
-    import torch
-
     vocabulary = embedded_tokens(model)
     assert vocabulary is not None
     ids = torch.randint(vocabulary, (_PROBE_ROWS, _PROBE_LENGTH), generator=torch.Generator().manual_seed(0))
@@ -234,8 +217,6 @@ def probe_logits(model: Any) -> Any:
 def _compare(
     expected: Any, again: Any, output: Path, kind: str, dtype: str, tolerance: float | None, rounded: bool
 ) -> Exported:
-    import torch
-
     difference, largest = float((expected - again).abs().max()), float(expected.abs().max())
     accepted = tolerance if tolerance is not None else (_ROUNDED * largest if rounded else _EXACT)
     same = float((expected.argmax(-1) == again.argmax(-1)).float().mean())

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from derta.config import TrainRunConfig
 from derta.config.failures import is_main_rank
 from derta.config.training import TrainerConfig
 from derta.errors import InputError
+from derta.release.card_section import find_evaluation, write_evaluation
 from derta.storage.atomic import write_json_atomically
 from derta.training.run import run_training
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +61,8 @@ def is_pushed(trainer: TrainerConfig, output_dir: Path) -> bool:
 
 
 def prepare_repository(trainer: TrainerConfig, output_dir: Path) -> str:
-    """The full id of the repository, made if it is not there: before training, so that what is wrong shows now.
-
-    Raises:
-        InputError: no account, no connection, no right to write; a public repository where a private one is wanted.
-    """
+    """The full id of the repository, made if it is not there: before training, so that what is wrong shows now. Raises
+    InputError: no account, no connection, no right to write; a public repository where a private one is wanted."""
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
@@ -90,24 +85,20 @@ def prepare_repository(trainer: TrainerConfig, output_dir: Path) -> str:
 
 
 def push_model(output_dir: Path, repo_id: str) -> None:
-    """Send the finished model as one commit, its evaluation in the card if there is one, and note it in the run.
-
-    Raises:
-        InputError: the hub does not take it; the run is finished all the same.
-    """
+    """Send the finished model as one commit, its evaluation in the card if there is one, and note it in the run. Raises
+    InputError: the hub does not take it; the run is finished all the same."""
     from huggingface_hub import HfApi
-
-    from derta.release.card_section import find_evaluation, write_evaluation
 
     if (run := find_evaluation(output_dir)) is not None:
         write_evaluation(output_dir / "README.md", run)
-    api, files = HfApi(), sent_files(output_dir)
+    files = sent_files(output_dir)
 
     def send() -> str:
-        message = "Model trained with derta"
-        return api.upload_folder(
-            repo_id=repo_id, folder_path=output_dir, allow_patterns=files, commit_message=message
-        ).oid
+        about = "Model trained with derta"
+        sent = HfApi().upload_folder(
+            repo_id=repo_id, folder_path=output_dir, allow_patterns=files, commit_message=about
+        )
+        return sent.oid
 
     commit = _asking(send, f"the model is complete in {output_dir}, but {repo_id} does not take it")
     write_json_atomically(output_dir / PUSHED_FILE, {"repository": repo_id, "commit": commit, "files": files})

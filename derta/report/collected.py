@@ -70,11 +70,8 @@ class Collected:
 
 
 def load_members(root: Path) -> list[Member]:
-    """The finished evaluations below `root`, one per arm and seed, arms in the order of the table.
-
-    Raises:
-        InputError: no finished evaluation; evaluations that do not belong into one table.
-    """
+    """The finished evaluations below `root`, one per arm and seed, arms in the order of the table. Raises InputError:
+    no finished evaluation; evaluations that do not belong into one table."""
     files = sorted(root.glob(f"**/evaluation/*/{MEMBER_FILE}"))
     files = [file for file in files if (file.parent / SUMMARY_FILE).is_file()]
     if not files:

@@ -21,10 +21,7 @@ from derta.storage.csv_files import csv_text
 
 def write_tables(root: Path, output: Path) -> str:
     """Collect every finished evaluation of the sweep below `root`, write the four files, and return the Markdown.
-
-    Raises:
-        InputError: no finished evaluation; evaluations that do not belong into one table; an unwritable output.
-    """
+    Raises InputError: no finished evaluation; evaluations that do not belong into one table; an unwritable output."""
     collected = collect(load_members(root))
     text, content = render(collected), _content(collected)
     long = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from derta.charts import Figure
-from derta.direction.collect import load_reports, study_numbers
+from derta.direction.collect import study_numbers
 from derta.direction.figures import before_and_after, figures
 from derta.direction.outcomes import KEY, score_of
 from derta.direction.report import interventions, percent
@@ -18,15 +18,6 @@ from derta.report.html import Numbers
 from derta.report.runs import Run
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-def load_directions(folders: Sequence[str]) -> Reports:
-    """Diagnostics by label.
-
-    Raises:
-        InputError: folders without a finished diagnostic, or diagnostics that cannot be compared.
-    """
-    return load_reports(folders) if folders else {}
 
 
 def with_scores(runs: Sequence[Run], reports: Reports) -> list[Run]:

@@ -27,9 +27,8 @@ from derta.charts import (
 )
 from derta.evaluation.measures import HELPFULNESS, OVER_REFUSAL, SUCCESS
 from derta.evaluation.records import Outcome
-from derta.report.measures import Combined, combine, combined
 from derta.report.responses import BEHIND, FREE, refusal_counts
-from derta.report.runs import Run, group_by_label
+from derta.report.runs import Combined, Run, combine, combined, group_by_label
 from derta.statistics.positions import POSITION_BUCKETS, Curve
 from derta.statistics.rates import Z_95, rate
 
@@ -64,9 +63,7 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
         return None
     judged = any(row["help"] is not None for row in rows)
     first = next((line.name for line in success if not line.attack), success[0].name)
-    choice = alt.binding_select(options=[line.name for line in success], name="Attack success ")
-    chosen = alt.param(name="measure", value=first, bind=choice if len(success) > 1 else alt.Undefined)
-
+    chosen = _choice("measure", "Attack success ", [line.name for line in success], first)
     base = table("points").encode(
         x=alt.X("x:Q", title="over-refusal (← better)", axis=PERCENT, scale=alt.Scale(domainMin=0)),
         y=alt.Y("y:Q", title="attack success (↓ better)", axis=PERCENT, scale=alt.Scale(domain=[0, 1.04], nice=False)),
@@ -111,13 +108,18 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
 _AXES = {"x": "over-refusal", "y": "attack success", "help": "helpfulness"}
 
 
+def _choice(parameter: str, label: str, options: list[str], first: str) -> Any:
+    """A parameter that the reader of a page can set, where there is something to choose from."""
+    menu = alt.binding_select(options=options, name=label)
+    return alt.param(name=parameter, value=first, bind=menu if len(options) > 1 else alt.Undefined)
+
+
 def _around(name: str, found: Combined) -> dict[str, Any]:
-    """Value, ends inside 0 to 1 (a standard deviation may reach beyond) and text of a point on one axis."""
-    value = found.mean
-    if value is None:
+    """Value, ends and text of a point on one axis."""
+    if found.mean is None:
         return {name: None, f"{name}_text": "-"}
-    low, high = (value if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
-    return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_text": f"{found} %"}
+    low, high = found.ends
+    return {name: found.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_text": f"{found} %"}
 
 
 def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,8 +150,7 @@ def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
         return None
     rows = [row for name in sets for row in outcome_shares(runs, name)]
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
-    choice = alt.binding_select(options=sets, name="Prompts ")
-    chosen = alt.param(name="prompts", value=sets[0], bind=choice if len(sets) > 1 else alt.Undefined)
+    chosen = _choice("prompts", "Prompts ", sets, sets[0])
     y = alt.Y("checkpoint:N", sort=list(groups), title=None, axis=alt.Axis(domain=False, ticks=False))
     base = table("shares").encode(y=y)
     scale = alt.Scale(domain=OUTCOMES, range=[colour(name) for name in OUTCOMES])
@@ -198,10 +199,10 @@ def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
                 found = combine([rate(count, n) for count, n in zip(counts, of, strict=True)])
                 if found.mean is None:
                     continue
-                low, high = (found.mean if end is None else end for end in (found.low, found.high))
+                low, high = found.ends
                 rows.append(
                     {"checkpoint": label, "set": name, "attack": attack, "outcome": outcome, "order": order}
-                    | {"share": found.mean, "low": max(low, 0.0), "high": min(high, 1.0)}
+                    | {"share": found.mean, "low": low, "high": high}
                     | {"text": f"{found} %", "n": sum(of), "count": sum(counts)}
                 )
     return rows
@@ -296,8 +297,7 @@ def cumulative_refusals(runs: Sequence[Run]) -> Figure | None:
     last = max((row["token"] for row in rows if row["token"] is not None), default=None)
     if last is None:
         return None
-    choice = alt.binding_select(options=["refusals", "all scored responses"], name="As share of ")
-    chosen = alt.param(name="share_of", value="refusals", bind=choice)
+    chosen = _choice("share_of", "As share of ", ["refusals", "all scored responses"], "refusals")
     base = (
         table("refusals")
         .transform_aggregate(count="sum(count)", responses="sum(responses)", groupby=["checkpoint", "token"])

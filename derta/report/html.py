@@ -30,11 +30,8 @@ class Numbers:
 
 
 def render_page(content: Mapping[str, Any]) -> str:
-    """The page as text; `content` as of `derta.report.page_content`.
-
-    Raises:
-        ValueError: NaN or infinity in a figure, which JSON lacks.
-    """
+    """The page as text; `content` as of `derta.report.page_content`. Raises ValueError: NaN or infinity in a figure,
+    which JSON lacks."""
     page = files("derta.report") / "page"
     names = ("template.html", "style.css", "page.js")
     template, sheet, script = (page.joinpath(name).read_text(encoding="utf-8") for name in names)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from derta.charts import compared, library_version, specification
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS, SummaryMeasure
 from derta.evaluation.results import RESULTS_FILE
-from derta.evaluation.summary import SUMMARY_FILE
-from derta.evaluation.summary import Cell as AttackCell
+from derta.evaluation.summary import SUMMARY_FILE, Cell
 from derta.report.directions import Reports, direction_content
 from derta.report.figures import (
     BUCKETS,
@@ -29,9 +27,8 @@ from derta.report.figures import (
     trade_off,
 )
 from derta.report.html import Numbers
-from derta.report.measures import Combined, combined
 from derta.report.responses import refusal_counts, shown_responses
-from derta.report.runs import Run, group_by_label
+from derta.report.runs import Combined, Run, combined, group_by_label
 from derta.report.training_curves import TrainingRun, training_figures, training_run
 
 _AFTER = (0, 1, 5, 10, 20, 30, 40, 80, 160)
@@ -47,30 +44,6 @@ SECTIONS = {
     "responses": "Responses",
     "provenance": "Provenance",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One rate of one label. shown and interval: in per cent. value, low, high: as shares from 0 to 1."""
-
-    shown: str
-    interval: str
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table of rates. counts: n per label, or one n for all under the empty label."""
-
-    name: str
-    short: str
-    better: str
-    attack: str
-    main: bool
-    cells: Mapping[str, Cell] = field(default_factory=dict)
-    counts: Mapping[str, str] = field(default_factory=dict)
 
 
 def page_content(
@@ -148,9 +121,10 @@ def _subtitle(runs: Sequence[Run], labels: Sequence[str]) -> str:
     return f"{', '.join(labels)}. Prompts: {prompts}. Judge: {first.identity.judge}."
 
 
-def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[str, list[Row]]:
-    """Group -> its rows; without those that nobody has a number for."""
-    found: dict[str, list[Row]] = {}
+def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[str, list[dict[str, Any]]]:
+    """Group -> its rows; without those that nobody has a number for. counts: n per label, or one n for all under the
+    empty label."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for line, cells in measures.items():
         if all(cell.mean is None for cell in cells.values()):
             continue
@@ -160,18 +134,12 @@ def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[st
         main |= line.group in (OVER_REFUSAL, HELPFULNESS, ANSWERED) and line.name.startswith(line.group)
         texts = [str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}" for n in (cell.n for cell in cells.values())]
         counts = {"": texts[0]} if len(set(texts)) == 1 else dict(zip(cells, texts, strict=True))
-        row = Row(line.name, short, line.better, line.attack, main, {k: _cell(v) for k, v in cells.items()}, counts)
+        row = {"line": line, "short": short, "main": main, "cells": cells, "counts": counts}
         found.setdefault(line.group, []).append(row)
     return found
 
 
-def _cell(found: Combined) -> Cell:
-    shown, _, interval = str(found).partition(" ")
-    low, high = (None, None) if found.low is None or found.high is None else (max(found.low, 0), min(found.high, 1))
-    return Cell(shown, interval, found.mean, low, high)
-
-
-def _cells(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, AttackCell]]:
+def _cells(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Cell]]:
     """(label, prompt set, attack, numbers) of every run."""
     for run in runs:
         for name, prompts in run.summary.sets.items():

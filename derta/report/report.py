@@ -6,29 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from derta.charts import write_png
-from derta.errors import InputError
-from derta.report.directions import Reports, load_directions, with_scores
+from derta.direction.collect import load_reports
+from derta.report.directions import Reports, with_scores
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
 from derta.report.html import render_page
 from derta.report.page_content import page_content
 from derta.report.runs import Run, load_runs
 from derta.report.table import render_table
-from derta.storage.atomic import write_atomically
+from derta.storage.atomic import write_atomically, write_errors_named
 
 PAGE_FILE = "report.html"
-TABLE_FILE = "report.md"
-TRADE_OFF_FILE = "trade_off.png"
-POSITIONS_FILE = "refusal_positions.png"
-PROBABILITY_FILE = "refusal_probability.png"
 
 
 def write_report(
-    folders: Sequence[str],
-    output: str,
-    *,
-    responses: bool = False,
-    command: str = "",
-    directions: Sequence[str] = (),
+    folders: Sequence[str], output: str, *, responses: bool = False, command: str = "", directions: Sequence[str] = ()
 ) -> str:
     """Write the report of these evaluations and return its table.
 
@@ -41,47 +32,32 @@ def write_report(
     Raises:
         InputError: evaluations that are missing, unfinished or not comparable; an output that cannot be written.
     """
-    found = load_directions(directions)
+    found = load_reports(directions)
     runs = with_scores(load_runs(folders), found)
     table = render_table(runs)
-    figures = {
-        TRADE_OFF_FILE: trade_off(runs),
-        POSITIONS_FILE: refusal_positions(runs),
-        PROBABILITY_FILE: refusal_probability(runs),
-    }
     write_page(runs, output, responses=responses, command=command, directions=found)
-    directory = Path(output)
-    try:
-        images = []
+    drawn = {
+        "trade_off": trade_off(runs),
+        "refusal_positions": refusal_positions(runs),
+        "refusal_probability": refusal_probability(runs),
+    }
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    images = [f"![{name.replace('_', ' ')}]({name}.png)" for name in figures]
+    with write_errors_named(f"output={output}", f"{PAGE_FILE} is there"):
         for name, figure in figures.items():
-            if figure is not None:
-                write_png(figure, directory / name)
-                images.append(f"![{Path(name).stem.replace('_', ' ')}]({name})")
-        text = "\n".join(["# Evaluation", "", table, *images, ""])
-        (directory / TABLE_FILE).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"output={output} cannot be written: {error.strerror}") from error
+            write_png(figure, Path(output) / f"{name}.png")
+        write_atomically(Path(output) / "report.md", "\n".join(["# Evaluation", "", table, *images, ""]))
     return table
 
 
 def write_page(
-    runs: Sequence[Run],
-    output: str,
-    *,
-    responses: bool = False,
-    command: str = "",
-    directions: Reports | None = None,
+    runs: Sequence[Run], output: str, *, responses: bool = False, command: str = "", directions: Reports | None = None
 ) -> Path:
-    """Write report.html alone, and say where it is.
-
-    Raises:
-        InputError: an output that cannot be written; texts asked for from a run without results.jsonl.
-    """
+    """Write report.html alone, and say where it is. Raises InputError: an output that cannot be written; texts asked
+    for from a run without results.jsonl."""
     page = render_page(page_content(runs, command=command, responses=responses, directions=directions))
     file = Path(output) / PAGE_FILE
-    try:
+    with write_errors_named(f"output={output}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, page)
-    except OSError as error:
-        raise InputError(f"output={output} cannot be written: {error.strerror}") from error
     return file

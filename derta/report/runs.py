@@ -1,15 +1,21 @@
-"""Evaluated checkpoints as files: summary.json and probability.json of any number of evaluations, grouped by label."""
+"""Evaluated checkpoints as files, summary.json and probability.json of any number of evaluations, and their measures by
+label: one run with its interval, several (the seeds of one arm) with their spread.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from derta.errors import InputError
+from derta.evaluation.measures import SummaryMeasure, measures
 from derta.evaluation.probability import Probability, read_probability
 from derta.evaluation.records import LABEL_ORDER
 from derta.evaluation.summary import Summary, read_summary
+from derta.statistics.rates import Rate
+from derta.statistics.table import Estimate, tabulate
 
 _MUST_AGREE = ("judge", "max_new_tokens", "refusal_text")  # what some have not measured agrees with everything
 
@@ -29,11 +35,8 @@ class Run:
 
 
 def load_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the evaluations that belong in one table.
-
-    Raises:
-        InputError: a folder without a finished evaluation, or evaluations that cannot be compared.
-    """
+    """Read the evaluations that belong in one table. Raises InputError: a folder without a finished evaluation, or
+    evaluations that cannot be compared."""
     if not folders:
         raise InputError("runs is empty: give the folders of one or more evaluations, runs=[DIR,DIR]")
     runs, problems = [], []
@@ -73,3 +76,46 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
 
 def _attacks(run: Run) -> dict[str, list[str]]:
     return {name: list(prompts.attacks) for name, prompts in run.summary.sets.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Combined(Estimate):
+    """The runs of one label together. One run: its rate and 95% interval. Several: mean and mean -+ standard deviation
+    of the runs that have the rate (`known` of `runs`). n: what it is a share of, each number once."""
+
+    known: int = 0
+    runs: int = 0
+    n: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """low and high inside 0 to 1, beyond which a standard deviation may reach; the mean where there are none."""
+        assert self.mean is not None
+        low, high = (self.mean if end is None else min(max(end, 0.0), 1.0) for end in (self.low, self.high))
+        return low, high
+
+    def __str__(self) -> str:
+        """In per cent."""
+        if self.runs == 1 or self.mean is None:
+            return self.text()
+        missing = f" ({self.known} of {self.runs} runs)" if self.known < self.runs else ""
+        return f"{self.text(interval=False)}{missing}"
+
+
+def combine(rates: Sequence[Rate | None]) -> Combined:
+    """The rates of the runs of one label as one number with its interval or spread."""
+    known = [found for found in rates if found is not None and found.rate is not None]
+    counts = tuple(sorted({0 if found is None else found.n for found in rates}))
+    if len(rates) == 1 and known:
+        return Combined(known[0].rate, None, known[0].low, known[0].high, 1, 1, counts)
+    shares = [found.rate for found in known if found.rate is not None]
+    mean = statistics.fmean(shares) if shares else None
+    sd = statistics.stdev(shares) if len(shares) > 1 else None
+    low, high = (None, None) if mean is None or sd is None else (mean - sd, mean + sd)
+    return Combined(mean, sd, low, high, len(known), len(rates), counts)
+
+
+def combined(runs: Sequence[Run]) -> dict[SummaryMeasure, dict[str, Combined]]:
+    """Every measure of these evaluations, in the order of the report -> label -> number."""
+    summaries = {label: [run.summary for run in members] for label, members in group_by_label(runs).items()}
+    return tabulate(summaries, measures([run.summary for run in runs]), combine)

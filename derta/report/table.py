@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, PROBABILITY, REFUSALS, SummaryMeasure
-from derta.report.measures import combined
-from derta.report.runs import Run, group_by_label
+from derta.report.runs import Run, combined, group_by_label
 from derta.statistics.table import markdown
 
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
 from derta.models.generation import left_pad
+from derta.models.target import TargetModel
 
 if TYPE_CHECKING:
     import torch
-
-    from derta.models.target import TargetModel
 
 
 @dataclass(frozen=True, slots=True)

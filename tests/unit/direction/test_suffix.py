@@ -90,8 +90,8 @@ def test_analysis_of_the_planted_model(
     own = len(planted.tokenizer(SUFFIX, add_special_tokens=False)["input_ids"])
     assert adversarial["attention"]["suffix"] == pytest.approx(own / (length + own), abs=0.03)
     assert planted.model.config._attn_implementation == before
-    paths = write_figures(report | {"label": "planted"}, tmp_path)
-    assert (tmp_path / "suffix.png") in paths and (tmp_path / "suffix.png").stat().st_size > 5000
+    write_figures(report | {"label": "planted"}, tmp_path)
+    assert (tmp_path / "suffix.png").stat().st_size > 5000
 
 
 def test_suffixes_of_gcg_s_checkpoints(sides: Any, tmp_path: Path) -> None:

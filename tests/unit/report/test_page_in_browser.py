@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from report_cases import PROMPT, N, write_direction, write_run
 
-from derta.report.directions import load_directions, with_scores
+from derta.direction.collect import load_reports
+from derta.report.directions import with_scores
 from derta.report.report import write_page
 from derta.report.runs import load_runs
 from derta.statistics.rates import rate
@@ -384,7 +385,7 @@ def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
     made = [write_direction(tmp_path / f"d{i}", "derta", kept=kept) for i, kept in enumerate((3, 1))]
     made += [write_direction(tmp_path / f"v{i}", "vanilla", kept=2, sha256=f"v{i}") for i in range(2)]
     made.append(write_direction(tmp_path / "base", "base", kept=0, chosen=False, sha256="other"))
-    found = load_directions(made)
+    found = load_reports(made)
     runs = with_scores(load_runs([str(folders[2])]), found)
     open_page(write_page(runs, str(tmp_path / "page"), directions=found), scheme=scheme)
     assert table(browser)["ablation robustness"][0].startswith("25.0 [")  # of the same weights, the last of the two
