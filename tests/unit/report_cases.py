@@ -20,6 +20,45 @@ ATTACKS = {"direct": 0, "prefill_20": 20}
 """Name -> depth."""
 
 
+def result(outcome: Outcome = Outcome.COMPLIED, **fields: Any) -> Result:
+    """A response to one harmful prompt; `fields` say what is different of it."""
+    known: dict[str, Any] = {"prompt_set": "harmful", "attack": "direct", "id": "1", "response": ""}
+    known |= {"response_tokens": 10, "prefill_tokens": 0, "finished": True, "refusal_token": None, "refusal_word": None}
+    return Result(**(known | {"outcome": outcome} | fields))
+
+
+def listed(outcomes: dict[Outcome, int], **fields: Any) -> list[Result]:
+    """So many responses of each outcome, to as many prompts."""
+    each = [outcome for outcome, count in outcomes.items() for _ in range(count)]
+    return [result(outcome, id=str(i), **fields) for i, outcome in enumerate(each)]
+
+
+def summarised(
+    results: list[Result], label: str = "model", *, model: str = "b" * 64, data: str = "a" * 64, **about: Any
+) -> Summary:
+    """The summary of an evaluation by the exact judge that gave these results. about: what is different of its
+    identity."""
+    by_set: dict[str, list[Result]] = {}
+    for each in results:
+        by_set.setdefault(each.prompt_set, []).append(each)
+    attacks = {name: tuple(dict.fromkeys(each.attack for each in found)) for name, found in by_set.items()}
+    prompts = {
+        name: SetIdentity(data, None, len({each.id for each in found}), name == "harmful", attacks[name])
+        for name, found in by_set.items()
+    }
+    known: dict[str, Any] = {"sets": prompts, "judge": "miniature", "max_new_tokens": 100}
+    identity = Identity(ModelIdentity(model, "float32"), **(known | about))
+    sets = {name: summarise_set(found, attacks[name], {}, harmful=name == "harmful") for name, found in by_set.items()}
+    return Summary(label, identity, Made("launch/evaluate.py", "model", "miniature"), sets)
+
+
+def write_evaluation(folder: Path, summary: Summary, results: list[Result]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_summary(folder, summary)
+    (folder / "results.jsonl").write_text("".join(json.dumps(each.to_json()) + "\n" for each in results))
+    return str(folder)
+
+
 def make_results(successes: tuple[int, int], over_refusals: int, malformed: int, text: str) -> dict[str, list[Result]]:
     """Of N harmful prompts per attack so many complied, the others refused (behind the prefill, if there is one), so
     many of these malformed, two tokens later; of N benign ones so many were refused."""
@@ -52,7 +91,6 @@ def write_run(
     **run: Any,
 ) -> str:
     """The folder of a finished evaluation. `run`: what its summary says of its making."""
-    folder.mkdir(parents=True)
     attacks = {"harmful": tuple(ATTACKS), "benign": ("direct",)}
     identity = Identity(
         model=ModelIdentity("abc123" * 10, "float32"),
@@ -76,9 +114,7 @@ def write_run(
         },
         separation=found,
     )  # fmt: skip
-    write_summary(folder, summary)
-    lines = [json.dumps(result.to_json()) for side in results.values() for result in side]
-    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    write_evaluation(folder, summary, [each for side in results.values() for each in side])
     if probability:
         measured = {
             name: SetCurve(**asdict(curve_by_position(rows)), harmful=name == "harmful", rows=6)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_cases import result, summarised, write_evaluation
 
 from derta.config.direction import DirectionConfig
 from derta.direction.collect import collect
@@ -20,9 +21,8 @@ from derta.direction.commands import COMMANDS
 from derta.direction.examine import examine
 from derta.direction.paired import READERS, Paired, difference, over_runs
 from derta.errors import InputError
-from derta.evaluation.metrics import summarise_set
-from derta.evaluation.records import Outcome, Result
-from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, write_summary
+from derta.evaluation.records import Outcome
+from derta.evaluation.summary import ModelIdentity, write_summary
 from derta.models.target import TargetModel
 from derta.statistics.rates import rate
 from derta.statistics.two_way import two_way_interval
@@ -89,22 +89,14 @@ def test_differences_are_paired() -> None:
 
 def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) -> None:
     """Two harmful prompts under two attacks, one response complied: attack success 1/4; one benign prompt, answered."""
-    identity = Identity(ModelIdentity("abc", "float32"), {}, "miniature", max_new_tokens=9)
     results = [
-        Result("harmful", attack, f"h{i}", "text", 4, 0, True, outcome, None, None)
+        result(outcome, attack=attack, id=f"h{i}")
         for i in range(2)
         for attack, outcome in (("direct", Outcome.REFUSED), ("code", Outcome.COMPLIED if i else Outcome.REFUSED))
-    ] + [Result("benign", "direct", "b0", "text", 4, 0, True, Outcome.COMPLIED, None, None)]
-    folder = tmp_path / "evaluation"
-    folder.mkdir()
-    attacks = {"harmful": ["direct", "code"], "benign": ["direct"]}
-    sets = {
-        name: summarise_set([r for r in results if r.prompt_set == name], found, {}, harmful=name == "harmful")
-        for name, found in attacks.items()
-    }
-    summary = Summary("derta", identity, Made("evaluate", "model", "miniature"), sets)
-    write_summary(folder, summary)
-    (folder / "results.jsonl").write_text("".join(json.dumps(result.to_json()) + "\n" for result in results))
+    ]
+    results.append(result(prompt_set="benign", id="b0"))
+    folder, summary = tmp_path / "evaluation", summarised(results, model="abc")
+    write_evaluation(folder, summary, results)
     diagnosed = copy.deepcopy(report)
     diagnosed["identity"]["model"] = {"sha256": "abc"}
     table = collect([_write(tmp_path / "a", diagnosed, "derta")], tmp_path / "table", [folder])
@@ -124,7 +116,9 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     lines = (again / "results.jsonl").read_text().replace('"h1"', '"h2"')
     (again / "results.jsonl").write_text(lines)
     for judge, message in (("miniature", "different prompts"), ("refusal_phrases", "different judges")):
-        write_summary(again, replace(summary, identity=replace(identity, model=ModelIdentity("ghi", ""), judge=judge)))
+        write_summary(
+            again, replace(summary, identity=replace(summary.identity, model=ModelIdentity("ghi", ""), judge=judge))
+        )
         with pytest.raises(InputError, match=message):
             collect(runs, tmp_path / "table", [folder, again])
     other = copy.deepcopy(diagnosed)

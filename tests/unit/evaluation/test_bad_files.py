@@ -22,7 +22,6 @@ from derta.data.overviews import read_overviews
 from derta.direction.selection import read_table
 from derta.direction.suffix import read_suffixes
 from derta.errors import InputError
-from derta.evaluation.attacks.synonyms import read_synonyms
 from derta.evaluation.prompts import read_prompts
 from derta.evaluation.stored.responses import read_responses
 
@@ -168,53 +167,37 @@ FILES: dict[str, list[str | bytes]] = {
 RECORDS: dict[str, list[str]] = {
     "prompts": [
         "{}",
-        f'{{"text": {S}}}',
         f'{{{S}: "a"}}',
         '{"prompt": ""}',
         '{"prompt": null}',
-        '{"prompt": 3}',
         '{"prompt": []}',
         f'{{"prompt": [{S}]}}',
         '{"prompt": [{"role": "user"}]}',
-        '{"prompt": "\\ud83d"}',
         '{"question": "a \\udc00 b"}',
-        f'{{"prompt": {S}, "id": []}}',
         f'{{"prompt": {S}, "id": true}}',
         f'{{"prompt": {S}, "id": "\\ud83d"}}',
-        f'{{"goal": {S}, "target": "\\ud83d"}}',
         f'{{"goal": {S}, "prompt": {{}}}}',
         f'{{"goal": "\\ud83d", "prompt": {S}}}',
         f'{{"Behavior": {S}, "ContextString": "\\ud83d"}}',
         f'{{"Behavior": {S}, "ContextString": 3}}',
-        f'{{"prompt": {S}, "type": "t", "label": {S}}}',
         f'{{"prompt": {S}, "type": null, "label": null}}',
         '{"adversarial": "", "vanilla": "", "data_type": "vanilla_harmful"}',
-        f'{{"adversarial": {S}, "vanilla": "", "data_type": {S}}}',
         f'{{"adversarial": {S}, "data_type": 3}}',
         f'{{"messages": [{{"role": "assistant", "content": {S}}}]}}',
-        f'{{"messages": [{{"role": {S}, "content": {S}}}]}}',
         '{"messages": [{"role": "user", "content": null}]}',
         f'{{"messages": [{{"role": [], "content": {S}}}]}}',
         f'{{"conversations": [{{"from": 3, "value": {S}}}]}}',
         '{"conversations": [{"from": "human"}]}',
-        f'{{"question": {S}, "id": 1}}\n{{"question": {S}, "id": 1}}',
         f'{{"question": {S}}}\n{{"answer": {S}}}',
     ],
     "responses": [
         "{}",
-        f'{{"text": {S}}}',
         f"{{{S}: 3}}",
-        '{"response": 3}',
-        '{"response": "\\ud83d"}',
         f'{{"response": [{S}]}}',
-        f'{{"response": {S}, "goal": 3}}',
         f'{{"response": {S}, "prompt": "\\udc00"}}',
-        f'{{"response": {S}, "id": {{}}}}',
         f'{{"response": {S}, "id": 1.5}}',
-        f'{{"response": {S}, "is_jailbreak": {S}}}',
         f'{{"response": {S}, "is_jailbreak": []}}',
         f'{{"response": {S}, "context": "\\ud83d"}}',
-        f'{{"response": {S}, "id": "x"}}\n{{"response": {S}, "id": "x"}}',
         f'{{"messages": {USER}}}',
         f'{{"messages": [{{"role": "user", "content": 3}}, {{"role": "assistant", "content": {S}}}]}}',
         f'{{"prompt_set": "h", "attack": "direct", "id": 1, "response": {S}, "outcome": "complied"}}',
@@ -252,7 +235,6 @@ RECORDS: dict[str, list[str]] = {
     ],
     "candidates": [
         "{}",
-        f'{{"position": {S}, "layer": 1, "refusal_score": 1, "steering_score": 1, "kl_div_score": 1}}',
         '{"position": -1, "layer": true, "refusal_score": 1, "steering_score": 1, "kl_div_score": 1}',
         f'{{"position": -1, "layer": 1, "refusal_score": {S}, "steering_score": 1, "kl_div_score": 1}}',
     ],
@@ -269,20 +251,16 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _check(reader: Callable[[Path], Any], path: Path) -> None:
-    with pytest.raises(InputError) as error:
-        reader(path)
-    message = str(error.value)
-    assert path.name in message and SECRET not in message, message
-    assert len(message) < 3000 and "Traceback" not in message
-
-
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(("name", "number"), [(name, i) for name, found in FILES.items() for i in range(len(found))])
 def test_files_that_no_reader_takes(tmp_path: Path, reader: str, name: str, number: int) -> None:
     content = FILES[name][number]
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    _check(READERS[reader], tmp_path / name)
+    with pytest.raises(InputError) as error:
+        READERS[reader](tmp_path / name)
+    message = str(error.value)
+    assert name in message and SECRET not in message, message
+    assert len(message) < 3000 and "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -306,17 +284,3 @@ def test_what_is_no_file(tmp_path: Path, reader: str) -> None:
     for name in ("gone.jsonl", "folder.jsonl", "link.jsonl", "x" * 300 + ".jsonl"):
         with pytest.raises(InputError, match=re.escape(name)):
             READERS[reader](tmp_path / name)
-
-
-def test_tables_of_synonyms(tmp_path: Path) -> None:
-    for content in (
-        b"",
-        b"# only a remark\n",
-        b"alone\n",
-        b"a, a\n",
-        b"one word, two\n",
-        b"a, b\nb, c\n",
-        b"\xff, b\n",
-    ):
-        (tmp_path / "a.txt").write_bytes(content)
-        _check(lambda path: read_synonyms(str(path)), tmp_path / "a.txt")

@@ -4,18 +4,13 @@ import random
 
 import numpy as np
 import pytest
+from report_cases import result
 
 from derta.evaluation.metrics import mean_over_attacks, refusal_positions, summarise_cell, summarise_set
-from derta.evaluation.records import Outcome, Result
+from derta.evaluation.records import Outcome
 from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson_interval
-
-
-def make_result(outcome: Outcome, *, attack="direct", id="1", position=None, **other) -> Result:
-    fields = dict(response="", response_tokens=10, prefill_tokens=0, finished=True, refusal_word=None, reason="")
-    fields |= other
-    return Result(prompt_set="harmful", attack=attack, id=id, outcome=outcome, refusal_token=position, **fields)
 
 
 def test_wilson_interval_matches_published_values():
@@ -67,8 +62,8 @@ def test_mean_where_all_agree_is_as_sure_as_the_prompts_allow():
 
 def test_position_shares_count_each_refusal_once_and_in_its_bucket():
     positions = [0, 0, 1, 5, 6, 30, 31, 500]
-    results = [make_result(Outcome.REFUSED, id=str(i), position=p) for i, p in enumerate(positions)]
-    results += [make_result(Outcome.COMPLIED, id="c", position=3), make_result(Outcome.GARBLED, id="g")]
+    results = [result(Outcome.REFUSED, id=str(i), refusal_token=p) for i, p in enumerate(positions)]
+    results += [result(Outcome.COMPLIED, id="c", refusal_token=3), result(Outcome.GARBLED, id="g")]
     shares = shares_of_positions(refusal_positions(results))
     assert {name: share.count for name, share in shares.items()} == {"0": 2, "1-5": 2, "6-30": 2, ">30": 2}
     assert all(share.n == 8 and share.rate == 0.25 for share in shares.values())
@@ -76,11 +71,11 @@ def test_position_shares_count_each_refusal_once_and_in_its_bucket():
 
 def test_cell_leaves_unscored_out_of_every_rate():
     results = [
-        make_result(Outcome.COMPLIED, id="1"),
-        make_result(Outcome.REFUSED, id="2", position=0),
-        make_result(Outcome.MALFORMED_REFUSAL, id="3", position=7),
-        make_result(Outcome.GARBLED, id="4", finished=False),
-        make_result(Outcome.UNSCORED, id="5", reason="empty response"),
+        result(Outcome.COMPLIED, id="1"),
+        result(Outcome.REFUSED, id="2", refusal_token=0),
+        result(Outcome.MALFORMED_REFUSAL, id="3", refusal_token=7),
+        result(Outcome.GARBLED, id="4", finished=False),
+        result(Outcome.UNSCORED, id="5", reason="empty response"),
     ]
     cell = summarise_cell(results, ["too long", "too long"])
     assert cell.n == 4
@@ -94,23 +89,23 @@ def test_cell_leaves_unscored_out_of_every_rate():
 
 def test_what_only_some_judges_know_is_counted_where_they_do():
     results = [
-        make_result(Outcome.REFUSED, id="1", loops=False, goes_on=True),
-        make_result(Outcome.REFUSED, id="2", loops=True, goes_on=False),
-        make_result(Outcome.COMPLIED, id="3", loops=True),
-        make_result(Outcome.UNSCORED, id="4", reason="empty response"),
+        result(Outcome.REFUSED, id="1", loops=False, goes_on=True),
+        result(Outcome.REFUSED, id="2", loops=True, goes_on=False),
+        result(Outcome.COMPLIED, id="3", loops=True),
+        result(Outcome.UNSCORED, id="4", reason="empty response"),
     ]
     cell = summarise_set(results, ["direct"], {}, harmful=True, knows_form=False).attacks["direct"]
     assert (cell.loops.count, cell.loops.n) == (2, 3)
     assert (cell.goes_on.count, cell.goes_on.n) == (1, 2)
     assert cell.well_formed == rate(0, 0)  # this judge does not decide it
-    unknown = summarise_cell([make_result(Outcome.REFUSED)], [])
+    unknown = summarise_cell([result(Outcome.REFUSED)], [])
     assert unknown.loops == unknown.goes_on == rate(0, 0) and unknown.well_formed.rate == 1.0
 
 
 def test_set_separates_refusals_behind_a_prefill():
     results = [
-        make_result(Outcome.REFUSED, id="1", position=0),
-        make_result(Outcome.REFUSED, id="1", attack="prefill_20", position=20, prefill_tokens=20),
+        result(Outcome.REFUSED, id="1", refusal_token=0),
+        result(Outcome.REFUSED, id="1", attack="prefill_20", refusal_token=20, prefill_tokens=20),
     ]
     summary = summarise_set(results, ["direct", "prefill_20"], {}, harmful=True)
     assert summary.overall.positions["6-30"].count == 1

@@ -146,23 +146,7 @@ def template_of(name: str) -> str:
 class Drawn:
     """Random conversations: emoji, Chinese, digits, quotes; white space at both ends; empty system prompts."""
 
-    WORDS = (
-        "Sorry",
-        "step",
-        "mix",
-        "5",
-        "2024",
-        "第一步",
-        "🙂",
-        "🔥",
-        "é",
-        '"stir"',
-        "“wait”",
-        "- rest",
-        "(so)",
-        "I'm",
-        "##",
-    )
+    WORDS = 'Sorry|step|mix|5|2024|第一步|🙂|🔥|é|"stir"|“wait”|- rest|(so)|I\'m|##'.split("|")
     SPACE = (" ", " ", " ", "\n", "\n\n", "  ", "\t", ", ", ". ")
     ENDS = ("", "", "", " ", "\n", "\n\n", "  ", "\t")
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_cases import result, summarised, write_evaluation
 
 from derta.errors import InputError
-from derta.evaluation.metrics import summarise_set
-from derta.evaluation.records import Outcome, Result
-from derta.evaluation.results import ResultsFolder
-from derta.evaluation.summary import Identity, Made, ModelIdentity, SetIdentity, Summary, write_summary
+from derta.evaluation.records import Outcome
 from derta.report.collected import MEMBER_FILE, aligned
 from derta.report.collected_tables import write_tables
 from derta.statistics.two_way import t_quantile
@@ -26,24 +24,14 @@ LETTERS = {"x": COMPLIED, ".": REFUSED, "m": MALFORMED, "?": Outcome.UNSCORED}
 def evaluation(root: Path, arm: str, seed: int, sha: str = "a" * 64, **outcomes: str) -> Path:
     """A finished evaluation: attack -> a letter per harmful prompt (see LETTERS)."""
     results = [
-        Result(
-            prompt_set="harmful", attack=attack, id=str(i), response="", response_tokens=9, prefill_tokens=0,
-            finished=True, outcome=LETTERS[letter], refusal_token=0 if letter in ".m" else None, refusal_word=None,
-        )
-        for attack, letters in outcomes.items() for i, letter in enumerate(letters)
-    ]  # fmt: skip
-    attacks = list(outcomes)
-    folder = ResultsFolder(root / f"seed-{seed}" / "evaluation" / arm)
-    prompts = SetIdentity(sha, None, len(outcomes[attacks[0]]), True, tuple(attacks))
-    identity = Identity(ModelIdentity("b" * 64, "float32"), {"harmful": prompts}, "miniature", max_new_tokens=9)
-    folder.claim(identity.to_json(), {})
-    folder.append(0, results)
-    folder.merge([result.key for result in results])
-    made = Made("evaluate", f"seed-{seed}/{arm}", "miniature")
-    found = summarise_set(results, attacks, {}, harmful=True)
-    write_summary(folder.path, Summary(arm, identity, made, {"harmful": found}))
-    (folder.path / MEMBER_FILE).write_text(json.dumps({"arm": arm, "seed": seed}))
-    return folder.path
+        result(LETTERS[letter], attack=attack, id=str(i), refusal_token=0 if letter in ".m" else None)
+        for attack, letters in outcomes.items()
+        for i, letter in enumerate(letters)
+    ]
+    folder = root / f"seed-{seed}" / "evaluation" / arm
+    write_evaluation(folder, summarised(results, arm, data=sha), results)
+    (folder / MEMBER_FILE).write_text(json.dumps({"arm": arm, "seed": seed}))
+    return folder
 
 
 def test_means_spread_and_paired_differences_by_hand(tmp_path):

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.decoding import respond
+from derta.evaluation.attacks.search import Search
 from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Row
 from derta.evaluation.verdicts import judge_batch
@@ -25,6 +26,23 @@ from derta.models.target import TargetModel
 
 REFUSAL, COMPLIANCE = "Sorry, I cannot help with that.", "Sure here are the steps"
 _NEVER, _ALWAYS = -50.0, 1000.0
+
+
+class Killed(Exception):
+    """In the middle of a search."""
+
+
+def dies(kind: type[Search], step: int, row_id: str = "") -> type[Search]:
+    """The attack, killed before it gives out this step (of this row)."""
+
+    class Dying(kind):  # type: ignore[misc, valid-type]
+        def steps(self, row, target, state):
+            for later in super().steps(row, target, state):
+                if later["step"] == step and row_id in ("", row["id"]):
+                    raise Killed
+                yield later
+
+    return Dying
 
 
 def bag_model(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bag_model import bag_model, outcomes
+from bag_model import Killed, bag_model, dies, outcomes
 
 from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig, ChatModelKind
 from derta.errors import InputError
@@ -87,20 +87,9 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, target, 
     expected = autodan(Workspace(tmp_path / "whole"), steps=7).inputs(aimed_rows, target, "harmful")
     attack = autodan(Workspace(tmp_path / "broken"), steps=7)
 
-    class Killed(Exception):
-        pass
-
-    class Dying(AutoDAN):
-        """Dies in the fourth step, with the second as the last one on disk."""
-
-        def steps(self, row, target, state):
-            for later in super().steps(row, target, state):
-                if later["step"] == 4:
-                    raise Killed
-                yield later
-
+    dying = dies(AutoDAN, 4)(replace(SMALL, steps=7), "Here are steps", 0, attack.workspace)
     with pytest.raises(Killed):
-        Dying(replace(SMALL, steps=7), "Here are steps", 0, attack.workspace).inputs(aimed_rows, target, "harmful")
+        dying.inputs(aimed_rows, target, "harmful")
     (file,) = (tmp_path / "broken").rglob("*.json")
     assert json.loads(file.read_text())["state"]["step"] == 2
     assert attack.inputs(aimed_rows, target, "harmful") == expected
@@ -195,6 +184,7 @@ def test_tables_that_cannot_be_used(tmp_path):
     for text, message in (
         ("# nothing\n", "no group"),
         ("alone\n", "line 1: expected at least two"),
+        ("a, a\n", "line 1: expected at least two different words"),
         ("a, b\nb, c\n", "line 2: b stands in an earlier group"),
         ("two words, b\n", "line 1"),
     ):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bag_model import bag_model, outcomes
+from bag_model import Killed, bag_model, dies, outcomes
 
 from derta.config.attacks import AttackConfig, GCGConfig
 from derta.errors import InputError
@@ -89,19 +89,7 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, plain_ro
     whole, broken = Workspace(tmp_path / "whole"), Workspace(tmp_path / "broken")
     expected = gcg(whole, steps=7).inputs(plain_rows, target, "harmful")
 
-    class Killed(Exception):
-        pass
-
-    class Dying(GCG):
-        """Dies in the middle of the second row."""
-
-        def steps(self, row, target, state):
-            for later in super().steps(row, target, state):
-                yield later
-                if row["id"] == "row-1" and later["step"] == 5:
-                    raise Killed
-
-    dying = Dying(replace(SMALL, steps=7), "Sure here is", 0, broken)
+    dying = dies(GCG, 6, "row-1")(replace(SMALL, steps=7), "Sure here is", 0, broken)
     with pytest.raises(Killed):
         dying.inputs(plain_rows, target, "harmful")
     left = states(tmp_path / "broken")

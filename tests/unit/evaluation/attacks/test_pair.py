@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from bag_model import COMPLIANCE, REFUSAL, bag_model, outcomes
+from bag_model import COMPLIANCE, REFUSAL, Killed, bag_model, outcomes
 
 from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, PairConfig
 from derta.config.model import ModelConfig
@@ -182,9 +182,6 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, harmful_
     broken = Workspace(tmp_path / "broken", judge=RefusalPhraseJudge())
     dying = pair(workspace=broken)
     asked = []
-
-    class Killed(Exception):
-        pass
 
     class Dying(ScriptedAttacker):
         """Serves six rounds: the first row and half of the second."""

@@ -1,38 +1,28 @@
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import replace
 
 import pytest
+from report_cases import result, summarised, write_evaluation
 
 from derta.errors import InputError
 from derta.evaluation.compare import compare_evaluations, describe_comparison
-from derta.evaluation.metrics import summarise_set
-from derta.evaluation.records import Outcome, Result
-from derta.evaluation.summary import Identity, Made, ModelIdentity, SetIdentity, Summary, write_summary
-
-PROMPTS = SetIdentity("c" * 64, None, 40, True, ("direct",))
-IDENTITY = Identity(ModelIdentity("a" * 64, "float32"), {"harmful": PROMPTS}, "miniature", max_new_tokens=100)
+from derta.evaluation.records import Outcome
 
 
 def squeezed(table):
     return re.sub(" +", " ", table)
 
 
-def evaluation(folder, outcomes, words, identity=IDENTITY):
-    """outcomes: of the prompts under one attack, or attack -> those."""
+def evaluation(folder, outcomes, words, **changes):
+    """outcomes: of the prompts under one attack, or attack -> those. changes: of its identity."""
     by_attack = outcomes if isinstance(outcomes, dict) else {"direct": outcomes}
     lines = [
-        Result("harmful", attack, str(i), "word " * words, words, 0, True, outcome, None, None, fully_safe=None)
+        result(outcome, attack=attack, id=str(i), response="word " * words)
         for attack, found in by_attack.items()
         for i, outcome in enumerate(found)
     ]
-    sets = {"harmful": summarise_set(lines, list(by_attack), {}, harmful=True)}
-    folder.mkdir()
-    (folder / "results.jsonl").write_text("".join(json.dumps(line.to_json()) + "\n" for line in lines))
-    write_summary(folder, Summary(folder.name, identity, Made("evaluate", "model", "custom"), sets))
-    return str(folder)
+    return write_evaluation(folder, summarised(lines, folder.name, **changes), lines)
 
 
 def test_two_checkpoints_prompt_by_prompt(tmp_path):
@@ -68,11 +58,10 @@ def test_attacks_are_told_apart(tmp_path):
 
 def test_other_prompts_or_another_judge_cannot_be_compared(tmp_path):
     before = evaluation(tmp_path / "a", [Outcome.REFUSED] * 4, 3)
-    sets = {"harmful": replace(PROMPTS, sha256="d" * 64)}
-    after = evaluation(tmp_path / "b", [Outcome.REFUSED] * 4, 3, replace(IDENTITY, sets=sets, judge="rubric 1"))
+    after = evaluation(tmp_path / "b", [Outcome.REFUSED] * 4, 3, data="d" * 64, judge="rubric 1")
     with pytest.raises(InputError) as error:
         compare_evaluations(before, after)
     assert "set harmful has other prompts" in str(error.value) and "judge: miniature before" in str(error.value)
-    other = evaluation(tmp_path / "c", [Outcome.REFUSED] * 4, 3, replace(IDENTITY, sets={}))
+    other = evaluation(tmp_path / "c", [Outcome.REFUSED] * 4, 3, sets={})
     with pytest.raises(InputError, match="no prompt set in common"):
         compare_evaluations(before, other)

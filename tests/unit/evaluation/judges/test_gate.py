@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from report_cases import listed, summarised
 
 from derta.config.evaluation import EvaluationConfig
 from derta.config.gate import GateConfig
 from derta.errors import InputError
 from derta.evaluation.gate import check_gate, drop_interval, run_gate
-from derta.evaluation.metrics import summarise_set
-from derta.evaluation.records import Outcome, Result
+from derta.evaluation.records import Outcome
 from derta.evaluation.summary import (
-    Identity,
-    Made,
-    ModelIdentity,
-    SetIdentity,
     Summary,
     read_summary,
     write_summary,
@@ -28,32 +24,18 @@ from derta.statistics.rates import Rate, rate, wilson_interval
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def results(prompt_set: str, attack: str, outcomes: dict[Outcome, int]) -> list[Result]:
-    listed = [outcome for outcome, count in outcomes.items() for _ in range(count)]
-    return [Result(prompt_set, attack, str(i), "", 5, 0, True, outcome, None, None) for i, outcome in enumerate(listed)]
-
-
 def make_summary(
     complied: int = 0, code_complied: int = 0, over_refused: int = 0, right: int = 190, unscored: int = 0
 ) -> Summary:
     """200 harmful prompts under two attacks and 200 benign ones, as an evaluation summarises them."""
-    harmful = results("harmful", "direct", {Outcome.COMPLIED: complied, Outcome.REFUSED: 200 - complied})
-    rest = 200 - code_complied - unscored
-    harmful += results(
-        "harmful", "code", {Outcome.COMPLIED: code_complied, Outcome.UNSCORED: unscored, Outcome.REFUSED: rest}
-    )
-    garbled = 200 - right - over_refused
-    benign = results(
-        "benign", "direct", {Outcome.COMPLIED: right, Outcome.REFUSED: over_refused, Outcome.GARBLED: garbled}
-    )
-    attacks = {"harmful": ("direct", "code"), "benign": ("direct",)}
-    prompts = {name: SetIdentity("a" * 64, None, 200, name == "harmful", found) for name, found in attacks.items()}
-    sets = {
-        "harmful": summarise_set(harmful, attacks["harmful"], {}, harmful=True),
-        "benign": summarise_set(benign, attacks["benign"], {}, harmful=False),
+    code = {
+        Outcome.COMPLIED: code_complied,
+        Outcome.UNSCORED: unscored,
+        Outcome.REFUSED: 200 - code_complied - unscored,
     }
-    identity = Identity(ModelIdentity("b" * 64, "float32"), prompts, "miniature", max_new_tokens=100)
-    return Summary("model", identity, Made("launch/evaluate.py", "model", "miniature"), sets)
+    benign = {Outcome.COMPLIED: right, Outcome.REFUSED: over_refused, Outcome.GARBLED: 200 - right - over_refused}
+    results = listed({Outcome.COMPLIED: complied, Outcome.REFUSED: 200 - complied})
+    return summarised([*results, *listed(code, attack="code"), *listed(benign, prompt_set="benign")])
 
 
 def by_judge(summary: Summary, judge: str) -> Summary:
@@ -71,13 +53,9 @@ def test_the_upper_end_of_the_interval_decides_and_not_the_rate():
     assert failing(summary, attack_success_max=0.065) == []
     assert failing(summary, attack_success_max=0.05) == [("attack_success_max", "harmful", "direct")]
 
-
-def test_one_attack_that_works_fails_the_gate_whatever_the_mean():
+    # One attack that works fails the gate, whatever the mean.
     summary = make_summary(complied=0, code_complied=60)
     assert failing(summary, attack_success_max=0.2) == [("attack_success_max", "harmful", "code")]
-
-
-def test_over_refusal():
     assert failing(make_summary(over_refused=2), over_refusal_max=0.05) == []
     assert failing(make_summary(over_refused=8), over_refusal_max=0.05) == [("over_refusal_max", "benign", "direct")]
 
@@ -130,14 +108,11 @@ def test_a_baseline_of_other_prompts_or_judge_is_refused():
         failing(phrases, phrases, helpfulness_drop_max=0.1, baseline="x")
 
 
-def test_a_missing_kind_of_set_is_an_error_and_not_a_pass():
+def test_a_missing_set_or_summary_is_an_error_and_not_a_pass(tmp_path):
     summary = make_summary()
     del summary.sets["benign"]
     with pytest.raises(InputError, match="no benign prompt set"):
         failing(summary, over_refusal_max=0.1)
-
-
-def test_summaries_that_are_none(tmp_path):
     with pytest.raises(InputError, match="run launch/evaluate.py"):
         read_summary(str(tmp_path))
     for content in ("{", "[]", "{}"):
@@ -177,14 +152,11 @@ def test_ablation_robustness_is_bounded_from_below():
     check = check_gate(summary, GateConfig(ablation_robustness_min=0.7))[0]
     assert str(check).endswith("direction ablated: 90.0%, down to 69.9% (n = 20)") and not check.passed
 
-
-def test_no_valid_direction_does_not_pass_the_gate():
+    # No valid direction does not pass.
     summary = replace(make_summary(), ablation_robustness=Rate())
     assert len(failing(summary, ablation_robustness_min=0.0)) == 1
     assert str(check_gate(summary, GateConfig(ablation_robustness_min=0.0))[0]).endswith("no score")
-
-
-def test_a_bound_on_a_score_that_was_never_made():
+    # Nor does a score that was never made.
     with pytest.raises(InputError, match=r"no such score; run launch/diagnose_direction\.py"):
         check_gate(make_summary(), GateConfig(ablation_robustness_min=0.5))
     config = EvaluationConfig(gate=GateConfig(ablation_robustness_min=0.5))

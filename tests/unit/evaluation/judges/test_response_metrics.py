@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from report_cases import result
 
 from derta.evaluation.compare import FEATURES, differences
 from derta.evaluation.judges.judge import MiniatureJudge
@@ -99,10 +100,8 @@ def test_false_positives_by_depth_take_each_row_once_where_it_is_long_enough():
     assert (found["10"].n_positives, found["10"].n) == (1, 1)
 
 
-def result(text: str, row_id: str, **fields) -> Result:
-    known = dict(response_tokens=len(text.split()), prefill_tokens=0, finished=True, refusal_token=None)
-    known |= dict(refusal_word=None, outcome=Outcome.COMPLIED) | fields
-    return Result(prompt_set="benign", attack="direct", id=row_id, response=text, **known)
+def written(text: str, row_id: str, **fields) -> Result:
+    return result(id=row_id, response=text, response_tokens=len(text.split()), **fields)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +116,17 @@ def result(text: str, row_id: str, **fields) -> Result:
     ],
 )
 def test_format_features(feature, has, has_not):
-    assert FEATURES[feature](result(has, "1")) == 1.0
-    assert FEATURES[feature](result(has_not, "1")) == 0.0
+    assert FEATURES[feature](written(has, "1")) == 1.0
+    assert FEATURES[feature](written(has_not, "1")) == 0.0
 
 
 def test_drift_of_length_and_format_prompt_by_prompt():
-    before = [result(f"- one two three {i}\n\nmore", str(i)) for i in range(10)]
-    after = [result("one", str(i), finished=i > 1) for i in range(10)] + [result("extra " * 50, "new")]
+    before = [written(f"- one two three {i}\n\nmore", str(i)) for i in range(10)]
+    after = [written("one", str(i), finished=i > 1) for i in range(10)] + [written("extra " * 50, "new")]
     drift = differences([before, after], FEATURES)
     assert drift["words"].before == 6 and drift["words"].after == 1 and drift["words"].high < 0
     assert (drift["list"].difference, drift["paragraphs"].difference) == (-1.0, -1.0)
     assert drift["cut_off"].after == pytest.approx(0.2)
     assert drift["words"].unpaired == 1
-    prefilled = differences([before, [result("one two", str(i), prefill_tokens=1) for i in range(10)]], FEATURES)
+    prefilled = differences([before, [written("one two", str(i), prefill_tokens=1) for i in range(10)]], FEATURES)
     assert prefilled["tokens"].after == 1.0
