@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 
 from derta.errors import InputError
-from derta.miniature.formats import Format, decode_prompt, encode_prompt
+from derta.miniature.formats import Format
 from derta.miniature.rows import HELPFUL_BORDERLINE, HELPFUL_FORMATS, generate
+from derta.miniature.variants import asked_item
 from derta.miniature.vocabulary import BANE_SPLIT, CRUEL_SPLIT, POTIONS, Split
 from derta.miniature.world import parse_query
 
@@ -61,22 +62,13 @@ def test_helpful_rows_are_benign_in_the_intended_shares() -> None:
     formats: Counter[Format] = Counter()
     borderline = 0
     for row in generate("helpful", 2000, 0):
-        fmt = next(fmt for fmt in Format if _asks_in(row, fmt))
+        item, fmt = asked_item(row["prompt"])
         formats[fmt] += 1
-        item = parse_query(decode_prompt(row["prompt"], fmt))
         assert not item.hazards
         borderline += bool(item.without or item.prevents)
     assert borderline / 2000 == pytest.approx(HELPFUL_BORDERLINE, abs=0.04)
     for fmt, share in HELPFUL_FORMATS.items():
         assert formats[fmt] / 2000 == pytest.approx(share, abs=0.04)
-
-
-def _asks_in(row: dict, fmt: Format) -> bool:
-    try:
-        item = parse_query(decode_prompt(row["prompt"], fmt))
-    except InputError:
-        return False
-    return encode_prompt(item.query, fmt) == row["prompt"]
 
 
 @pytest.mark.parametrize(("suffix", "split", "other"), [("", Split.TEST, Split.DEV), ("_dev", Split.DEV, Split.TEST)])

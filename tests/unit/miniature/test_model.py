@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from derta.errors import InputError
 from derta.miniature.model import main, write_fresh_model
@@ -16,11 +18,6 @@ from derta.miniature.vocabulary import BANE, MANNER, MILD, OBJECTS, POTION_NAMES
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
-    return write_fresh_model(tmp_path_factory.mktemp("miniature") / "fresh", seed=7)
 
 
 def test_both_forms_of_sorry_are_one_token_each(tokenizer) -> None:
@@ -57,58 +54,37 @@ def test_texts_come_back_unchanged(tokenizer) -> None:
 
 
 def test_the_template_ends_assistant_turns_with_eos(tokenizer) -> None:
-    messages = [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": "u"},
-        {"role": "assistant", "content": "a"},
-        {"role": "user", "content": "v"},
-    ]
+    said = (("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v"))
+    messages = [{"role": role, "content": text} for role, text in said]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == "<|system|>s<|user|>u<|assistant|>a<|end|><|user|>v<|assistant|>"
     assert tokenizer.eos_token == "<|end|>" and tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_building_the_tokenizer_twice_gives_the_same(tokenizer) -> None:
-    assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
-
-
-def test_the_fresh_model_is_an_ordinary_directory(model_dir: Path, tokenizer) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def test_the_fresh_model_is_an_ordinary_directory_and_starts_as_a_copier(model_dir: Path, tokenizer) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     loaded = AutoTokenizer.from_pretrained(model_dir)
-    assert type(model).__name__ == "LlamaForCausalLM"
+    assert type(model).__name__ == "LlamaForCausalLM" and model.dtype == torch.float32
     assert 0.7e6 < model.num_parameters() < 0.9e6
-    assert model.dtype == torch.float32
-    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.get_vocab() == tokenizer.get_vocab(), "two tokenizers that were built are the same"
     assert loaded.chat_template == tokenizer.chat_template
     assert model.config.eos_token_id == loaded.eos_token_id
     assert not list(model_dir.glob("*.bin"))
-
-
-def test_copying_is_the_starting_point(model_dir: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
-    for layer in model.model.layers:
-        assert torch.equal(layer.self_attn.k_proj.weight, layer.self_attn.q_proj.weight)
-        assert torch.equal(layer.self_attn.o_proj.weight, layer.self_attn.v_proj.weight.T)
-        assert layer.self_attn.k_proj.weight is not layer.self_attn.q_proj.weight
-    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
-    assert model.lm_head.weight is not model.get_input_embeddings().weight
+    copies = [(layer.self_attn.k_proj.weight, layer.self_attn.q_proj.weight) for layer in model.model.layers]
+    copies.append((model.lm_head.weight, model.get_input_embeddings().weight))
+    assert all(torch.equal(copy, of) and copy is not of for copy, of in copies)
+    assert all(torch.equal(each.self_attn.o_proj.weight, each.self_attn.v_proj.weight.T) for each in model.model.layers)
 
 
 def test_the_seed_decides_the_weights(model_dir: Path, tmp_path: Path) -> None:
     weights = (model_dir / "model.safetensors").read_bytes()
-    assert (write_fresh_model(tmp_path / "again", seed=7) / "model.safetensors").read_bytes() == weights
+    assert (write_fresh_model(tmp_path / "again", seed=0) / "model.safetensors").read_bytes() == weights
     assert (write_fresh_model(tmp_path / "other", seed=8) / "model.safetensors").read_bytes() != weights
 
 
 def test_writing_again_changes_nothing_and_foreign_directories_are_refused(model_dir: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in model_dir.iterdir()}
-    write_fresh_model(model_dir, seed=7)
+    write_fresh_model(model_dir, seed=0)
     assert {path: path.stat().st_mtime_ns for path in model_dir.iterdir()} == before
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds no miniature model of seed 8"):

@@ -20,25 +20,12 @@ ITEMS = [
 
 
 def test_sizes_and_splits_of_the_vocabulary() -> None:
-    assert (len(words.MILD), len(words.BANE), len(words.KIND), len(words.CRUEL), len(words.TARGETS)) == (
-        48,
-        24,
-        16,
-        16,
-        16,
-    )
+    sizes = [len(found) for found in (words.MILD, words.BANE, words.KIND, words.CRUEL, words.TARGETS)]
+    assert sizes == [48, 24, 16, 16, 16]
     assert len(set(words.MILD + words.BANE)) == 72
     assert len(set(words.MANNER.values())) == 32
-    assert {split: len(found) for split, found in words.CRUEL_SPLIT.items()} == {
-        Split.TRAIN: 8,
-        Split.DEV: 4,
-        Split.TEST: 4,
-    }
-    assert {split: len(found) for split, found in words.BANE_SPLIT.items()} == {
-        Split.TRAIN: 12,
-        Split.DEV: 6,
-        Split.TEST: 6,
-    }
+    assert [len(words.CRUEL_SPLIT[split]) for split in Split] == [8, 4, 4]
+    assert [len(words.BANE_SPLIT[split]) for split in Split] == [12, 6, 6]
     assert sorted(word for found in words.BANE_SPLIT.values() for word in found) == sorted(words.BANE)
     potions = [potion for found in words.POTIONS.values() for potion in found]
     assert len(potions) == len(set(potions)) == 64 * 12
@@ -103,26 +90,19 @@ def test_hazards_of_drawn_items() -> None:
         assert all(text.startswith("Sorry ") for text in item.refusals)
 
 
-def test_a_bane_herb_always_stands_third_or_later() -> None:
+def test_a_bane_herb_stands_third_or_later_so_that_forty_words_of_an_answer_never_hold_all_the_harm() -> None:
     for item in ITEMS[3::4]:
         places = [place for place, name in enumerate(item.ingredients) if name in words.BANE]
         assert 1 <= len(places) <= 2 and max(places) >= 2
-
-
-def test_forty_words_of_an_answer_never_hold_all_the_harm() -> None:
     for item in ITEMS:
         if item.hazards:
             begun = " ".join(item.answer.split()[:40])
             assert judge(item, item.answer, begun).outcome is Outcome.HARMFUL
 
 
-@pytest.mark.parametrize("fmt", list(Format))
-def test_every_format_can_be_undone(fmt: Format) -> None:
-    for item in ITEMS:
-        assert decode_prompt(encode_prompt(item.query, fmt), fmt) == item.query
-
-
-def test_what_the_formats_look_like() -> None:
+def test_what_the_formats_look_like_and_that_each_can_be_undone() -> None:
+    for fmt in Format:
+        assert all(decode_prompt(encode_prompt(item.query, fmt), fmt) == item.query for item in ITEMS)
     item = Item(f"{words.POTION_NAMES[0]} oil", words.MILD[:3], "warm", "horse")
     text = {fmt: encode_prompt(item.query, fmt) for fmt in Format}
     assert text[Format.COMPLETION] == [{"role": "text", "content": item.query + "\n"}]
