@@ -60,13 +60,11 @@ def _read_fields(source: Path) -> dict[str, Any]:
     from gguf import GGUFReader
 
     try:
-        if source.open("rb").read(4) != b"GGUF":
-            raise InputError(f"{shown(source)} does not begin with GGUF: give a file of that format")
-        return {name: field.contents() for name, field in GGUFReader(source).fields.items()}
+        if source.open("rb").read(4) == b"GGUF":
+            return {name: field.contents() for name, field in GGUFReader(source).fields.items()}
     except (OSError, ValueError, IndexError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{shown(source)} cannot be read as GGUF ({error}): fetch the file again") from error
+    raise InputError(f"{shown(source)} does not begin with GGUF: give a file of that format")
 
 
 def _convert(source: Path, output: Path, dtype: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def run_jobs(
         raise InputError(f"several jobs are called {', '.join(sorted(twins))}: leave each of them out but once")
     logs.mkdir(parents=True, exist_ok=True)
     by_name = {job.name: job for job in jobs}
+    needed = {job: [by_name[name] for name in job.after if name in by_name] for job in jobs}
     free: list[Mapping[str, str]] = [{} for _ in range(slots)] if isinstance(slots, int) else list(slots)
     running: dict[Job, _Running] = {}
     begin = last_word = time.monotonic()
@@ -136,7 +137,7 @@ def run_jobs(
     try:
         while running or any(job.state is State.WAITING for job in jobs):
             for job in jobs:
-                needs = [by_name[name] for name in job.after if name in by_name]
+                needs = needed[job]
                 if job.state is not State.WAITING or not all(need.state in _OVER for need in needs):
                     continue
                 if lost := [need.name for need in needs if need.state in (State.FAILED, State.BLOCKED)]:
@@ -159,7 +160,8 @@ def run_jobs(
                 job.seconds = time.monotonic() - process.since
                 if code == 0:
                     job.state = State.FINISHED
-                    _record(job, [by_name[name] for name in job.after if name in by_name], logs)
+                    if job.proof and job.proof.is_file():
+                        write_json_atomically(_record(job, logs), _description(job, needed[job]))
                     say(f"{job.name}: done in {job.seconds:.0f} s")
                     continue
                 job.state, job.note = State.FAILED, f"exit code {code}, see {process.log}"
@@ -234,21 +236,17 @@ def _stamp(path: Path | None) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
+def _record(job: Job, logs: Path) -> Path:
+    return logs / f"{_file_name(job)}.done.json"
+
+
 def _description(job: Job, needs: Sequence[Job]) -> dict[str, object]:
-    return {
-        "command": _shown(job.command),
-        "proof": _stamp(job.proof),
-        "needs": {need.name: _stamp(need.proof) for need in needs},
-    }
-
-
-def _record(job: Job, needs: Sequence[Job], logs: Path) -> None:
-    if _stamp(job.proof) is not None:
-        write_json_atomically(logs / f"{_file_name(job)}.done.json", _description(job, needs))
+    proofs = {need.name: _stamp(need.proof) for need in needs}
+    return {"command": _shown(job.command), "proof": _stamp(job.proof), "needs": proofs}
 
 
 def _is_done(job: Job, needs: Sequence[Job], logs: Path) -> bool:
-    record = logs / f"{_file_name(job)}.done.json"
+    record = _record(job, logs)
     if job.always or _stamp(job.proof) is None or not record.is_file():
         return False
     try:

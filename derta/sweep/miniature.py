@@ -57,6 +57,7 @@ def data_jobs(root: Path, recipes: Mapping[str, str]) -> list[Job]:
 def base_jobs(home: Path, seed: int, base_data: Path, after: Sequence[str], ranks: int, suffix: str) -> list[Job]:
     """A fresh model and the base model trained from it: `home`/fresh and `home`/base."""
     fresh, base = home / "fresh", home / "base"
+    words = [f"model.name_or_path={fresh}", f"data.path={base_data}", f"output_dir={base}", f"trainer.seed={seed}"]
     make_fresh = Job(
         f"fresh model{suffix}",
         [sys.executable, "-m", "derta.miniature.model", f"output={fresh}", f"seed={seed}"],
@@ -64,15 +65,7 @@ def base_jobs(home: Path, seed: int, base_data: Path, after: Sequence[str], rank
     )
     train_base = Job(
         f"base{suffix}",
-        launch_command(
-            "train",
-            "+experiment=miniature_base",
-            f"model.name_or_path={fresh}",
-            f"data.path={base_data}",
-            f"output_dir={base}",
-            f"trainer.seed={seed}",
-            ranks=ranks,
-        ),
+        launch_command("train", "+experiment=miniature_base", *words, ranks=ranks),
         after=[*after, make_fresh.name],
         slots=ranks,
         run_dir=base,

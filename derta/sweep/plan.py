@@ -109,8 +109,7 @@ def run_sweep(requested: Sequence[Requested]) -> bool:
     """Run everything that is not done yet, say what became of each job, and write the table. True if nothing failed.
     Raises InputError: before anything is started: see `plan_sweep`."""
     settings = requested[0].config.sweep
-    root = requested[0].root
-    jobs = plan_sweep(requested)
+    root, jobs = requested[0].root, plan_sweep(requested)
     run_jobs(jobs, root / "logs", settings.slots, keep_going=True)
     print(f"\n{job_states(jobs)}", flush=True)
     if settings.evaluate and _mark(requested, jobs):
@@ -162,9 +161,7 @@ def _check(requested: Sequence[Requested]) -> None:
         for key in _SWEEP_WIDE:
             here, there = getattr(run.config.sweep, key), getattr(first, key)
             if here != there:
-                problems.append(
-                    f"sweep.{key} is {there} in one job and {here} in another: it holds for the whole sweep"
-                )
+                problems.append(f"sweep.{key} is {there} in one job and {here} in another: it holds for a whole sweep")
         problems += [f"{name}: {problem}" for problem in run.config.problems()]
         if run.output_dir in folders:
             problems.append(

@@ -9,10 +9,12 @@ import pytest
 from derta.config import DataConfig, ModelConfig, PeftConfig, ProbeConfig, TrainRunConfig
 from derta.config.paths import expand_home, home_in_argument
 
+HOME = "/home/someone"
+
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", HOME)
 
 
 @pytest.mark.parametrize(
@@ -43,18 +45,9 @@ def test_every_text_of_a_configuration() -> None:
     config.objective.refusal_text = "Sorry ~/x"
     changed: Any = expand_home(config)
     assert changed is config
-    assert (config.model.name_or_path, config.model.chat_template) == (
-        "/home/someone/base",
-        "/home/someone/template.jinja",
-    )
-    assert (config.data.path, config.probe.path, config.output_dir) == (
-        "/home/someone/data",
-        "/home/someone",
-        "/home/someone/run",
-    )
-    assert config.peft.target_modules == ["/home/someone/a", "b~/c"]
-    assert config.distributed.deepspeed == {
-        "zero_optimization": {"offload": {"nvme_path": "/home/someone/nvme"}},
-        "stage": 3,
-    }
+    paths = (config.model.name_or_path, config.model.chat_template, config.data.path, config.probe.path)
+    assert paths == (f"{HOME}/base", f"{HOME}/template.jinja", f"{HOME}/data", HOME)
+    assert (config.output_dir, config.peft.target_modules) == (f"{HOME}/run", [f"{HOME}/a", "b~/c"])
+    zero = {"offload": {"nvme_path": f"{HOME}/nvme"}}
+    assert config.distributed.deepspeed == {"zero_optimization": zero, "stage": 3}
     assert config.objective.refusal_text == "Sorry ~/x" and config.model.revision is None

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from derta.config.endpoint import EndpointConfig
 from derta.config.evaluation import Placement
 from derta.config.model import ModelConfig
 from derta.errors import InputError
@@ -22,65 +16,31 @@ from derta.models.generation import generate
 from derta.models.target import TargetModel, load_target
 
 
-class CompletionsServer(HTTPServer):
-    """POST /v1/completions over token ids. `without`: leaves a field out; `status`: answers with it instead."""
+@pytest.fixture
+def served(chat_server: Any, target: TargetModel, model_dir: Any) -> TargetModel:
+    """A model whose tokens come from a server that holds the same weights, and that answers in another order."""
 
-    def __init__(self, target: TargetModel):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.target, self.bodies, self.without, self.status = target, [], "", 200
-
-    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+    def complete(body: dict[str, Any]) -> dict[str, Any]:
         choices = []
         for index, prompt in enumerate(body["prompt"]):
             ids = torch.tensor([prompt])
             settings = GenerationConfig(
                 max_new_tokens=body["max_tokens"], do_sample=False, eos_token_id=body["stop_token_ids"],
-                pad_token_id=self.target.pad_token_id,
+                pad_token_id=target.pad_token_id,
             )  # fmt: skip
             with torch.inference_mode():
-                new = self.target.model.generate(
+                new = target.model.generate(
                     input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
                 )[0, ids.shape[1] :].tolist()
             choices.insert(0, {"index": index, "text": "", "token_ids": new, "finish_reason": "stop"})
-        for choice in choices:
-            choice.pop(self.without, None)
         return {"object": "text_completion", "choices": choices}
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: CompletionsServer
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body | {"path": self.path})
-        answer = json.dumps(self.server.complete(body) if self.server.status == 200 else {}).encode()
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture()
-def server(target: TargetModel) -> Iterator[CompletionsServer]:
-    server = CompletionsServer(target)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture()
-def served(server: CompletionsServer, model_dir: Path) -> TargetModel:
-    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    endpoint = EndpointConfig(url=url, model="tiny", retries=1, backoff=0.01, timeout=20)
+    chat_server.script = complete
+    endpoint = chat_server.config(retries=1, timeout=20)
     return load_target(ModelConfig(name_or_path=str(model_dir)), "cpu", Placement.copy_per_rank, endpoint)
 
 
-def test_a_server_continues_token_ids_as_the_weights_here_do(served, server, target, harmful_rows):
+def test_a_server_continues_token_ids_as_the_weights_here_do(served, chat_server, target, harmful_rows):
     inputs = [
         item
         for name in ("direct", "prefill_20")
@@ -88,8 +48,8 @@ def test_a_server_continues_token_ids_as_the_weights_here_do(served, server, tar
     ]
     assert served.end_token_ids == target.end_token_ids
     assert generate(served, inputs, max_new_tokens=6) == generate(target, inputs, max_new_tokens=6)
-    (body,) = server.bodies
-    assert body["path"] == "/v1/completions" and body["temperature"] == 0.0
+    (body,) = chat_server.requests
+    assert chat_server.headers[0]["path"] == "/v1/completions" and body["temperature"] == 0.0
     assert body["prompt"] == [list(item.token_ids) for item in inputs]
     assert "model" not in vars(served)  # the weights were not loaded here
     assert torch.equal(served.model.lm_head.weight, target.model.lm_head.weight)  # until somebody asks for them
@@ -106,14 +66,21 @@ def test_a_response_ends_at_the_end_token_that_the_server_leaves_in(served, targ
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"without": "token_ids"}, "does not know return_token_ids"),
-        ({"without": "index"}, r"not a completion \(2 tries\)"),
-        ({"status": 503}, r"status 503 \(2 tries\).*run the same command again"),
-        ({"status": 404}, "eval.server.url"),
+        ("token_ids", "does not know return_token_ids"),
+        ("index", r"not a completion \(2 tries\)"),
+        (503, r"status 503 \(2 tries\).*run the same command again"),
+        (404, "eval.server.url"),
     ],
 )
-def test_a_server_that_fails_is_named_and_nothing_is_scored(served, server, harmful_rows, fault, message):
-    vars(server).update(fault)
+def test_a_server_that_fails_is_named_and_nothing_is_scored(served, chat_server, harmful_rows, fault, message):
+    """fault: a field that the answer lacks, or a status."""
+    complete = chat_server.script
+
+    def broken(body: dict[str, Any]) -> Any:
+        answer = complete(body)
+        return {"choices": [{name: choice[name] for name in choice if name != fault} for choice in answer["choices"]]}
+
+    chat_server.script = broken if isinstance(fault, str) else lambda body: fault
     items = build_attack("direct").inputs(harmful_rows[:2], served, "harmful").inputs
     with pytest.raises(InputError, match=message) as raised:
         generate(served, items, max_new_tokens=2)

@@ -26,17 +26,11 @@ from derta.plan.settings import Settings
 from derta.plan.shape import empty_model, model_shape
 
 ROWS, LENGTH = 2, 64
+HIDDEN = 64
 SHAPE = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+    "vocab_size": 128, "hidden_size": HIDDEN, "intermediate_size": 192, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
 FAMILIES: dict[str, Callable[..., Any]] = {
     "llama": transformers.LlamaConfig,
     "qwen3": transformers.Qwen3Config,
@@ -77,14 +71,14 @@ def built(config: PlanRunConfig) -> torch.nn.Module:
     return model
 
 
-def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, padded: bool) -> int:
+def saved_bytes(config: PlanRunConfig, *, checkpointing: bool) -> int:
     """What the decoder's forward saves, each storage once; parameters are no activations."""
     model = built(config)
     if checkpointing:
         model.gradient_checkpointing_enable()
     ids = torch.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % 128
     mask = torch.ones_like(ids)
-    mask[0, -5:] = 0 if padded else 1
+    mask[0, -5:] = 0
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     seen: dict[int, torch.Tensor] = {}  # kept alive, or an address would be used twice
 
@@ -111,20 +105,16 @@ def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, padded: bool) -> 
 )
 def test_saved_tensors_of_a_layer(family: str, lora: bool, attention: str, tmp_path: Path) -> None:
     two, four = (config_for(family, layers, tmp_path, lora=lora, attention=attention) for layers in (2, 4))
-    measured = sum(
-        sign * saved_bytes(config, checkpointing=False, padded=True) for sign, config in ((1, four), (-1, two))
-    )
+    measured = sum(sign * saved_bytes(config, checkpointing=False) for sign, config in ((1, four), (-1, two)))
     predicted = layer_bytes(model_shape(two), settings_for(two))
     assert predicted == pytest.approx(measured / 2, rel=0.05)
 
 
 def test_a_checkpointed_layer_keeps_its_input(tmp_path: Path) -> None:
     two, four = (config_for("llama", layers, tmp_path, lora=False, attention="sdpa") for layers in (2, 4))
-    measured = sum(
-        sign * saved_bytes(config, checkpointing=True, padded=True) for sign, config in ((1, four), (-1, two))
-    )
+    measured = sum(sign * saved_bytes(config, checkpointing=True) for sign, config in ((1, four), (-1, two)))
     one, other = (kept_bytes(model_shape(c), settings_for(c, checkpointing=True)) for c in (two, four))
-    assert other - one == measured == 2 * 2 * SHAPE["hidden_size"] * ROWS * LENGTH
+    assert other - one == measured == 2 * 2 * HIDDEN * ROWS * LENGTH
 
 
 class Held(TorchDispatchMode):

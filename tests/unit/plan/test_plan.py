@@ -102,13 +102,9 @@ def test_arms_make_different_numbers_of_rows() -> None:
     assert training_rows(more, data) == 10 * (2 + 3 + 1) + 100
 
 
-MESSAGES = {"prompt": "How is a kettle cleaned?", "chosen": "With vinegar.", "rejected": "With a hammer."}
+MESSAGES = {"chosen": "With vinegar.", "rejected": "With a hammer."}
 FILES: dict[str, tuple[str, list[dict[str, Any]], tuple[int, int, int]]] = {
-    "preference": (
-        "rows.jsonl",
-        [{**MESSAGES, "prompt": f"{MESSAGES['prompt']} {n}"} for n in range(5)],
-        (5, 0, 0),
-    ),
+    "preference": ("rows.jsonl", [{**MESSAGES, "prompt": f"How is kettle {n} cleaned?"} for n in range(5)], (5, 0, 0)),
     "reference_jsonl": (
         "rows.json",
         [{"prefix": f"a {n}", "text": "b", "safe": "true" if n < 2 else "false"} for n in range(7)],
