@@ -138,11 +138,7 @@ def _curves(rows: str, names: Sequence[str], layers: int, title: str, domain: Se
 def outcome_bars(report: Mapping[str, Any]) -> Figure:
     """Attack success on harmful prompts and refusal of harmless ones under every intervention, with 95% intervals."""
     rows = [
-        {
-            "intervention": name,
-            "measure": measure,
-            **{key: cell[side][share][key] for key in _RATE},
-        }
+        {"intervention": name, "measure": measure, **{key: cell[side][share][key] for key in _RATE}}
         for name, cell in interventions(report)
         for measure, (side, share) in _MEASURES.items()
         if side in cell and cell[side][share]["n"]

@@ -336,8 +336,7 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     rows = [{**row, "token": list(range(len(row["mean"])))} for row in found]
     source = table("curves")
     base = source.encode(
-        x=alt.X("token:Q", title="response tokens given"),
-        color=compared_colours("set", sets, line_legend(), first=1),
+        x=alt.X("token:Q", title="response tokens given"), color=compared_colours("set", sets, line_legend(), first=1)
     )
     y = alt.Y("low:Q", title="P(refusal token)", scale=_SHARE)
     text = "datum.set + ': ' + format(datum.mean, '.3f') + ' [' + {low} + ', ' + {high} + ']'"

@@ -105,10 +105,7 @@ class ModelJudge:
         return Verdict(outcome, start, compliance=answer.compliance, score=answer.score, categories=answer.categories)
 
     def _look_into_spans(
-        self,
-        responses: Sequence[Response],
-        verdicts: dict[int, Verdict],
-        wholes: Mapping[int, Answer | NoAnswer],
+        self, responses: Sequence[Response], verdicts: dict[int, Verdict], wholes: Mapping[int, Answer | NoAnswer]
     ) -> None:
         """Fill in `fully_safe` where it can be known. What the attack wrote does not count against the model."""
         parts: list[tuple[int, str]] = []

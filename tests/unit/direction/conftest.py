@@ -1,7 +1,5 @@
 """The planted model and prompts for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A model whose refusal hangs on one planted direction, built by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

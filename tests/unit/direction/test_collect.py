@@ -1,7 +1,5 @@
 """Many diagnostics in one table: one run, several seeds, runs without a valid direction."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """The diagnostic on a model with a planted refusal direction, and on models without one."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -146,17 +144,13 @@ def test_an_ablation_that_breaks_harmless_answers_is_marked(examined: Examined) 
     assert "KL 0.200 (above 0.1: harmless answers change, too)\n" in describe(report)
 
 
-def test_none_on_a_model_of_random_weights(
-    tiny_model: Callable[..., Any], llama3_tokenizer: Any, sides: Any, make_config: Make
-) -> None:
+def test_none_on_a_model_of_random_weights(tiny_model, llama3_tokenizer, sides, make_config):
     target = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)
     report = examine(target, *sides, make_config(filter_prompts=False, positions=2)).report
     assert report["selection"]["position"] is None and report["ablation_robustness"]["rate"] is None
 
 
-def test_a_model_that_refuses_nothing_has_no_prompts_left(
-    not_planted: TargetModel, sides: Any, make_config: Make
-) -> None:
+def test_a_model_that_refuses_nothing_has_no_prompts_left(not_planted, sides, make_config):
     with pytest.raises(
         InputError, match=r"all 16 harmful prompts of a split are filtered out.*refuses none.*filter_prompts=false"
     ):
@@ -227,9 +221,7 @@ def test_files_of_a_diagnostic(run_config: Callable[..., DiagnoseRunConfig], tmp
         diagnose(run_config(selection=SelectionConfig(kl_max=0.2)))
 
 
-def test_score_enters_the_summary_of_the_same_model(
-    run_config: Callable[..., DiagnoseRunConfig], planted_dir: Path, tmp_path: Path
-) -> None:
+def test_score_enters_the_summary_of_the_same_model(run_config, planted_dir, tmp_path):
     from derta.models.fingerprint import fingerprint
 
     evaluation = tmp_path / "evaluation"
@@ -248,9 +240,7 @@ def test_score_enters_the_summary_of_the_same_model(
     assert read_summary(evaluation) == replace(summary, ablation_robustness=Rate(**score))
 
 
-def test_directions_of_references(
-    run_config: Callable[..., DiagnoseRunConfig], not_planted: TargetModel, planted_dir: Path, tmp_path: Path
-) -> None:
+def test_directions_of_references(run_config, not_planted, planted_dir, tmp_path):
     """A saved direction, the model itself, and one that refuses nothing: its difference of means is the same one."""
     base = tmp_path / "base"
     not_planted.model.save_pretrained(base)
@@ -267,17 +257,13 @@ def test_directions_of_references(
     assert str(tmp_path) not in json.dumps(report)
 
 
-def test_references_of_another_size(
-    run_config: Callable[..., DiagnoseRunConfig], tiny_model: Callable[..., Any], llama3_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_references_of_another_size(run_config, tiny_model, llama3_tokenizer, tmp_path):
     save_direction(tmp_path / "other.safetensors", Direction(torch.ones(8, dtype=torch.float64), -1, 2))
     with pytest.raises(InputError, match="8 components and the model's residual stream 32"):
         diagnose(run_config(references=[str(tmp_path / "other.safetensors")]))
 
 
-def test_nan_weights_are_reported(
-    run_config: Callable[..., DiagnoseRunConfig], llama3_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_nan_weights_are_reported(run_config, llama3_tokenizer, tmp_path):
     from planted import planted_model
 
     broken = planted_model(llama3_tokenizer)
@@ -295,9 +281,7 @@ def test_prompts_by_position_of_a_longer_end(planted: TargetModel, sides: Any, m
         examine(planted, *sides, make_config(positions=500))
 
 
-def test_too_few_prompts_are_said_before_the_model_is_looked_for(
-    run_config: Callable[..., DiagnoseRunConfig], tmp_path: Path
-) -> None:
+def test_too_few_prompts_are_said_before_the_model_is_looked_for(run_config, tmp_path):
     """Found, needed, what for, and sizes that would do, which indeed do; the model's folder does not even exist."""
     with pytest.raises(InputError) as error:
         diagnose(run_config(model=tmp_path / "no model", splits=SplitsConfig()))

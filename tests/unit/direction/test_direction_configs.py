@@ -1,7 +1,5 @@
 """Every choice of `direction` composes; ranges; the command line without a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Figures of diagnostics, drawn and read back: what their marks say for themselves."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Prompt sets: seeded, disjoint, checked for overlap; refusal tokens; positions of the template."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,25 +1,14 @@
 """What is read behind the prompts, against written-out arithmetic and against plain forwards of one prompt each."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from derta.config.direction import DirectionConfig
 from derta.direction.find import find_direction, mean_difference, orthogonal_directions
-from derta.direction.forward import (
-    PromptBatches,
-    log_probabilities,
-    mean_activations,
-    mean_kl,
-    metrics,
-    refusal_metric,
-)
+from derta.direction.forward import PromptBatches, log_probabilities, mean_activations, mean_kl, metrics, refusal_metric
 from derta.direction.outcomes import perplexity
 from derta.errors import InputError
 from derta.models.target import TargetModel
@@ -40,9 +29,7 @@ def _prompts(target: TargetModel, count: int = 7) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_batched_reading_equals_prompts_one_by_one(
-    family: str, tiny_model: Callable[..., Any], llama3_tokenizer: Any
-) -> None:
+def test_batched_reading_equals_prompts_one_by_one(family, tiny_model, llama3_tokenizer):
     """Left padding, batches of unequal prompts and the order of the prompts leave no trace; hidden_states of
     transformers are the block inputs."""
     target = TargetModel(tiny_model(family, len(llama3_tokenizer)), llama3_tokenizer)
@@ -59,9 +46,7 @@ def test_batched_reading_equals_prompts_one_by_one(
     assert metrics(PromptBatches(target, prompts, 2), refusal_ids) == pytest.approx(alone, abs=1e-4)
 
 
-def test_only_prompts_on_the_right_side_enter_the_means(
-    planted: TargetModel, sides: Any, make_config: Callable[..., DirectionConfig]
-) -> None:
+def test_only_prompts_on_the_right_side_enter_the_means(planted, sides, make_config):
     """Each side with some of the other's prompts in it: the directions are those of the sides alone, and the counts
     tell how many passed."""
     harmful, harmless = sides

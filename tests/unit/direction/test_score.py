@@ -1,7 +1,5 @@
 """The score, by hand: which prompts count, which number of directions, and when there is none."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The rule that chooses a direction: by hand, on the published tables where they are at hand, and on bad tables."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -60,9 +58,7 @@ def test_no_valid_direction_is_a_result_with_reasons() -> None:
     ("model", "position", "layer", "survivors"), [("gemma-2b-it", -2, 10, 13), ("qwen-1_8b-chat", -2, 15, 12)]
 )
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published tables are not part of the project")
-def test_published_tables_give_the_published_choice(
-    model: str, position: int, layer: int, survivors: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_published_tables_give_the_published_choice(model, position, layer, survivors, capsys):
     """Tables of github.com/andyrdt/refusal_direction, commit 9d852fa; its surviving set, not only its choice."""
     folder = PUBLISHED / model
     COMMANDS["select"].answer(["--table", str(folder / "direction_evaluations.json")])

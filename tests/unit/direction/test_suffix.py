@@ -1,7 +1,5 @@
 """Suffix analysis: which tokens are what, what a head writes, and where the suffixes come from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from planted import LAYERS
 
 from derta.config.attacks import AttackConfig, GCGConfig
-from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SideConfig, SuffixConfig
+from derta.config.direction import DiagnoseRunConfig, SideConfig, SuffixConfig
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
@@ -71,9 +69,7 @@ def test_heads_add_up_to_what_attention_writes(tiny_model: Callable[..., Any], l
             assert float(written[layer].sum()) == pytest.approx(float(output.double() @ unit) - fixed, abs=1e-5)
 
 
-def test_analysis_of_the_planted_model(
-    planted: TargetModel, sides: Any, suffix_file: Path, make_config: Callable[..., DirectionConfig], tmp_path: Path
-) -> None:
+def test_analysis_of_the_planted_model(planted, sides, suffix_file, make_config, tmp_path):
     """Head 0 of layer 0 writes the planted direction, looking evenly at all tokens; harmless words in a suffix thin the
     harmful ones out."""
     before = planted.model.config._attn_implementation
@@ -124,9 +120,7 @@ def test_suffix_files_that_cannot_be_used(sides: Any, tmp_path: Path) -> None:
         read_suffixes(str(file), rows)
 
 
-def test_from_a_gcg_attack_to_the_figure(
-    planted_dir: Path, make_config: Callable[..., DirectionConfig], tmp_path: Path
-) -> None:
+def test_from_a_gcg_attack_to_the_figure(planted_dir, make_config, tmp_path):
     """Evaluation with a tiny budget, its checkpoints, the diagnostic of the same model with them."""
     rows = [
         {

@@ -1,7 +1,5 @@
 """Judge models with hand-set answers (keyword_model.py), and a real chat-completions server on this machine."""
 
-from __future__ import annotations
-
 import copy
 import json
 import threading

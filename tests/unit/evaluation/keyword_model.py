@@ -8,8 +8,6 @@ far. The model answers with the text of the keyword that it finds, wherever it s
 Each answer is one token of the vocabulary. Where several keywords stand in a text, the one named last wins.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,6 @@
 """A hunt: files that nobody should have, given to every reader. Each ends in one InputError that names the file and the
 line, item, row or field, and none of its text; none in another exception."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import io

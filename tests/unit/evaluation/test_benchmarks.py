@@ -1,7 +1,5 @@
 """lm-eval on a task of local files, with a real model."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

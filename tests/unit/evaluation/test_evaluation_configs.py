@@ -1,7 +1,5 @@
 """Every shipped evaluation is composed and checked as launch/evaluate.py would."""
 
-from __future__ import annotations
-
 import pytest
 
 from derta.config.compose import read

@@ -1,7 +1,5 @@
 """Which token P(refusal) is measured with: the command's, else what the model was taught, else "Sorry"."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ on several kinds of tokenizers, and for raw text, over random conversations.
 The templates are those that TRL ships, read from the installed package; those of Llama-2 and Mistral are written here.
 """
 
-from __future__ import annotations
-
 import importlib.resources
 import json
 import random

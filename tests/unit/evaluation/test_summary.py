@@ -1,7 +1,5 @@
 """summary.json: written and read, by this version and by earlier ones."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """The evaluation in a model card: of this model alone, once, without paths or text."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

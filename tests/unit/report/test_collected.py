@@ -1,7 +1,5 @@
 """The collected table of a sweep, from results files written here, with the arithmetic in the test."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """What goes into report.html, without a browser."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """report.html in a real browser: Debian's chromium, headless, driven by selenium. Skipped where there is none."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import re
 import statistics
@@ -12,13 +10,7 @@ from report_cases import write_run
 
 from derta.charts import specification
 from derta.errors import InputError
-from derta.report.figures import (
-    attack_outcomes,
-    cumulative_refusals,
-    refusal_positions,
-    refusal_probability,
-    trade_off,
-)
+from derta.report.figures import attack_outcomes, cumulative_refusals, refusal_positions, refusal_probability, trade_off
 from derta.report.report import write_report
 from derta.report.runs import group_by_label, load_runs
 from derta.report.table import render_table

@@ -9,8 +9,6 @@ One Llama layer, no training. Tokens have features (one-hot); attention is unifo
 and then writes the rest of the text it has begun, token by token, and ends its turn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

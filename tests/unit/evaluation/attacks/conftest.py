@@ -1,7 +1,5 @@
 """A real chat-completions server on a port of this machine; models whose weakness is known (bag_model.py)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """AutoDAN on models whose weakness is known, with both ways of mutation; its operators one by one."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

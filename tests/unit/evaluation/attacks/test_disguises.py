@@ -1,7 +1,5 @@
 """Every disguise says the query, moves a model that is weak to it, and does nothing to one that always refuses."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """GCG on models whose weakness is known, and on one with random weights; resuming, limits, bad input."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

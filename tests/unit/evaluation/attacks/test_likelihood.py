@@ -1,7 +1,5 @@
 """The loss that attacks minimise against plain forwards, one prompt at a time, without cache or padding."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """PAIR with every kind of attacker and judge: the miniature's script, an endpoint on this machine, a local model."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Prompt files in the columns of public benchmarks, with placeholder prompts."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,7 +1,5 @@
 """Judges behind a real HTTP server that answers well, answers nonsense, or does not answer."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """A whole evaluation whose judge is a model: verdicts in results.jsonl, judge in the identity, gate behind it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -14,11 +12,7 @@ from derta.config.gate import GateConfig
 from derta.errors import InputError
 from derta.evaluation.gate import check_gate, drop_interval, run_gate
 from derta.evaluation.records import Outcome
-from derta.evaluation.summary import (
-    Summary,
-    read_summary,
-    write_summary,
-)
+from derta.evaluation.summary import Summary, read_summary, write_summary
 from derta.statistics.rates import Rate, rate, wilson_interval
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from derta.config.judging import RULE_JUDGES, JudgeName, JudgingConfig

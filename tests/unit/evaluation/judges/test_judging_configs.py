@@ -1,7 +1,5 @@
 """The configurations of launch/judge.py, gate.py and compare.py, composed as the commands do."""
 
-from __future__ import annotations
-
 import pytest
 
 from derta.config.compose import read
@@ -9,12 +7,7 @@ from derta.config.evaluation import CompareRunConfig, EvaluateRunConfig, JudgeRu
 from derta.config.gate import GateRunConfig
 from derta.config.judging import JudgeName
 
-SCHEMAS = {
-    "judge": JudgeRunConfig,
-    "gate": GateRunConfig,
-    "compare": CompareRunConfig,
-    "evaluate": EvaluateRunConfig,
-}
+SCHEMAS = {"judge": JudgeRunConfig, "gate": GateRunConfig, "compare": CompareRunConfig, "evaluate": EvaluateRunConfig}
 
 
 def composed(name, *overrides):

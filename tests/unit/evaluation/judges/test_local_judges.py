@@ -1,7 +1,5 @@
 """Judges that ask a real local model: hand-set answers, real tokenizer, templates and generation."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

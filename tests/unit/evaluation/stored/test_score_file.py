@@ -1,7 +1,5 @@
 """launch/judge.py's work: labelled files, own results, resuming, refusing what does not fit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Layouts of public repositories, with placeholder texts."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
