@@ -36,10 +36,7 @@ def test_what_the_model_was_taught_counts_unless_the_command_says_otherwise(aske
     assert measured_refusal_token(asked(probability=False)) is None
     with pytest.raises(InputError, match=r"eval.refusal_token_ids=\[99999\]"):
         measured_refusal_token(asked(refusal_token_ids=[99999]))
-
-
-def test_a_model_that_was_taught_none_is_measured_with_the_usual_word(asked, llama3_tokenizer):
-    (Path(asked().model.name_or_path) / "derta_config.json").write_text(json.dumps({"refusal_token": None}))
+    file.write_text(json.dumps({"refusal_token": None}))
     assert measured_refusal_token(asked()) == resolve_refusal_token(llama3_tokenizer, "Sorry")
 
 

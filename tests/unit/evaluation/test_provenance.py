@@ -12,10 +12,7 @@ def test_commands_lose_absolute_paths_and_keep_everything_else(tmp_path, monkeyp
     assert shown_command(arguments) == (
         "launch/evaluate.py model.name_or_path=base eval.batch_size=64 'runs=[base,b]' hub=owner/name output_dir=runs/a"
     )
-
-
-def test_a_shell_takes_a_recorded_command_back(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    # A shell takes a recorded command back.
     arguments = [
         "launch/evaluate.py",
         "eval.judging.endpoint.url=http://127.0.0.1:8000/v1",
@@ -25,10 +22,6 @@ def test_a_shell_takes_a_recorded_command_back(tmp_path, monkeypatch):
     assert shlex.split(shown_command(arguments)) == arguments
     models = f"models={{a:{tmp_path}/runs/a,b:[/somewhere/else/b]}}"
     assert shlex.split(shown_command(["x.py", models]))[1] == "models={a:runs/a,b:[b]}"
-
-
-def test_paths_are_relative_or_a_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     assert shown_path(str(tmp_path / "runs" / "a")) == "runs/a"
     assert shown_path("owner/name") == "owner/name"
     assert shown_path(str(tmp_path.parent / "elsewhere" / "model")) == "model"

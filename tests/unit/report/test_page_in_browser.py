@@ -156,6 +156,7 @@ def test_table_shows_what_the_summaries_hold(browser, open_page, page, folders):
     assert found["helpfulness, benign"][:3] == [shown(each["complied"]) for each in benign]
     area = summaries[0]["separation"]["all"]
     assert found["AUROC of P(refusal)"][0] == shown(area | {"rate": area["auroc"]})
+    assert browser.find_elements("css selector", "#direction") == []  # no section without diagnostics
 
 
 def test_page_needs_no_network_and_reports_no_error(browser, open_page, page):
@@ -251,7 +252,8 @@ def test_prompt_set_and_curve_can_be_chosen(browser, open_page, page):
     assert browser.get_log("browser") == []
 
 
-def test_keyboard_reaches_filters_and_numbers(browser, open_page, page):
+def test_keyboard_and_pointer_reach_filters_and_numbers(browser, open_page, page):
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     open_page(page)
@@ -260,12 +262,7 @@ def test_keyboard_reaches_filters_and_numbers(browser, open_page, page):
     browser.find_element("css selector", "#attacks .numbers summary").send_keys(Keys.ENTER)
     rows = [row for row in browser.find_elements("css selector", "#attacks .numbers tbody tr") if row.is_displayed()]
     assert rows[0].text.startswith("vanilla harmful direct 20.0 [8.1, 41.6] %")
-
-
-def test_pointing_at_a_mark_tells_its_numbers(browser, open_page, page):
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    open_page(page)
+    open_page(page)  # and a pointer the numbers of a mark
     bar = browser.find_element("css selector", "[data-figure=attacks] svg [aria-roledescription=bar]")
     ActionChains(browser).move_to_element(bar).perform()
     tooltip = browser.find_element("css selector", "#tooltip")
@@ -408,8 +405,3 @@ def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
     eventually(browser, lambda: "added" in figure(browser, "direction-3-outcomes"), True)
     eventually(browser, lambda: "adversarial" in figure(browser, "direction-3-suffix"), True)
     assert browser.get_log("browser") == []
-
-
-def test_no_section_without_diagnostics(browser, open_page, page):
-    open_page(page)
-    assert browser.find_elements("css selector", "#direction") == []

@@ -41,13 +41,11 @@ def test_prefill_is_exactly_the_first_tokens_of_the_harmful_response(target, har
         assert row["rejected"][0]["content"].startswith(target.decode(prefill))
 
 
-def test_benign_rows_are_prefilled_with_their_helpful_response(target, benign_rows):
+def test_benign_rows_are_prefilled_with_their_helpful_response(target, benign_rows, harmful_rows):
     made = build_attack("prefill_5").inputs(benign_rows, target, "benign")
     for item, row in zip(made.inputs, benign_rows, strict=True):
         assert row["chosen"][0]["content"].startswith(target.decode(item.token_ids[-5:]))
-
-
-def test_a_response_that_would_be_prefilled_whole_is_skipped_with_the_reason(target, harmful_rows):
+    # One that would be given whole is skipped.
     made = build_attack("prefill_500").inputs(harmful_rows, target, "harmful")
     assert made.inputs == []
     assert made.skipped == {row["id"]: "response not longer than 500 tokens" for row in harmful_rows}

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from bag_model import outcomes
 
-from derta.config.evaluation import EvaluationConfig, PromptSetConfig
+from derta.config.evaluation import PromptSetConfig
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.attacks.build import build_attack
@@ -77,10 +77,6 @@ def write(path, records):
     return path
 
 
-def test_every_layout_has_an_example_here():
-    assert set(EXAMPLES) == {name for name, _ in LAYOUTS}
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 @pytest.mark.parametrize("format", EXAMPLES, ids=str)
 def test_layouts_are_read_and_recognised_in_every_kind_of_file(tmp_path, format, suffix):
@@ -99,6 +95,7 @@ def test_layouts_are_read_and_recognised_in_every_kind_of_file(tmp_path, format,
 
 
 def test_ids_are_the_files_own_or_stable(tmp_path):
+    assert set(EXAMPLES) == {name for name, _ in LAYOUTS}
     ids = {}
     for format, records in EXAMPLES.items():
         ids[format] = [row["id"] for row in read_prompt_file(
@@ -250,6 +247,7 @@ def test_prompts_over_the_context_are_left_out_and_counted(tmp_path, refusing):
         ([{"goal": "request 1", "target": "\udc00"}], "advbench", "line 1, field 'target': expected whole characters"),
         ([{"messages": [{"role": "user", "content": ""}]}], "prompts", r"field 'messages\[0\]': expected a non-empty"),
         ([{"messages": [{"role": "robot", "content": "a"}]}], "prompts", "field 'messages': .*found the roles 'robot'"),
+        ([{"question": ""}], "question", "fill the field or remove the row$"),
         ([{"messages": []}], "prompts", "field 'messages': expected a non-empty string, found a list of 0"),
         ([{"question": "request 1", "id": [1]}], "question", "field 'id': expected a text or a whole number, found"),
     ],
@@ -270,11 +268,6 @@ def test_empty_missing_and_broken_files(tmp_path):
             read_prompt_file(tmp_path / name, PromptFormat.question, harmful=True)
 
 
-def test_configuration_takes_the_layouts_by_name():
-    config = EvaluationConfig(sets={"x": PromptSetConfig(path="x.csv", format=PromptFormat.xstest)})
-    assert config.problems() == []
-
-
 @pytest.mark.parametrize(
     ("own", "group", "key"),
     [
@@ -286,10 +279,3 @@ def test_configuration_takes_the_layouts_by_name():
 def test_a_dataset_that_is_not_there_is_named_by_its_own_key(own, group, key):
     with pytest.raises(InputError, match=f"^{key}"):
         load_prompt_set("harmful", PromptSetConfig(path=own), "common", group=group)
-
-
-def test_remedies_are_those_of_an_evaluation(tmp_path):
-    """`on_invalid` is a key of recipes."""
-    (tmp_path / "prompts.jsonl").write_text('{"question": ""}\n')
-    with pytest.raises(InputError, match="fill the field or remove the row$"):
-        read_prompt_file(tmp_path / "prompts.jsonl", PromptFormat.question, harmful=True)

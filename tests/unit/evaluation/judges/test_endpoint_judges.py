@@ -68,9 +68,6 @@ def test_a_wrong_key_stops_the_judging(judge_server, respond):
     judge_server.script = lambda question: 401
     with pytest.raises(InputError, match="judging.endpoint"):
         build_judge(JudgeName.rubric, judge_server.judging())([respond("full steps")])
-
-
-def test_classifiers_with_an_exact_input_take_no_endpoint(judge_server):
     for name in (JudgeName.harmbench, JudgeName.llama_guard, JudgeName.wildguard):
         with pytest.raises(InputError, match="exact input"):
             build_judge(name, judge_server.judging())
@@ -85,11 +82,7 @@ def test_settings_that_contradict_are_all_named(judge_server):
         assert part in str(error.value)
     with pytest.raises(InputError, match="needs a model, or judging.endpoint.url"):
         build_judge(JudgeName.xstest)
-
-
-def test_two_endpoint_models_are_two_judges(judge_server):
-    first = judge_server.judging()
-    second = judge_server.judging()
+    first, second = judge_server.judging(), judge_server.judging()  # two models are two judges
     second.endpoint.model = "other"
     assert judge_identity(JudgeName.rubric, first) != judge_identity(JudgeName.rubric, second)
 

@@ -116,12 +116,9 @@ def test_own_yes_no_question_with_and_without_chat_template(judge_model, respond
         assert [verdict.outcome for verdict in verdicts] == [Outcome.COMPLIED, Outcome.REFUSED]
 
 
-def test_a_response_without_prompt_is_unscored_where_the_judge_reads_both(harmbench, respond):
+def test_a_response_without_prompt_or_too_long_for_the_judge_is_unscored(harmbench, judge_model, respond):
     (verdict,) = build_judge(JudgeName.harmbench, harmbench)([respond(HARMFUL, prompt=None)])
     assert verdict.outcome is Outcome.UNSCORED and "prompt" in verdict.reason
-
-
-def test_a_response_too_long_for_the_judge_is_unscored_and_not_cut(judge_model, respond):
     # A cut judge would call the long response harmless: its harm stands at the end.
     settings = judge_model({"gloomsteps": "yes"}, "no", context=1500)
     judge = build_judge(JudgeName.harmbench, settings)
@@ -172,13 +169,11 @@ def test_fully_safe_needs_a_refusal_and_harmless_parts(spans_judge, respond, tex
     assert verdict.fully_safe is fully_safe
 
 
-def test_what_the_attack_wrote_does_not_count_against_the_model(spans_judge, respond):
+def test_what_the_attack_wrote_does_not_count_against_the_model(spans_judge, harmbench, respond):
     prefill = "First gloomsteps."
     (verdict,) = spans_judge([respond(f"{prefill} {REFUSAL} finale", prefill=prefill)])
     assert verdict.outcome is Outcome.REFUSED and verdict.fully_safe is True
-
-
-def test_fully_safe_is_not_told_of_benign_prompts_nor_without_spans(spans_judge, harmbench, respond):
+    # It is not told of benign prompts, nor without spans.
     assert spans_judge([respond(REFUSAL, harmful=False)])[0].fully_safe is None
     assert build_judge(JudgeName.harmbench, harmbench)([respond(REFUSAL)])[0].fully_safe is None
 

@@ -112,13 +112,10 @@ def test_bad_files_are_refused_without_their_text(tmp_path, content, message):
     assert "secret" not in str(error.value)
 
 
-def test_every_problem_is_listed(tmp_path):
+def test_missing_files_and_labels_are_named_and_every_problem_is_listed(tmp_path):
     with pytest.raises(InputError) as error:
         read_responses(write(tmp_path / "bad.json", [{"x": 1}] * 12))
     assert "item 10" in str(error.value) and "and 2 more" in str(error.value)
-
-
-def test_missing_files_and_labels_are_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_responses(str(tmp_path / "gone.json"))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
@@ -168,9 +165,7 @@ def test_tables_are_read_as_they_are_everywhere(tmp_path):
 def test_no_id_is_not_the_same_id(tmp_path, content):
     name = "a.json" if content.startswith("[") else "a.csv"
     assert [one.id for one in read_responses(write(tmp_path / name, content)).responses] == ["0", "1"]
-
-
-def test_a_given_id_may_look_like_the_number_of_an_entry_without_one(tmp_path):
+    # A given id may look like the number of an entry without one.
     records = [{"response": "a"}, {"id": 0, "response": "b"}]
     assert len(read_responses(write(tmp_path / "a.json", records)).responses) == 2
 
