@@ -59,6 +59,8 @@ class CompleteRunConfig(Settings):
     judging: JudgingConfig = field(default_factory=JudgingConfig)
     max_new_tokens: Count = 256
     """Limit of a response."""
+    helpful_max_new_tokens: Count | None = None
+    """Limit of a helpful or borderline response (null: max_new_tokens)."""
     batch_size: Count = 16
     """Responses that are written together; it decides rounding, and so the responses."""
     seed: int = 0

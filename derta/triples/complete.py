@@ -129,11 +129,15 @@ class _Rounds:
         by_id = {row["id"]: row for row in rows}
         begun = self.config.prefill if part == "harmful" else ""
         requests = [Request(row["id"], _asked(row, system), begun) for row in rows]
-        greedy = part not in ("harmful", "safe") or self.config.temperature == 0
+        helpful = part not in ("harmful", "safe")
+        greedy = helpful or self.config.temperature == 0
+        limit = (helpful and self.config.helpful_max_new_tokens) or self.config.max_new_tokens
         with progress(len(rows), f"{part}, round {turn + 1}") as bar:
             for batch in self.writer.batches(requests):
                 if not all((part, turn, request.id) in self.lines for request in batch):
-                    answers = self.writer.write(batch, None if greedy else self._sampling(part, turn, batch[0].id))
+                    answers = self.writer.write(
+                        batch, limit, None if greedy else self._sampling(part, turn, batch[0].id)
+                    )
                     lines = self._judged(part, turn, [by_id[request.id] for request in batch], answers, keeps)
                     append_lines(self.file, lines)
                     self.lines |= {(part, turn, line["id"]): line for line in lines}
@@ -232,7 +236,7 @@ def _identity(
     config: CompleteRunConfig, writer: Writer, prompts: Mapping[str, list[Row]], templates: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that decides the rows; the batch size among it, as it decides rounding."""
-    keys = ("tries", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
+    keys = ("tries", "temperature", "top_p", "max_new_tokens", "helpful_max_new_tokens", "batch_size", "seed")
     texts = (config.prefill, config.system, config.safe_system, list(templates))
     return {
         "writer": dict(writer.identity),

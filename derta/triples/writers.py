@@ -33,8 +33,8 @@ class Writer(Protocol):
         """The requests in the batches that they are answered in; the same ones whatever is answered already."""
         ...
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
-        """One response per request, in their order. sampling: None for greedy search."""
+    def write(self, batch: Sequence[Request], limit: int, sampling: Sampling | None) -> list[Answer | NoAnswer]:
+        """One response of at most `limit` tokens per request, in their order. sampling: None for greedy search."""
         ...
 
 
@@ -57,7 +57,7 @@ class LocalWriter:
         }
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self._target = load_target(model, accelerator or torch.device("cpu"))
-        self._limit, self._batch_size = config.max_new_tokens, config.batch_size
+        self._batch_size = config.batch_size
 
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         from derta.models.generation import plan_batches
@@ -66,11 +66,11 @@ class LocalWriter:
         inputs = [self._input(request) for request in requests]
         return [[by_id[item.row_id] for item in batch] for batch in plan_batches(inputs, self._batch_size)]
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
+    def write(self, batch: Sequence[Request], limit: int, sampling: Sampling | None) -> list[Answer | NoAnswer]:
         from derta.models.generation import generate
 
         inputs = [self._input(request) for request in batch]
-        answers = generate(self._target, inputs, max_new_tokens=self._limit, sampling=sampling)
+        answers = generate(self._target, inputs, max_new_tokens=limit, sampling=sampling)
         return [(self._target.decode(answer.token_ids), answer.finished) for answer in answers]
 
     def _input(self, request: Request) -> ModelInput:
@@ -89,18 +89,18 @@ class EndpointWriter:
     def __init__(self, config: CompleteRunConfig):
         self.identity: dict[str, Any] = {"endpoint": config.endpoint.model}
         self._endpoint = Endpoint(config.endpoint)
-        self._limit, self._batch_size = config.max_new_tokens, config.batch_size
+        self._batch_size = config.batch_size
 
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         size = self._batch_size
         return [list(requests[start : start + size]) for start in range(0, len(requests), size)]
 
-    def write(self, batch: Sequence[Request], sampling: Sampling | None) -> list[Answer | NoAnswer]:
+    def write(self, batch: Sequence[Request], limit: int, sampling: Sampling | None) -> list[Answer | NoAnswer]:
         drawn = sampling or Sampling(temperature=0.0, top_p=1.0)
         answers = self._endpoint.complete_many(
             [request.messages for request in batch],
             seeds=[drawn.seed + place for place in range(len(batch))],
-            max_tokens=self._limit,
+            max_tokens=limit,
             temperature=drawn.temperature,
             top_p=drawn.top_p,
         )

@@ -49,16 +49,19 @@ def content(output: Path) -> dict[str, bytes]:
 def test_what_the_judge_keeps_becomes_rows(prompts, tmp_path, chat_server):
     """Question 1 is refused at first, question 2 always; the third answer to each is not needed."""
     asked: dict[str, int] = {}
+    limits: dict[str, set[int]] = {"harmful": set(), "helpful": set()}
 
     def answer(body):
         text = body["messages"][-1]["content"]
         asked[text] = asked.get(text, 0) + 1
+        limits[text.split()[0]].add(body["max_tokens"])
         refuses = "question 2" in text or ("harmful question 1" in text and asked[text] == 1)
         return "Sorry, I can't help with that." if refuses else f"Here is what I know of number {asked[text]}."
 
     chat_server.script = answer
     output = tmp_path / "out"
-    found = complete(settings(prompts, Path(), output, endpoint=chat_server.config(), tries=3))
+    found = complete(settings(prompts, Path(), output, endpoint=chat_server.config(), helpful_max_new_tokens=4))
+    assert limits == {"harmful": {6}, "helpful": {4}}
     safety, helpful = rows(output, "safety"), rows(output, "helpful")
     assert found["counts"]["rows"] == {"safety": 9, "helpful": 4, "borderline": 0}
     assert found["counts"]["responses"] == {
