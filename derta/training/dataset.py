@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from derta.config import Arm
 from derta.data.normalise import normalise_messages
 from derta.data.schema import row_id
-from derta.errors import InputError
+from derta.errors import InputError, first_of
 from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken, without_space
 from derta.objective.rows import RowSettings, TokenizedExample, View, longest_prefix, rto_positions
@@ -35,7 +36,6 @@ _TOKEN_FEATURES = Features(
 TABLE_COLUMNS = (*TOKEN_COLUMNS, "view", "copy")
 
 _TOGETHER = 64  # rows whose texts are tokenised in one call; their character offsets are held until they are cut
-_SHOWN = 5  # row numbers in a message
 
 # Which view of the safe response an arm trains on, and whether it adds the RTO row (paper section 3 and Table 5).
 _ARM_VIEWS = {
@@ -56,20 +56,13 @@ class RowReport:
     truncated_rows: int
     dropped_examples: int
 
-    @property
-    def rows(self) -> int:
-        return self.mle_rows + self.rto_rows
-
-    @property
-    def truncated_share(self) -> float:
-        return self.truncated_rows / max(1, self.rows)
-
-    @property
-    def dropped_share(self) -> float:
-        return self.dropped_examples / max(1, self.examples)
+    def shares(self) -> dict[str, float]:
+        """For a line of the log."""
+        rows = self.mle_rows + self.rto_rows
+        return {"truncated_share": self.truncated_rows / rows, "dropped_share": self.dropped_examples / self.examples}
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "rows": self.rows}
+        return {**asdict(self), "rows": self.mle_rows + self.rto_rows}
 
     def __str__(self) -> str:
         return (
@@ -132,10 +125,10 @@ def unique_ids(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], bool]:
         InputError: ids of the rows' own that occur twice (all listed), or a row of no known format.
     """
     uses: dict[str, list[int]] = {}
-    own: set[str] = set()
-    has_chats = False
+    own, has_chats = set(), False
     for index, row in enumerate(rows):
-        standard = _numbered_row(row, index)
+        with _naming(f"row {index} of the data"):
+            standard = standard_row(row)
         has_chats = has_chats or not is_raw_text(standard["prompt"])
         uses.setdefault(standard["id"], []).append(index)
         if row.get("id"):
@@ -144,27 +137,23 @@ def unique_ids(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], bool]:
     for name, places in uses.items():
         for copy, place in enumerate(places, start=1):
             names[place] = name if copy == 1 else f"{name}-{copy}"
-    repeated = [
-        f"id {describe(name, is_name=True)}: rows {', '.join(map(str, places[:_SHOWN]))}"
-        + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
-        for name, places in uses.items()
-        if name in own and len(places) > 1
-    ]
-    if repeated:
+    twice = {name: places for name, places in uses.items() if name in own and len(places) > 1}
+    if twice:
         raise InputError.listing(
             "rows with the same id would get the same random draws: make ids unique, or leave the column id out "
             "(they then follow from what the rows say):",
-            repeated,
+            (f"id {describe(name, is_name=True)}: rows {first_of(places)}" for name, places in twice.items()),
         )
     return names, has_chats
 
 
-def _numbered_row(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """standard_row, with the row's number in its errors."""
+@contextmanager
+def _naming(row: str) -> Iterator[None]:
+    """Errors of the body name the row."""
     try:
-        return standard_row(row)
+        yield
     except InputError as error:
-        raise InputError(f"row {index} of the data: {error}") from error
+        raise InputError(f"{row}: {error}") from error
 
 
 def tokenize_rows(
@@ -177,25 +166,16 @@ def tokenize_rows(
     """
     placed = []
     for row in rows:
-        with _naming(row):
+        with _naming(f"row {row['id']}"):
             placed.append(_passages(row, cutter))
     encoded = iter(cutter.encode([passage for passages in placed for passage in passages.values()]))
     examples = []
     for row, passages in zip(rows, placed, strict=True):
-        with _naming(row):
+        with _naming(f"row {row['id']}"):
             prompt_ids = cutter.opened(passages.pop("prompt_ids"), *next(encoded))[0]
             cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
             examples.append(_example(row, prompt_ids, cuts, refusal, cutter.tokenizer))
     return examples
-
-
-@contextmanager
-def _naming(row: Mapping[str, Any]) -> Iterator[None]:
-    """Errors of the body name the row."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"row {row['id']}: {error}") from error
 
 
 def _passages(row: Mapping[str, Any], cutter: ConversationCutter) -> dict[str, Passage]:
@@ -218,9 +198,10 @@ def _example(
     refusal: RefusalToken | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> TokenizedExample:
-    ids = {column: [*cut.response, cut.end] for column, cut in cuts.items()}
+    ids: dict[str, list[int]] = {"chosen_ids": [], "chosen_continued_ids": [], "rejected_ids": []}
+    ids |= {column: [*cut.response, cut.end] for column, cut in cuts.items()}
     if refusal and refusal.space_apart:
-        for column in ids.keys() & {"chosen_ids", "chosen_continued_ids"}:
+        for column in ("chosen_ids", "chosen_continued_ids"):
             ids[column] = without_space(tokenizer, ids[column])
     if any(cuts[column].prompt != prompt_ids for column in ("chosen_ids", "rejected_ids") if column in cuts):
         raise ConversationCutter.unequal_prompts("a response of this row")
@@ -228,14 +209,7 @@ def _example(
     # raw text may start with a space of its own
     if refusal and row["rejected"] and is_raw_text(row["prompt"]) and row["rejected"][0]["content"][:1].isspace():
         rto_first_id = refusal.continued_id
-    return {
-        "id": row["id"],
-        "prompt_ids": prompt_ids,
-        "chosen_ids": ids.get("chosen_ids", []),
-        "chosen_continued_ids": ids.get("chosen_continued_ids", []),
-        "rejected_ids": ids.get("rejected_ids", []),
-        "rto_first_id": rto_first_id,
-    }
+    return {"id": row["id"], "prompt_ids": prompt_ids, **ids, "rto_first_id": rto_first_id}  # type: ignore[typeddict-item]
 
 
 def tokenize_table(
@@ -266,12 +240,9 @@ def tokenize_table(
             )
 
     def tokenise(columns: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
-        values = zip(*columns.values(), strict=True)
-        some = [
-            standard_row({**dict(zip(columns, v, strict=True)), "id": names[i]})
-            for v, i in zip(values, places, strict=True)
-        ]
-        found = tokenize_rows(some, cutter, refusal)
+        given = zip(*columns.values(), strict=True)
+        some = [dict(zip(columns, v, strict=True)) | {"id": names[i]} for v, i in zip(given, places, strict=True)]
+        found = tokenize_rows([standard_row(row) for row in some], cutter, refusal)
         return {name: [example[name] for example in found] for name in TOKEN_COLUMNS}  # type: ignore[literal-required]
 
     return rows.map(
@@ -309,11 +280,12 @@ def build_row_table(
     """
     examples = tokenize_table(rows, tokenizer, refusal, num_proc)
     kept = without_long_prompts(examples, settings.max_length, drop=settings.drop_long_prompts)
-    arm, harmful = settings.objective.name, sum(map(bool, _lengths(examples)["rejected_ids"]))
+    arm, lengths = settings.objective.name, _lengths(examples)
+    harmful = sum(map(bool, lengths["rejected_ids"]))
     if for_training and _ARM_VIEWS[arm][1] and harmful and not any(_lengths(kept)["rejected_ids"]):
         raise InputError(
             f"data.max_length={settings.max_length} with data.long_prompts=drop leaves out all {harmful} rows "
-            f"with a harmful response (longest prompt: {max(_lengths(examples)['prompt_ids'])} tokens), so "
+            f"with a harmful response (longest prompt: {max(lengths['prompt_ids'])} tokens), so "
             f"objective={arm.value} has no position to supervise: raise data.max_length"
         )
     return _lay_out(kept, settings, dropped=len(examples) - len(kept), needs_rto=for_training)
@@ -358,8 +330,6 @@ def _lengths(examples: Dataset) -> dict[str, list[int]]:
 
 def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[int]]:
     """Tokens per example and column, read from the Arrow offsets without building lists."""
-    import pyarrow.compute as pc
-
     table = examples.with_format("arrow")[:]
     return {name: pc.list_value_length(table[name]).to_pylist() for name in columns}
 
@@ -410,9 +380,8 @@ def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rt
         for prompt, rejected in zip(lengths["prompt_ids"], lengths["rejected_ids"], strict=True)
         if rejected
     ):
-        raise InputError(
-            f"data.max_length={max_length} leaves no position of any harmful response to supervise: raise it"
-        )
+        problem = f"data.max_length={max_length} leaves no position of any harmful response to supervise"
+        raise InputError(f"{problem}: raise it")
     index, views, copies, row_lengths = map(list, zip(*entries, strict=True))
     table = examples.select(index)
     for name, values in (("view", views), ("copy", copies), ("length", row_lengths)):

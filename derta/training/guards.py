@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer
 
-from derta.errors import NonFiniteStep
+from derta.errors import NonFiniteStep, first_of
 from derta.training.collator import ROW_IDS
 from derta.training.resume import newest_complete
 
@@ -154,22 +154,16 @@ class Guards:
             if not math.isfinite(loss)
         ]
         what = "loss" if bad else "gradient (every loss is finite)"
-        if not bad:
-            bad = [
-                f"rank {rank}: rows {_named([i for _, ids in each for i in ids])}" for rank, each in enumerate(ranks)
-            ]
-        step = self.trainer.state.global_step
+        rows = [[name for _, names in batches for name in names] for batches in ranks]
+        bad = bad or [f"rank {rank}: rows {_named(names)}" for rank, names in enumerate(rows)]
         kept = newest_complete(Path(str(self.trainer.args.output_dir)))
-        return NonFiniteStep(
-            "\n".join(
-                [
-                    f"step {step + 1} was stopped before its update: the {what} is not finite",
-                    *(f"  - {line}" for line in bad),
-                    f"the last good checkpoint is {kept.name if kept else 'none: this run has saved none yet'}; look "
-                    "at these rows, lower the learning rate, or set skip_grad_norm_above if norms rose first",
-                ]
-            )
-        )
+        lines = [
+            f"step {self.trainer.state.global_step + 1} was stopped before its update: the {what} is not finite",
+            *(f"  - {line}" for line in bad),
+            f"the last good checkpoint is {kept.name if kept else 'none: this run has saved none yet'}; look at these "
+            "rows, lower the learning rate, or set skip_grad_norm_above if norms rose first",
+        ]
+        return NonFiniteStep("\n".join(lines))
 
 
 def logged_before(trainer: Trainer, name: str) -> Any:
@@ -178,5 +172,4 @@ def logged_before(trainer: Trainer, name: str) -> Any:
 
 
 def _named(rows: list[str]) -> str:
-    shown = ", ".join(rows[:_NAMED_ROWS]) or "unknown"
-    return shown + (f" and {len(rows) - _NAMED_ROWS} more" if len(rows) > _NAMED_ROWS else "")
+    return first_of(rows, _NAMED_ROWS) or "unknown"

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
 from derta.config import DistributedConfig
 from derta.config.failures import is_main_rank, world_size
 from derta.errors import InputError
@@ -16,40 +20,27 @@ from derta.errors import InputError
 
 def start_group(config: DistributedConfig) -> None:
     """ZeRO needs its process group before the model is read, or every rank would believe it is alone."""
-    import torch
-
     timeout = timedelta(minutes=config.timeout_minutes)
     if config.deepspeed is not None:
         try:
             import deepspeed
         except ModuleNotFoundError as error:
-            raise InputError(
-                "distributed.deepspeed needs DeepSpeed, which pip installs with derta on Linux alone: take "
-                "distributed=none, or pip install deepspeed"
-            ) from error
-
+            what = "distributed.deepspeed needs DeepSpeed, which pip installs with derta on Linux alone"
+            raise InputError(f"{what}: take distributed=none, or pip install deepspeed") from error
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if "RANK" not in os.environ:  # plain `python`: a group of one
             os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
-            os.environ.setdefault("MASTER_PORT", _free_port())
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                os.environ.setdefault("MASTER_PORT", str(probe.getsockname()[1]))
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     elif world_size() > 1:
-        from accelerate import PartialState
-
         PartialState(cpu=not torch.accelerator.is_available(), timeout=timeout)
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
 def main_rank_first() -> Iterator[None]:
     """Rank 0 looks at the directory before the others do, so that one message tells what is wrong with it."""
-    import torch.distributed as dist
-
     grouped = dist.is_available() and dist.is_initialized()
     if grouped and not is_main_rank():
         dist.barrier()
@@ -63,8 +54,6 @@ def main_rank_first() -> Iterator[None]:
 
 
 def leave_group(trainer: Any) -> None:
-    import torch.distributed as dist
-
     trainer.accelerator.wait_for_everyone()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -152,9 +154,8 @@ def begun(output_dir: Path, decision: Decision) -> Iterator[None]:
             with tempfile.NamedTemporaryFile(dir=output_dir):
                 pass
         except OSError as error:
-            raise InputError(
-                f"output_dir={output_dir} cannot be written ({_reason(error)}): choose a directory you may write to"
-            ) from error
+            problem = f"output_dir={output_dir} cannot be written ({_reason(error)})"
+            raise InputError(f"{problem}: choose a directory you may write to") from error
         yield
     except BaseException:
         for path in made:
@@ -174,18 +175,15 @@ def check_same_run(output_dir: Path, description: dict[str, Any]) -> bool:
     """
     try:
         is_file = output_dir.exists() and not output_dir.is_dir()
-        is_run = (output_dir / CONFIG_FILE).is_file()
         files = sorted(item.name for item in output_dir.iterdir()) if output_dir.is_dir() else []
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
         raise InputError(f"output_dir={str(output_dir)!r} is no usable path ({_reason(error)})") from error
     if is_file:
         raise InputError(f"output_dir={output_dir} is a file: name a directory")
-    if not is_run:
-        if others := [name for name in files if name != CONFIG_FILE + PARTIAL]:
-            raise InputError(
-                f"output_dir={output_dir} is not empty ({', '.join(others[:3])}) and holds no run of derta: "
-                "choose an empty or a new directory"
-            )
+    if CONFIG_FILE not in files:
+        if others := ", ".join([name for name in files if name != CONFIG_FILE + PARTIAL][:3]):
+            what = f"is not empty ({others}) and holds no run of derta"
+            raise InputError(f"output_dir={output_dir} {what}: choose an empty or a new directory")
         return False
     if found := differences(output_dir, description):
         raise InputError.listing(
@@ -230,7 +228,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """Every setting of a run at its default."""
     return _flat(plain(asdict(TrainRunConfig())))
 
 
@@ -262,21 +259,17 @@ def choose_checkpoint(output_dir: Path, description: dict[str, Any]) -> Path | N
     if resume == "never":
         return None
     if resume == "auto":
-        checkpoint = None
-        for candidate in reversed(complete_checkpoints(output_dir)):
-            if not (found := checkpoint_differences(candidate, description)):
-                checkpoint = candidate
+        for checkpoint in reversed(complete_checkpoints(output_dir)):
+            if not (found := checkpoint_differences(checkpoint, description)):
                 break
-            logger.warning("%s is of another run and is not resumed from (%s)", candidate.name, "; ".join(found[:3]))
-        if checkpoint is None:
+            logger.warning("%s is of another run and is not resumed from (%s)", checkpoint.name, "; ".join(found[:3]))
+        else:
             return None
     else:
         checkpoint = Path(resume)
         if (problem := defect(checkpoint)) is not None:
-            raise InputError(
-                f"trainer.resume={resume}: not a complete checkpoint: it {problem}; name another one, or use "
-                "trainer.resume=auto"
-            )
+            fix = "name another one, or use trainer.resume=auto"
+            raise InputError(f"trainer.resume={resume}: not a complete checkpoint: it {problem}; {fix}")
     record = _record(checkpoint)
     assert record is not None  # it is complete
     if record["world_size"] != ranks and "world_size" not in description["trainer"]["resume_despite"]:
@@ -399,9 +392,7 @@ def remove_later(output_dir: Path, step: int) -> None:
 
 def keep_newest(output_dir: Path, limit: int | None) -> None:
     """Remove all but the newest `limit` complete checkpoints. Call on one rank, once the newest is complete.
-
-    transformers counts incomplete ones too, and removes the old ones before the new one is known to be complete.
-    """
+    (transformers counts incomplete ones too, and removes old ones before the new one is known to be complete.)"""
     complete = [path for _, path in _numbered(output_dir) if defect(path) is None]
     for path in complete[: -limit if limit else 0]:
         _remove(path)
@@ -438,8 +429,6 @@ class Checkpoints(TrainerCallback):
             _count_up_offloaded_adam(optimizer)
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        import torch.distributed as dist
-
         if dist.is_available() and dist.is_initialized():
             dist.barrier()
         if state.is_world_process_zero:
@@ -456,8 +445,6 @@ def _count_up_offloaded_adam(optimizer: Any) -> None:
     """DeepSpeed's Adam on the host multiplies its powers of beta up, step by step; a new process begins with pow(),
     which rounds otherwise, and the last bits of a resumed run would differ. So the steps taken are counted up again, on
     a single number."""
-    import torch
-
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if not hasattr(optimizer, "ds_opt_adam"):
@@ -466,6 +453,5 @@ def _count_up_offloaded_adam(optimizer: Any) -> None:
     beta1, beta2 = optimizer.param_groups[0]["betas"]
     weight, gradient, mean, square = (torch.zeros(1) for _ in range(4))
     for step in range(1, taken + 1):
-        optimizer.ds_opt_adam.adam_update(
-            optimizer.opt_id, step, 0.0, beta1, beta2, 1.0, 0.0, True, weight, gradient, mean, square
-        )
+        settings = (optimizer.opt_id, step, 0.0, beta1, beta2, 1.0, 0.0, True)
+        optimizer.ds_opt_adam.adam_update(*settings, weight, gradient, mean, square)

@@ -16,7 +16,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+import torch
+from transformers import TrainerCallback
 
 from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.failures import is_main_rank, world_size
@@ -25,13 +28,28 @@ from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
 from derta.models.conversation import ConversationCutter, check_tokenizer, is_raw_text
+from derta.models.fingerprint import fingerprint
+from derta.models.load import (
+    check_lora_targets,
+    check_positions,
+    check_source,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+)
+from derta.models.precision import resolve_dtype
+from derta.models.run_date import settle_dates
 from derta.storage.atomic import apply_umask, write_json_atomically
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
-    from derta.training.preemption import StopRequests
-    from derta.training.resume import Decision
+from derta.training import resume
+from derta.training.arguments import arguments, final_dtype, lora_config, weights_dtype
+from derta.training.card import Origin
+from derta.training.config import command_names
+from derta.training.hangs import HangWatch
+from derta.training.metrics import MetricsFile
+from derta.training.preemption import StopAtStepBoundary, StopRequests
+from derta.training.probe import load_probe_rows, make_probe
+from derta.training.process_group import leave_group, main_rank_first, start_group
+from derta.training.wandb_run import WandbCurves, end_wandb, resolve_mode
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +94,6 @@ def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = 
         NonFiniteStep: a loss or gradient was not finite; the step was not taken.
     """
     from derta.training import resume
-    from derta.training.config import command_names
-    from derta.training.preemption import StopRequests
-    from derta.training.process_group import main_rank_first
 
     with StopRequests().noted() as requests:
         prepared = prepare(config)
@@ -107,16 +122,8 @@ def prepare(config: TrainRunConfig) -> Prepared:
     check_contamination(config.data, rows)
     config.trainer.settle_batch(len(rows.dataset), ranks)
 
-    from derta.models.fingerprint import fingerprint
-    from derta.models.load import check_source, load_tokenizer
-    from derta.models.precision import resolve_dtype
-    from derta.models.run_date import settle_dates
-    from derta.training.probe import load_probe_rows
-    from derta.training.process_group import start_group
-    from derta.training.resume import describe_run, recorded_date
-
     check_source(config.model.name_or_path)
-    settle_dates(config, recorded=recorded_date(Path(config.output_dir)))
+    settle_dates(config, recorded=resume.recorded_date(Path(config.output_dir)))
     tokenizer = load_tokenizer(config.model)
     has_chats = not all(map(is_raw_text, rows.dataset["prompt"]))
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
@@ -129,23 +136,24 @@ def prepare(config: TrainRunConfig) -> Prepared:
     probe_rows = load_probe_rows(config, rows.dataset)
     if probe_rows is not None:
         hashes["probe_sha256"] = probe_rows.sha256
-    identity = describe_run(config, ranks, **hashes)
+    identity = resume.describe_run(config, ranks, **hashes)
     dtype = resolve_dtype(config.model)
     start_group(config.distributed)
     return Prepared(config, rows, probe_rows, tokenizer, dtype, identity)
 
 
-def _train(prepared: Prepared, decision: Decision, requests: StopRequests) -> None:
-    from derta.training.hangs import HangWatch
-    from derta.training.preemption import StopAtStepBoundary
-    from derta.training.resume import begun
+def _train(prepared: Prepared, decision: resume.Decision, requests: StopRequests) -> None:
 
-    output_dir = prepared.output_dir
+    config, output_dir = prepared.config, prepared.output_dir
     stopper = StopAtStepBoundary(requests)
-    watch = HangWatch(prepared.config.distributed.timeout_minutes * 60)
-    with begun(output_dir, decision) if is_main_rank() else contextlib.nullcontext():
+    watch = HangWatch(config.distributed.timeout_minutes * 60)
+    curves = []
+    if resolve_mode(config.logging.wandb_mode) != "disabled":
+        curves.append(WandbCurves(config, decision.description))
+    checkpoints = resume.Checkpoints(config.trainer.save_total_limit, decision.description)
+    with resume.begun(output_dir, decision) if is_main_rank() else contextlib.nullcontext():
         # The stopper comes first: others look at the should_save that it sets.
-        trainer = build_trainer(prepared, [stopper, *_files(prepared, decision), watch])
+        trainer = build_trainer(prepared, [stopper, MetricsFile(output_dir), checkpoints, *curves, watch])
     with watch.running():
         trainer.train(resume_from_checkpoint=str(decision.checkpoint) if decision.checkpoint else None)
     if stopper.stopped is not None:
@@ -154,29 +162,8 @@ def _train(prepared: Prepared, decision: Decision, requests: StopRequests) -> No
     _finish(trainer, output_dir)
 
 
-def _files(prepared: Prepared, decision: Decision) -> list[TrainerCallback]:
-    """What writes metrics.jsonl, completes checkpoints and logs to W&B."""
-    from derta.training.metrics import MetricsFile
-    from derta.training.resume import Checkpoints
-    from derta.training.wandb_run import WandbCurves, resolve_mode
-
-    config, output_dir = prepared.config, prepared.output_dir
-    files: list[TrainerCallback] = [
-        MetricsFile(output_dir),
-        Checkpoints(config.trainer.save_total_limit, decision.description),
-    ]
-    if resolve_mode(config.logging.wandb_mode) != "disabled":
-        files.append(WandbCurves(config, decision.description))
-    return files
-
-
 def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     """The model, read now, and the trainer of the configured arm with everything it needs."""
-    from derta.models.load import check_lora_targets, check_positions, check_vocabulary, load_model
-    from derta.training.arguments import arguments, final_dtype, lora_config, weights_dtype
-    from derta.training.card import Origin
-    from derta.training.probe import make_probe
-
     config, rows, tokenizer = prepared.config, prepared.rows, prepared.tokenizer
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.
     args = arguments(config, world_size=world_size(), dtype=prepared.dtype)
@@ -230,9 +217,6 @@ def _warn_of_high_learning_rate(config: TrainRunConfig, model: Any) -> None:
 @contextlib.contextmanager
 def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
     """A full disk ends the run with one message and without half-written files; complete checkpoints stay."""
-    from derta.training.resume import remove_incomplete
-    from derta.training.wandb_run import end_wandb
-
     try:
         yield
     except Exception as error:
@@ -242,7 +226,7 @@ def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
             raise
         if is_main_rank():
             shutil.rmtree(output_dir / _FINAL_PARTIAL, ignore_errors=True)
-            remove_incomplete(output_dir)
+            resume.remove_incomplete(output_dir)
         raise InputError(
             f"the disk of output_dir={output_dir} is full: nothing half-written was kept and complete checkpoints are "
             "untouched; free space and start the same command again"
@@ -251,12 +235,9 @@ def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
 
 def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoReturn:
     """Leave a note (torchrun hides the exit codes of its ranks), close what is open, and end every rank."""
-    from derta.training.process_group import leave_group
-    from derta.training.resume import PREEMPTED_FILE
-    from derta.training.wandb_run import end_wandb
 
     if is_main_rank():
-        write_json_atomically(output_dir / PREEMPTED_FILE, {"step": trainer.state.global_step})
+        write_json_atomically(output_dir / resume.PREEMPTED_FILE, {"step": trainer.state.global_step})
         end_wandb()
     leave_group(trainer)
     raise stopped
@@ -264,10 +245,6 @@ def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoRetu
 
 def _finish(trainer: Any, output_dir: Path) -> None:
     """The model at the root of the run, moved there once it is complete; its card; and the note that all is there."""
-    from derta.training.process_group import leave_group
-    from derta.training.resume import FINISHED_FILE
-    from derta.training.wandb_run import end_wandb
-
     _round_to_final_precision(trainer)
     partial = output_dir / _FINAL_PARTIAL
     if is_main_rank():
@@ -284,7 +261,7 @@ def _finish(trainer: Any, output_dir: Path) -> None:
             file.replace(target)
         partial.rmdir()
         trainer.create_model_card(model_name=output_dir.name)
-        write_json_atomically(output_dir / FINISHED_FILE, {"step": trainer.state.global_step})
+        write_json_atomically(output_dir / resume.FINISHED_FILE, {"step": trainer.state.global_step})
         logger.info("finished after %d steps: %s", trainer.state.global_step, output_dir)
         end_wandb()
     leave_group(trainer)
@@ -293,6 +270,4 @@ def _finish(trainer: Any, output_dir: Path) -> None:
 def _round_to_final_precision(trainer: Any) -> None:
     """Full fine-tuning without DeepSpeed trains float32 weights (checkpoints hold them); nobody else needs those."""
     if not trainer.is_deepspeed_enabled and not hasattr(trainer.model, "peft_config"):
-        import torch
-
         trainer.model.to(getattr(torch, trainer.origin.dtype))

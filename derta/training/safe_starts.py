@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from derta.objective.refusal_token import RefusalToken
@@ -22,8 +23,6 @@ def report_safe_starts(table: Dataset, refusal: RefusalToken, token_ids: list[in
     Args:
         table: of `build_row_table`. token_ids: as the user gave them outright.
     """
-    import pyarrow.compute as pc
-
     rows = table.select_columns(["view", "chosen_ids", "chosen_continued_ids", "rto_first_id"]).with_format("arrow")[:]
     rows = rows.filter(pc.equal(rows["view"], int(View.RTO)))  # one per row with a harmful response
     rows = rows.filter(pc.greater(pc.list_value_length(rows["chosen_continued_ids"]), 0))

@@ -299,8 +299,7 @@ class DeRTaTrainer(SFTTrainer):
         if mode == "train" and curves:
             curves["num_tokens"] += logged_before(self, "num_tokens")
             curves |= self.guards.curves()
-            curves["truncated_share"] = self.row_report.truncated_share
-            curves["dropped_share"] = self.row_report.dropped_share
+            curves |= self.row_report.shares()
         elif curves:
             # eval_loss, or eval_NAME_loss with several sets. transformers' is a mean over batches, which depends on how
             # the set is cut into them; this one is over all tokens (and without a router's own loss).
