@@ -15,7 +15,7 @@ from derta.errors import InputError
 from derta.models.generation import left_pad
 from derta.models.target import TargetModel
 from derta.progress import progress
-from derta.residual.capture import block_inputs
+from derta.residual.blocks import block_inputs
 
 if TYPE_CHECKING:
     import torch

@@ -30,8 +30,7 @@ from derta.evaluation.attacks.gcg import Frame, allowed_tokens
 from derta.evaluation.records import Row
 from derta.models.target import TargetModel
 from derta.progress import progress
-from derta.residual.blocks import locate_blocks, unwrapped
-from derta.residual.capture import block_inputs
+from derta.residual.blocks import block_inputs, locate_blocks, unwrapped
 from derta.storage.places import string_problem
 from derta.storage.read_files import read_file, what_is_at
 

@@ -13,10 +13,7 @@ weights `token` is what the reference code computes on one rank without accumula
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 OBJECTIVES = 2  # MLE and RTO; counts and weights are vectors of this length in that order
 
@@ -25,8 +22,6 @@ def count_objectives(objective: torch.Tensor) -> torch.Tensor:
     """int64 [2]: supervised MLE and RTO tokens. `objective` is [B, L], aligned with the unshifted labels, whose first
     column predicts nothing and is not counted."""
     shifted = objective[:, 1:]
-    import torch
-
     return torch.stack([(shifted == kind).sum() for kind in range(1, OBJECTIVES + 1)])
 
 

@@ -1,4 +1,4 @@
-"""Where a decoder's residual stream can be reached: its blocks, and in each the modules that write to the stream.
+"""Where a decoder's residual stream can be reached and read: its blocks, and in each the modules that write to it.
 
     x0 = embedding --> [block 0: x + attention(x), x + MLP(x)] --> x1 --> [block 1] --> ...
                    ^ block input                      ^ writers
@@ -9,12 +9,16 @@ these outputs before adding them (Gemma-2 and -3, OLMo-2), the norms behind them
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # Path of the list of blocks -> architectures. Under PEFT the same paths stand below the wrapped model.
@@ -77,6 +81,22 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+@contextmanager
+def block_inputs(model: Any, positions: int) -> Iterator[list[torch.Tensor]]:
+    """A list that holds, after each forward, the last `positions` tokens of every block's input, [B, P, H] each."""
+    blocks = locate_blocks(model)
+    seen: list[Any] = [None] * len(blocks)
+
+    def capture(layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        seen[layer] = x[:, -positions:].clone()  # the whole [B, T, H] must not be kept alive
+
+    with ExitStack() as hooks:
+        for layer, block in enumerate(blocks.modules):
+            hooks.callback(block.register_forward_pre_hook(partial(capture, layer), with_kwargs=True).remove)
+        yield seen
+
+
 def _writers(block: nn.Module, attention: nn.Module, mlp: nn.Module) -> tuple[nn.Module, ...]:
     # Behind the MLP alone: Llama's post_attention_layernorm stands *before* its MLP and writes nothing.
     if hasattr(block, _POST_NORMS[1]):
@@ -91,10 +111,8 @@ def _follow(module: Any, path: str) -> Any:
 
 
 def _child(block: nn.Module, names: tuple[str, ...], path: str, layer: int, what: str) -> nn.Module:
-    for name in names:
-        found = getattr(block, name, None)
-        if found is not None:
-            return found
+    if known := [getattr(block, name) for name in names if getattr(block, name, None) is not None]:
+        return known[0]
     there = ", ".join(name for name, _ in block.named_children()) or "none"
     raise InputError(
         f"{path}.{layer} ({type(block).__name__}) has no {what} to hook: looked for {', '.join(names)}; its modules "

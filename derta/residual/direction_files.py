@@ -75,9 +75,8 @@ def load_direction(path: str | Path, hidden_size: int | None = None) -> Directio
             raise KeyError(FORMAT)
         position, layer = int(about.pop("position")), int(about.pop("layer"))
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{shown(path)} is not a direction file ({error}): give one that launch/diagnose_direction.py wrote"
-        ) from None
+        problem = f"{shown(path)} is not a direction file ({error})"
+        raise InputError(f"{problem}: give one that launch/diagnose_direction.py wrote") from None
     _check(vector, shown(path))
     if hidden_size is not None and len(vector) != hidden_size:
         raise InputError(
@@ -108,8 +107,9 @@ def convert_published(file: str | Path, metadata: str | Path, output: str | Path
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{shown(file)} cannot be read as plain tensors, and nothing else is: {reason}") from None
-    if not isinstance(vector, torch.Tensor) or vector.ndim != 1:
-        found = f"a tensor of shape {list(vector.shape)}" if isinstance(vector, torch.Tensor) else type(vector).__name__
+    is_tensor = isinstance(vector, torch.Tensor)
+    if not is_tensor or vector.ndim != 1:
+        found = f"a tensor of shape {list(vector.shape)}" if is_tensor else type(vector).__name__
         raise InputError(f"{shown(file)}: expected one vector [H], found {found}")
     _check(vector, shown(file))
     direction = Direction(vector.to(torch.float64), position, layer, {"converted_from": file.name})
@@ -123,14 +123,10 @@ def _check(vector: torch.Tensor, name: str) -> None:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Zip archives (torch.save) and bare pickles, whatever their name says."""
-    head = path.open("rb").read(2)
-    return head == b"PK" or head[:1] == b"\x80" and head[1:2] <= b"\x05" and not _begins_safetensors(path)
-
-
-def _begins_safetensors(path: Path) -> bool:
+    """Zip archives (torch.save) and bare pickles, whatever their name says; the header of safetensors is JSON."""
     with path.open("rb") as stream:
-        return stream.read(9)[8:9] == b"{"
+        head = stream.read(9)
+    return head[:2] == b"PK" or head[:1] == b"\x80" and head[1:2] <= b"\x05" and head[8:] != b"{"
 
 
 def differences(harmful: torch.Tensor, harmless: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ Shapes: B rows, L tokens, H hidden size, n directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-@contextmanager
-def directional_ablation(model: Any, direction: torch.Tensor, *, tokens: torch.Tensor | None = None) -> Iterator[None]:
+def directional_ablation(
+    model: Any, direction: torch.Tensor, *, tokens: torch.Tensor | None = None
+) -> AbstractContextManager[None]:
     """Remove one direction from the stream: `direction` [H], of any length but zero.
 
     Args:
@@ -43,8 +44,7 @@ def directional_ablation(model: Any, direction: torch.Tensor, *, tokens: torch.T
         InputError: the direction does not fit the model, is zero or not finite; a model without reachable blocks, or
             whose blocks see other tokens than `tokens` names.
     """
-    with subspace_ablation(model, _one(direction)[None], tokens=tokens):
-        yield
+    return subspace_ablation(model, _one(direction)[None], tokens=tokens)
 
 
 @contextmanager
@@ -73,10 +73,8 @@ def layerwise_ablation(model: Any, directions: torch.Tensor) -> Iterator[None]:
     blocks = locate_blocks(model)
     if len(directions) != len(blocks):
         raise InputError(f"{len(directions)} directions, and the model has {len(blocks)} layers: give one for each")
-    changes = [
-        _projection(orthonormal_basis(own[None], blocks.hidden_size)) if bool(own.any()) else None for own in directions
-    ]
-    with _changed(blocks, changes):
+    bases = [orthonormal_basis(own[None], blocks.hidden_size) if bool(own.any()) else None for own in directions]
+    with _changed(blocks, [None if basis is None else _projection(basis) for basis in bases]):
         yield
 
 
@@ -92,11 +90,8 @@ def activation_addition(model: Any, vector: torch.Tensor, layer: int) -> Iterato
         raise InputError(f"layer={layer}: the model has the layers 0 to {len(blocks) - 1}")
     _check(_one(vector), blocks.hidden_size)
     moved = _per_device(vector)
-
-    def add(x: torch.Tensor) -> torch.Tensor:
-        return (x + moved(x)).to(x.dtype)
-
-    with _input_changed(blocks.modules[layer], add):
+    with ExitStack() as hooks:
+        _change_input(blocks.modules[layer], lambda x: (x + moved(x)).to(x.dtype), hooks)
         yield
 
 
@@ -192,35 +187,25 @@ def _changed(blocks: Blocks, changes: Sequence[Change | None]) -> Iterator[None]
     with ExitStack() as hooks:
         for block, writers, change in zip(blocks.modules, blocks.writers, changes, strict=True):
             if change is not None:
-                hooks.enter_context(_input_changed(block, change))
+                _change_input(block, change, hooks)
                 for writer in writers:
-                    hooks.enter_context(_output_changed(writer, change))
+                    _change_output(writer, change, hooks)
         yield
 
 
-@contextmanager
-def _input_changed(block: Any, change: Change) -> Iterator[None]:
+def _change_input(block: Any, change: Change, hooks: ExitStack) -> None:
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (change(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-    handle = block.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
 
 
-@contextmanager
-def _output_changed(writer: Any, change: Change) -> Iterator[None]:
+def _change_output(writer: Any, change: Change, hooks: ExitStack) -> None:
     def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):  # attention: (output, attention weights, ...)
             return (change(output[0]), *output[1:])
         return change(output)
 
-    handle = writer.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        handle.remove()
+    hooks.callback(writer.register_forward_hook(after).remove)

@@ -32,8 +32,7 @@ from derta.config import AblationConfig
 from derta.errors import InputError
 from derta.models.generation import left_pad
 from derta.objective.rows import IGNORE, View
-from derta.residual.blocks import locate_blocks
-from derta.residual.capture import block_inputs
+from derta.residual.blocks import block_inputs, locate_blocks
 from derta.residual.direction_files import Direction, differences, load_direction, save_direction
 from derta.residual.interventions import directional_ablation
 from derta.training.collator import ABLATED

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,18 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
         os.umask(0o077)
         claim.take(reproducible=writer.reproducible)
     rounds = _Rounds(config, writer, judge, output / RESPONSES_FILE)
-    harmful = rounds.until_kept("harmful", prompts["harmful"], config.tries, _answers, system=config.system)
+    harmful = rounds.until_kept("harmful", prompts["harmful"], config.tries, config.system)
     if config.safe is SafeResponses.model:
         open_rows = [row for row in prompts["harmful"] if row["id"] in harmful]
-        safe = rounds.until_kept("safe", open_rows, config.tries, _refuses, system=config.safe_system)
+        safe = rounds.until_kept("safe", open_rows, config.tries, config.safe_system)
     else:
         safe = {row_id: _drawn(templates, config.seed, row_id) for row_id in harmful}
-    helpful = {part: rounds.until_kept(part, prompts[part], 1, _answers) for part in ("helpful", "borderline")}
+    helpful = {part: rounds.until_kept(part, prompts[part], 1) for part in ("helpful", "borderline")}
     rounds.write_in_order()
-    rows = {"safety": [_triple(row, safe, harmful) for row in prompts["harmful"] if row["id"] in {*safe} & {*harmful}]}
+    both = [row for row in prompts["harmful"] if row["id"] in {*safe} & {*harmful}]
+    rows = {"safety": [_row(row, "safety", safe, harmful) for row in both]}
     for part, found in helpful.items():
-        rows[part] = [_helpful(row, part, found) for row in prompts[part] if row["id"] in found]
+        rows[part] = [_row(row, part, found) for row in prompts[part] if row["id"] in found]
     (output / ROWS).mkdir(exist_ok=True)
     for name, some in rows.items():
         if some:
@@ -111,34 +112,32 @@ class _Rounds:
             (line["part"], line["round"], line["id"]): line for line in read_lines(file)
         }
 
-    def until_kept(
-        self, part: str, rows: Sequence[Row], tries: int, keeps: Callable[[Outcome], bool], system: str = ""
-    ) -> dict[str, str]:
+    def until_kept(self, part: str, rows: Sequence[Row], tries: int, system: str = "") -> dict[str, str]:
         """Row id -> the first response that is kept; up to `tries` rounds over the rows that have none yet."""
         kept: dict[str, str] = {}
         for turn in range(tries):
             left = [row for row in rows if row["id"] not in kept]
             if not left:
                 break
-            self._round(part, turn, left, keeps, system)
+            self._round(part, turn, left, system)
             lines = [self.lines[part, turn, row["id"]] for row in left]
             kept |= {line["id"]: line["text"] for line in lines if line["kept"]}
         return kept
 
-    def _round(self, part: str, turn: int, rows: Sequence[Row], keeps: Callable[[Outcome], bool], system: str) -> None:
+    def _round(self, part: str, turn: int, rows: Sequence[Row], system: str) -> None:
         by_id = {row["id"]: row for row in rows}
         begun = self.config.prefill if part == "harmful" else ""
-        requests = [Request(row["id"], _asked(row, system), begun) for row in rows]
+        told = [{"role": "system", "content": system}] if system else []
+        requests = [Request(row["id"], [*told, *row["prompt"]], begun) for row in rows]
         helpful = part not in ("harmful", "safe")
         greedy = helpful or self.config.temperature == 0
         limit = (helpful and self.config.helpful_max_new_tokens) or self.config.max_new_tokens
         with progress(len(rows), f"{part}, round {turn + 1}") as bar:
             for batch in self.writer.batches(requests):
                 if not all((part, turn, request.id) in self.lines for request in batch):
-                    answers = self.writer.write(
-                        batch, limit, None if greedy else self._sampling(part, turn, batch[0].id)
-                    )
-                    lines = self._judged(part, turn, [by_id[request.id] for request in batch], answers, keeps)
+                    sampling = None if greedy else self._sampling(part, turn, batch[0].id)
+                    answers = self.writer.write(batch, limit, sampling)
+                    lines = self._judged(part, turn, [by_id[request.id] for request in batch], answers)
                     append_lines(self.file, lines)
                     self.lines |= {(part, turn, line["id"]): line for line in lines}
                 bar.update(len(batch))
@@ -148,26 +147,16 @@ class _Rounds:
         digest = hashlib.sha256(f"{self.config.seed}:{part}:{turn}:{first}".encode("utf-8", "surrogatepass")).digest()
         return Sampling(self.config.temperature, self.config.top_p, int.from_bytes(digest[:4], "big") >> 1)
 
-    def _judged(
-        self,
-        part: str,
-        turn: int,
-        rows: Sequence[Row],
-        answers: Sequence[Answer | NoAnswer],
-        keeps: Callable[[Outcome], bool],
-    ) -> list[Line]:
+    def _judged(self, part: str, turn: int, rows: Sequence[Row], answers: Sequence[Answer | NoAnswer]) -> list[Line]:
+        """Safe responses are kept where they refuse, all others where they answer."""
         begun = self.config.prefill if part == "harmful" else ""
         is_harmful = part in ("harmful", "safe")
         texts = [("", True) if isinstance(answer, NoAnswer) else answer for answer in answers]
-        verdicts = self.judge(
-            [
-                Response(row, part, text, begun, is_harmful, finished)
-                for row, (text, finished) in zip(rows, texts, strict=True)
-            ]
-        )
+        given = zip(rows, texts, strict=True)
+        verdicts = self.judge([Response(row, part, text, begun, is_harmful, end) for row, (text, end) in given])
         lines = []
         for row, answer, (text, finished), verdict in zip(rows, answers, texts, verdicts, strict=True):
-            kept = keeps(verdict.outcome)
+            kept = verdict.outcome.is_refusal if part == "safe" else verdict.outcome is Outcome.COMPLIED
             reason = "kept" if kept else verdict.reason or f"dropped: {verdict.outcome.value}"
             if isinstance(answer, NoAnswer):
                 kept, reason = False, f"dropped: {answer.reason}"
@@ -186,14 +175,6 @@ class _Rounds:
         for (part, _, _), line in sorted(self.lines.items()):
             found.setdefault(part, Counter())[line["reason"]] += 1
         return {part: dict(sorted(reasons.items())) for part, reasons in found.items()}
-
-
-def _answers(outcome: Outcome) -> bool:
-    return outcome is Outcome.COMPLIED
-
-
-def _refuses(outcome: Outcome) -> bool:
-    return outcome.is_refusal
 
 
 def _read(files: Sequence[str], part: str, limit: int | None) -> list[Row]:
@@ -228,10 +209,6 @@ def _drawn(templates: Sequence[str], seed: int, row_id: str) -> str:
     return templates[int.from_bytes(digest[:8], "big") % len(templates)]
 
 
-def _asked(row: Row, system: str) -> list[Any]:
-    return [{"role": "system", "content": system}, *row["prompt"]] if system else list(row["prompt"])
-
-
 def _identity(
     config: CompleteRunConfig, writer: Writer, prompts: Mapping[str, list[Row]], templates: Sequence[str]
 ) -> dict[str, Any]:
@@ -252,19 +229,14 @@ def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _triple(row: Row, safe: Mapping[str, str], harmful: Mapping[str, str]) -> Row:
-    return {
-        "id": row["id"],
-        "source": "safety",
-        "kind": "safety",
-        "prompt": row["prompt"],
-        "chosen": [{"role": "assistant", "content": safe[row["id"]]}],
-        "rejected": [{"role": "assistant", "content": harmful[row["id"]]}],
-    }
+def _row(row: Row, source: str, chosen: Mapping[str, str], rejected: Mapping[str, str] | None = None) -> Row:
+    """A prompt with its responses; without a rejected one it is a helpful row."""
 
+    def response(found: Mapping[str, str]) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": found[row["id"]]}]
 
-def _helpful(row: Row, part: str, found: Mapping[str, str]) -> Row:
-    chosen = [{"role": "assistant", "content": found[row["id"]]}]
+    harmful = None if rejected is None else response(rejected)
     return {
-        "id": row["id"], "source": part, "kind": "helpful", "prompt": row["prompt"], "chosen": chosen, "rejected": None,
+        "id": row["id"], "source": source, "kind": "helpful" if harmful is None else "safety", "prompt": row["prompt"],
+        "chosen": response(chosen), "rejected": harmful,
     }  # fmt: skip

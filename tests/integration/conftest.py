@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import ENVIRONMENT, QUICK, helpful, triple, write_rows
+from training_cases import ENVIRONMENT, QUICK, STEPS, helpful, triple, write_rows
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +78,12 @@ def train(arguments: Callable[..., list[str]]) -> Callable[..., Path]:
         return train_and_push(configure("train", TrainRunConfig, arguments(output_dir, *overrides)))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def whole(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of STEPS that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole") / "run", *STEPS)
 
 
 @dataclass

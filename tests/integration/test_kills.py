@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,26 +100,37 @@ def survives(run: Path, engine: str, moment: Moment, start: Callable[..., Any], 
 # The short version
 
 
+class Killable:
+    """A run whose processes can be held still and killed; `processes`: whoever looks after the others first."""
+
+    def processes(self) -> list[psutil.Process]:
+        raise NotImplementedError
+
+    def suspend(self) -> None:
+        """torchrun first: it would tell the others to stop if it saw one die."""
+        for process in self.processes():
+            process.suspend()
+
+    def go_on(self) -> None:
+        for process in reversed(self.processes()):
+            process.resume()
+
+    def kill(self) -> None:
+        for process in reversed(self.processes()):
+            process.kill()
+        self.end()
+
+
 @dataclass
-class Forked:
+class Forked(Killable):
     launch: Any  # Launch or TwoRanks
-    pids: list[int] = field(default_factory=list)
+    pids: list[int]
+
+    def processes(self) -> list[psutil.Process]:
+        return [psutil.Process(pid) for pid in self.pids]
 
     def ended(self) -> bool:
         return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in self.pids if psutil.pid_exists(pid))
-
-    def suspend(self) -> None:
-        for pid in self.pids:
-            psutil.Process(pid).suspend()
-
-    def go_on(self) -> None:
-        for pid in self.pids:
-            psutil.Process(pid).resume()
-
-    def kill(self) -> None:
-        for pid in self.pids:
-            psutil.Process(pid).kill()
-        self.launch.wait()
 
     def end(self) -> int:
         codes = self.launch.wait()
@@ -153,30 +164,16 @@ def test_a_kill_costs_no_bit(
 
 
 @dataclass
-class Command:
+class Command(Killable):
     process: subprocess.Popen
     log: Path
 
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def everyone(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         tree = psutil.Process(self.process.pid)
         return [tree, *tree.children(recursive=True)]
 
-    def suspend(self) -> None:
-        """torchrun first: it would tell the others to stop if it saw one die."""
-        for process in self.everyone():
-            process.suspend()
-
-    def go_on(self) -> None:
-        for process in reversed(self.everyone()):
-            process.resume()
-
-    def kill(self) -> None:
-        for process in reversed(self.everyone()):
-            process.kill()
-        self.process.wait()
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def end(self) -> int:
         return self.process.wait(timeout=600)

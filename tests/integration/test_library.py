@@ -161,11 +161,3 @@ def test_no_rows_and_no_tokenizer(fit: Callable[..., Any], derta_args: Callable[
         fit([])
     with pytest.raises(InputError, match="needs processing_class"):
         DeRTaTrainer(str(model_dir), args=derta_args(), train_dataset=Dataset.from_list([triple(0)]))
-
-
-def test_wrong_arguments_are_listed_at_once(derta_args: Callable[..., Any]) -> None:
-    with pytest.raises(InputError) as error:
-        derta_args(objective="dpo", rto_dropout=1.0, packing=True, normalization="mean", label_smoothing_factor=0.1)
-    message = str(error.value)
-    for part in ("objective='dpo'", "rto_dropout=1.0", "packing=True", "normalization='mean'", "label_smoothing"):
-        assert part in message

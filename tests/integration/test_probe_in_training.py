@@ -62,12 +62,3 @@ def test_the_hold_out_split_is_measured(
     assert config["run"]["probe_sha256"] == manifest["outputs"]["holdout.parquet"]["sha256"]
     assert {name: words for name, data in contents(run).items() if (words := says_text(data))} == {}
     assert says_text(caplog.text) == []
-
-
-def test_data_without_a_hold_out_split(
-    train: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        run = train(tmp_path / "run", "trainer.max_steps=1")
-    assert caplog.text.count("probe: off") == 1
-    assert not [line for line in metrics(run) if "probe/seconds" in line]

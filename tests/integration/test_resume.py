@@ -3,78 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from training_cases import contents, metrics
+from training_cases import STEPS, contents, curves, interrupted_copy, metrics, same_weights, wait_for
 
 from derta.errors import InputError
 
-# A constant learning rate: with one that ends at 0, a step too many would not show in the weights.
-STEPS = ("trainer.max_steps=6", "trainer.save_steps=2", "trainer.save_total_limit=null", "optim.scheduler=constant")
-CLOCKS = {
-    "tokens_per_second",
-    "supervised_tokens_per_second",
-    "train_runtime",
-    "train_samples_per_second",
-    "train_steps_per_second",
-}
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def curves(run: Path) -> list[dict[str, Any]]:
-    """The lines of all steps, without what depends on the clock."""
-    lines = [line for line in metrics(run) if "loss" in line]
-    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
-
-
-def wait_for(path: Path, launch: Any) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, launch.output
-        time.sleep(0.002)
-
-
-@pytest.fixture(scope="module")
-def whole(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
-    return train(tmp_path_factory.mktemp("whole") / "run", *STEPS)
-
-
-def interrupted_copy(whole: Path, target: Path, last_step: int) -> Path:
-    """The directory as it was when checkpoint `last_step` had just been completed."""
-    shutil.copytree(whole, target)
-    for path in target.iterdir():
-        number = path.name.removeprefix("checkpoint-")
-        if number.isdigit() and int(number) > last_step:
-            shutil.rmtree(path)
-        elif path.is_file() and path.name not in ("config.yaml", "metrics.jsonl", "wandb_run.json"):
-            path.unlink()
-    lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (target / "metrics.jsonl").write_text("".join(lines[: last_step + 1]))  # a step further than the checkpoint
-    return target
-
 
 def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: Path) -> None:
-    overrides = (
-        "trainer.max_steps=14",
-        "trainer.save_steps=3",
-        "logging.wandb_mode=offline",
-        "trainer.logging_steps=2",
-    )
+    steps = ("trainer.max_steps=14", "trainer.save_steps=3", "trainer.logging_steps=2")
+    overrides = (*steps, "logging.wandb_mode=offline")
     uninterrupted = start(tmp_path / "uninterrupted", *overrides)
     assert uninterrupted.wait() == 0, uninterrupted.output
     run = tmp_path / "killed"
@@ -104,39 +48,12 @@ def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: 
 def test_every_checkpoint_leads_to_the_same_end(
     last_step: int, whole: Path, train: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run = train(interrupted_copy(whole, tmp_path / "run", last_step), *STEPS)
-    assert same_weights(run, whole)
-    assert curves(run) == curves(whole)
-
-
-def test_an_incomplete_checkpoint_is_named_and_not_used(
-    whole: Path, train: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = interrupted_copy(whole, tmp_path / "run", 4)
-    (run / "checkpoint-4" / "complete.json").unlink()
-    (run / "checkpoint-4" / "model.safetensors").write_bytes(b"half of it")
-    with caplog.at_level(logging.WARNING):
-        train(run, *STEPS)
-    assert "checkpoint-4 is incomplete (no complete.json) and is not resumed from" in caplog.text
-    assert same_weights(run, whole)
-    assert (run / "checkpoint-4" / "complete.json").is_file(), "taken again"
-
-
-def test_a_record_that_cannot_be_read_makes_a_checkpoint_incomplete(
-    whole: Path, train: Callable[..., Path], tmp_path: Path
-) -> None:
-    run = interrupted_copy(whole, tmp_path / "run", 4)
-    (run / "checkpoint-4" / "complete.json").write_text('{"step": 4, "wor')
-    assert same_weights(train(run, *STEPS), whole)
-
-
-def test_a_half_written_last_line_of_metrics_is_replaced(
-    whole: Path, train: Callable[..., Path], tmp_path: Path
-) -> None:
-    run = interrupted_copy(whole, tmp_path / "run", 4)
+    """A line of metrics that was half written is replaced."""
+    run = interrupted_copy(whole, tmp_path / "run", last_step)
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 6, "loss": 1.\xff')
     train(run, *STEPS)
+    assert same_weights(run, whole)
     assert curves(run) == curves(whole)
 
 
@@ -197,12 +114,9 @@ def test_a_checkpoint_given_by_name(whole: Path, train: Callable[..., Path], tmp
     run = train(tmp_path / "run", *STEPS, f"trainer.resume={whole}/checkpoint-4")
     assert same_weights(run, whole)
     assert [line["step"] for line in curves(run)] == [5, 6]
-
-
-def test_a_checkpoint_of_another_run_is_refused(whole: Path, train: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a checkpoint of another run:\n  - trainer.seed: 42 there, 7 now"):
-        train(tmp_path / "run", *STEPS, f"trainer.resume={whole}/checkpoint-4", "trainer.seed=7")
-    assert not (tmp_path / "run").exists()
+        train(tmp_path / "other", *STEPS, f"trainer.resume={whole}/checkpoint-4", "trainer.seed=7")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -218,9 +132,7 @@ def test_a_checkpoint_of_another_run_is_refused(whole: Path, train: Callable[...
 def test_other_trainings_resume_as_exactly(settings: list[str], train: Callable[..., Path], tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", *STEPS, *settings)
     run = train(interrupted_copy(whole, tmp_path / "run", 4), *STEPS, *settings)
-    name = "adapter_model.safetensors" if "peft=lora" in settings else "model.safetensors"
-    ours, theirs = load_file(run / name), load_file(whole / name)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert same_weights(run, whole)
     assert curves(run) == curves(whole)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from test_resume import wait_for
-from training_cases import ENVIRONMENT, TRAIN, contents, metrics
+from training_cases import ENVIRONMENT, TRAIN, contents, metrics, wait_for
 
 LONG = (
     "trainer.max_steps=30", "optim.scheduler=constant", "optim.learning_rate=1e-2", "peft=lora", "peft.r=4",
@@ -24,14 +23,9 @@ LONG = (
 WEIGHTS = "adapter_model.safetensors"
 
 
-def has_lines(run: Path, count: int) -> bool:
-    path = run / "metrics.jsonl"
-    return path.is_file() and path.read_text(errors="replace").count("\n") >= count
-
-
 def wait_for_lines(run: Path, count: int, alive: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not has_lines(run, count):
+    lines, deadline = run / "metrics.jsonl", time.monotonic() + 200
+    while not (lines.is_file() and lines.read_text(errors="replace").count("\n") >= count):
         assert alive() and time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -85,7 +79,7 @@ def test_one_rank_alone_exits_with_75(number: signal.Signals, start: Callable[..
 def test_a_signal_before_the_first_step_ends_at_once(start: Callable[..., Any], tmp_path: Path) -> None:
     launch = start(tmp_path / "run", "trainer.max_steps=400")
     deadline = time.monotonic() + 60
-    while not any("signals" in name for name in thread_names(launch.pid)):
+    while not catches_sigterm(launch.pid):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     os.kill(launch.pid, signal.SIGTERM)
@@ -93,12 +87,9 @@ def test_a_signal_before_the_first_step_ends_at_once(start: Callable[..., Any], 
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def thread_names(pid: int) -> list[str]:
-    """The rank's own words: Linux threads carry no Python names, so look for the handler instead."""
-    caught = next(
-        line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
-    )
-    return ["signals"] if int(caught, 16) >> (signal.SIGTERM - 1) & 1 else []
+def catches_sigterm(pid: int) -> bool:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_a_second_signal_ends_at_once_and_harms_nothing(start: Callable[..., Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from training_cases import TRAIN, contents, metrics, says_text, triple, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,71 +22,47 @@ from derta.config.export import ExportConfig
 from derta.errors import InputError
 from derta.release.export import export
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
 
 @pytest.fixture(scope="module")
 def derta_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("arms") / "derta", "objective=derta")
 
 
-def test_the_root_of_a_run_holds_the_whole_model_and_no_pickle(derta_run: Path) -> None:
+def test_what_a_run_leaves(derta_run: Path, model_dir: Path, data_dir: Path) -> None:
+    """A whole model that loads and generates, no pickle, nothing of W&B; and what it was taught, on which data."""
     names = {path.name for path in derta_run.iterdir()}
     assert names == {
         "README.md", "chat_template.jinja", "config.json", "config.yaml", "derta_config.json", "finished.json",
         "generation_config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-    assert not [name for name in names if name.endswith(PICKLES)]
     assert (derta_run / "model.safetensors").stat().st_mode & 0o444 == 0o444, "readable by others"
-
-
-def test_the_directory_loads_and_generates(derta_run: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(derta_run), AutoTokenizer.from_pretrained(derta_run)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     generated = model.generate(**prompt, max_new_tokens=5, do_sample=False)
-    assert generated.shape[1] > prompt["input_ids"].shape[1]
-    assert type(model).__name__ == "LlamaForCausalLM"
-
-
-def test_training_moved_the_weights(derta_run: Path, model_dir: Path) -> None:
+    assert generated.shape[1] > prompt["input_ids"].shape[1] and type(model).__name__ == "LlamaForCausalLM"
     before, after = load_file(model_dir / "model.safetensors"), load_file(derta_run / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+    assert before.keys() == after.keys() and not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
 
-
-def test_config_yaml_says_what_was_run_on_what(derta_run: Path, data_dir: Path) -> None:
     config = yaml.safe_load((derta_run / "config.yaml").read_text())
     manifest = json.loads((data_dir / "manifest.json").read_text())
-    assert config["objective"]["name"] == "derta"
-    assert config["trainer"]["max_steps"] == 3
+    assert config["objective"]["name"] == "derta" and config["trainer"]["max_steps"] == 3
     assert config["run"]["data_sha256"] == manifest["outputs"]["train.parquet"]["sha256"]
-    assert config["run"]["world_size"] == 1
-    packages = config["run"]["packages"]
-    assert packages["torch"] == torch.__version__
-    assert all(version[0].isdigit() for version in packages.values()), packages
-
-
-def test_derta_config_holds_the_refusal_token(derta_run: Path) -> None:
+    assert config["run"]["world_size"] == 1 and config["run"]["packages"]["torch"] == torch.__version__
+    assert all(version[0].isdigit() for version in config["run"]["packages"].values())
     stored = json.loads((derta_run / "derta_config.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(derta_run)
-    token = stored["refusal_token"]
-    assert tokenizer.convert_ids_to_tokens([token["start_id"], token["continued_id"]]) == ["Sorry", "ĠSorry"]
+    ids = [stored["refusal_token"][name] for name in ("start_id", "continued_id")]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Sorry", "ĠSorry"]
     assert stored["rows"]["mle_rows"] == 48 and stored["rows"]["rto_rows"] == 24
-
-
-def test_the_model_card_names_tags_data_licence_and_limits(derta_run: Path) -> None:
-    from huggingface_hub import ModelCard
 
     card = ModelCard.load(derta_run / "README.md")
     assert {"derta", "trl"} <= set(card.data.tags)
     assert card.data.base_model is None, "a local path means nothing to others"
     trained = ("Base model: tiny, a local model", "3 steps of 4 rows", "learning rate ", "epochs), ", "seed 42")
-    for expected in ("| fiction |", "cc0-1.0", "2407.09121", "Known limits", "Over-refusal", "Sorry", *trained):
+    data = ("| fiction |", "cc0-1.0", config["run"]["data_sha256"])
+    for expected in ("2407.09121", "Known limits", "Over-refusal", "Sorry", *data, *trained):
         assert expected in card.text
-    config = yaml.safe_load((derta_run / "config.yaml").read_text())
-    assert config["run"]["data_sha256"] in card.text
 
 
 def test_the_final_model_has_the_precision_of_its_base(
@@ -145,14 +122,8 @@ def test_every_arm_is_one_override_away(arm: str, train: Callable[..., Path], tm
     assert not [name for name, data in contents(run).items() if says_text(data)]
 
 
-def test_the_dpo_reference_is_the_start_itself(train: Callable[..., Path], tmp_path: Path) -> None:
-    """Before the first update policy and reference agree, so DPO's loss is log 2."""
-    run = train(tmp_path / "dpo", "objective=dpo", "optim.warmup=0", "trainer.max_steps=1")
-    assert metrics(run)[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
-
-
 def test_dpo_on_raw_text(train: Callable[..., Path], tmp_path: Path) -> None:
-    """Alone and beside conversations."""
+    """Alone and beside conversations. Before the first update policy and reference agree, so DPO's loss is log 2."""
     raw = {"prompt": "Q: zorblat\nA:", "chosen": " Sorry, quixlet.", "rejected": " Sure, vexmorn."}
     overrides = ("objective=dpo", "data.format=preference", "optim.warmup=0", "trainer.max_steps=1")
     rows = write_rows(tmp_path / "raw.jsonl", [raw] * 4)
@@ -198,17 +169,10 @@ def test_dpo_refuses_merged_tokens_without_the_prompt(train: Callable[..., Path]
     assert "zorblat" not in str(caught.value) and "Sor" not in str(caught.value)
 
 
-def test_rows_straight_from_a_file(
+def test_rows_straight_from_a_file_under_an_odd_path(
     train: Callable[..., Path], rows_file: Path, tmp_path: Path, derta_run: Path
 ) -> None:
-    run = train(tmp_path / "file", "data.format=preference", f"data.path={rows_file}")
-    stored = json.loads((run / "derta_config.json").read_text())
-    assert stored["rows"] == json.loads((derta_run / "derta_config.json").read_text())["rows"]
-
-
-def test_paths_with_blanks_commas_and_other_alphabets(
-    train: Callable[..., Path], rows_file: Path, tmp_path: Path
-) -> None:
+    """Paths with blanks, commas and other alphabets; the rows are those of the built dataset."""
     odd = tmp_path / "a b, c=d é 日本"
     odd.mkdir()
     rows = odd / "rows = 1, 2.jsonl"
@@ -218,6 +182,8 @@ def test_paths_with_blanks_commas_and_other_alphabets(
         "trainer.max_steps=1",
     )  # fmt: skip
     assert run == odd / "run, one" and (run / "model.safetensors").is_file()
+    stored, built = (json.loads((place / "derta_config.json").read_text()) for place in (run, derta_run))
+    assert stored["rows"] == built["rows"]
 
 
 def test_lora_saves_an_adapter_that_peft_loads(train: Callable[..., Path], model_dir: Path, tmp_path: Path) -> None:

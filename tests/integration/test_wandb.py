@@ -18,7 +18,7 @@ import pytest
 import yaml
 from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
 
-from derta.errors import InputError, Preempted
+from derta.errors import Preempted
 from derta.evaluation.summary import read_summary
 from derta.release.curves import log_evaluation
 from derta.training.wandb_run import STEP, read_offline
@@ -35,11 +35,8 @@ def inspect(path: Path, *flags: str) -> str:
 def history(run_file: Path) -> dict[int, dict[str, float]]:
     """step -> the curves that were logged at it."""
     found: dict[int, dict[str, float]] = {}
-    for line in inspect(run_file).splitlines():
-        record = json.loads(line)
-        if record["type"] == "history":
-            row = record["history"]["item"]
-            found.setdefault(int(row["train/global_step"]), {}).update(row)
+    for row in rows(run_file):
+        found.setdefault(int(row[STEP]), {}).update(row)
     return found
 
 
@@ -61,38 +58,38 @@ def two_ranks(arguments: Callable[..., list[str]], tmp_path_factory: pytest.Temp
     return place / "run", result.stdout + result.stderr
 
 
-def test_one_run_of_rank_0(two_ranks: tuple[Path, str]) -> None:
-    run, _ = two_ranks
+def test_curves_configuration_and_no_text(two_ranks: tuple[Path, str], data_dir: Path) -> None:
+    """One run of rank 0 with every curve of metrics.jsonl and the content of config.yaml; text of the rows is in no
+    file of the run, the W&B directory and the model included, and in nothing it printed."""
+    run, printed = two_ranks
     run_id = json.loads((run / "wandb_run.json").read_text())["id"]
-    assert [path.name for path in run_files(run)] == [f"run-{run_id}.wandb"]
-
-
-def test_every_curve_of_metrics_jsonl_is_there(two_ranks: tuple[Path, str]) -> None:
-    run, _ = two_ranks
     [run_file] = run_files(run)
-    logged = history(run_file)
-    lines = metrics(run)
+    assert run_file.name == f"run-{run_id}.wandb"
+    logged, lines = history(run_file), metrics(run)
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
     for line in lines[:-1]:
         expected = {f"train/{key}": value for key, value in line.items() if key != "step"}
         assert {"train/loss", "train/mle_tokens", "train/rto_tokens", "train/tokens_per_second"} <= expected.keys()
         ours = {key: value for key, value in logged[line["step"]].items() if key in expected}
         assert ours == pytest.approx(expected), line["step"]
-    summary = json.loads(inspect(run_file, "--summary"))
+    found = json.loads(inspect(run_file, "--summary"))
     assert ONLY_IN_SUMMARY <= lines[-1].keys()
     for key in ONLY_IN_SUMMARY:
-        assert summary["summary"][key] == pytest.approx(lines[-1][key])
+        assert found["summary"][key] == pytest.approx(lines[-1][key])
 
-
-def test_configuration_and_data_hash_are_there(two_ranks: tuple[Path, str], data_dir: Path) -> None:
-    [run_file] = run_files(two_ranks[0])
-    config = json.loads(inspect(run_file, "--summary"))["config"]
-    manifest = json.loads((data_dir / "manifest.json").read_text())
+    config, manifest = found["config"], json.loads((data_dir / "manifest.json").read_text())
     assert config["run"]["data_sha256"] == manifest["outputs"]["train.parquet"]["sha256"]
     assert config["run"]["world_size"] == 2 and config["run"]["packages"]["trl"]
     assert config["trainer"]["global_batch_size"] == 4 and config["data"]["max_length"] == 200
-    ours = yaml.safe_load((two_ranks[0] / "config.yaml").read_text())
-    assert {key for key in config if not key.startswith("_")} == set(ours), "nothing beside it that says otherwise"
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert {key for key in config if not key.startswith("_")} == set(written), "nothing beside it that says otherwise"
+
+    assert set(says_text((data_dir / "train.parquet").read_bytes())), "the search finds such words where they are"
+    files = contents(run)
+    assert any(name.startswith("wandb/") for name in files) and "checkpoint-2/trainer_state.json" in files
+    assert {name: words for name, data in files.items() if (words := says_text(data))} == {}
+    assert says_text(inspect(run_file)) == []  # the file itself may be compressed
+    assert says_text(printed) == []
 
 
 def test_tags_and_group(train: Callable[..., Path], tmp_path: Path) -> None:
@@ -102,18 +99,6 @@ def test_tags_and_group(train: Callable[..., Path], tmp_path: Path) -> None:
     [record] = [json.loads(line) for line in inspect(run_file).splitlines() if '"run"' in line and '"tags"' in line][:1]
     assert sorted(record["run"]["tags"]) == ["derta", "lora", "tiny", "trial"]
     assert record["run"].get("run_group", record["run"].get("runGroup")) == "first_sweep"
-
-
-def test_no_text_of_the_rows_anywhere(two_ranks: tuple[Path, str], data_dir: Path) -> None:
-    """In no file of the run, the W&B directory and the model included, and in nothing it printed."""
-    run, printed = two_ranks
-    assert set(says_text((data_dir / "train.parquet").read_bytes())), "the search finds such words where they are"
-    files = contents(run)
-    assert any(name.startswith("wandb/") for name in files) and "checkpoint-2/trainer_state.json" in files
-    assert {name: words for name, data in files.items() if (words := says_text(data))} == {}
-    [run_file] = run_files(run)
-    assert says_text(inspect(run_file)) == []  # the file itself may be compressed
-    assert says_text(printed) == []
 
 
 def rows(run_file: Path) -> list[dict[str, float]]:
@@ -238,16 +223,3 @@ def test_sample_texts_are_sent_only_when_asked_for(train: Callable[..., Path], t
     run = train(tmp_path / "asked", "logging.wandb_mode=offline", "logging.sample_texts=true", "trainer.max_steps=1")
     with_text = [name for name, data in contents(run).items() if says_text(data)]
     assert with_text and all(name.startswith("wandb/") for name in with_text)
-
-
-def test_disabled_leaves_nothing(train: Callable[..., Path], tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "logging.wandb_mode=disabled", "trainer.max_steps=1")
-    assert not [name for name in contents(run) if "wandb" in name]
-
-
-def test_an_id_file_that_cannot_be_read(train: Callable[..., Path], tmp_path: Path) -> None:
-    run = train(tmp_path / "run", "trainer.save_steps=2")
-    (run / "finished.json").unlink()
-    (run / "wandb_run.json").write_text("{")
-    with pytest.raises(InputError, match="wandb_run.json holds no W&B run id: remove it"):
-        train(run, "trainer.save_steps=2", "logging.wandb_mode=offline")

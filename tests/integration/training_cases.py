@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
@@ -23,6 +28,9 @@ QUICK = (
     "trainer.micro_batch_size=4",
     "data.max_length=200",
 )
+# A constant learning rate: with one that ends at 0, a step too many would not show in the weights.
+STEPS = ("trainer.max_steps=6", "trainer.save_steps=2", "trainer.save_total_limit=null", "optim.scheduler=constant")
+CLOCKS = ("tokens_per_second", "supervised_tokens_per_second")
 
 
 def triple(i: int) -> dict[str, Any]:
@@ -55,6 +63,39 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """To the last bit, of models or of adapters."""
+    ours, theirs = (load_file(next(run.glob("*model.safetensors"))) for run in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def curves(run: Path) -> list[dict[str, Any]]:
+    """The lines of all steps, without what depends on the clock."""
+    lines = [line for line in metrics(run) if "loss" in line]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def interrupted_copy(whole: Path, target: Path, last_step: int) -> Path:
+    """The directory as it was when checkpoint `last_step` had just been completed."""
+    shutil.copytree(whole, target)
+    for path in target.iterdir():
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdigit() and int(number) > last_step:
+            shutil.rmtree(path)
+        elif path.is_file() and path.name not in ("config.yaml", "metrics.jsonl", "wandb_run.json"):
+            path.unlink()
+    lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (target / "metrics.jsonl").write_text("".join(lines[: last_step + 1]))  # a step further than the checkpoint
+    return target
+
+
+def wait_for(path: Path, launch: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, launch.output
+        time.sleep(0.002)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -49,16 +49,16 @@ def test_refused_by_name(name, derta_args):
 def test_all_at_once(derta_args):
     names = ("packing", "completion_only_loss", "data_seed", "accelerator_config", "dataloader_drop_last")
     with pytest.raises(InputError) as error:
-        derta_args(**{name: WITHOUT_EFFECT[name] for name in names}, rto_weight=-1.0)
-    assert len(str(error.value).splitlines()) == 1 + len(names) + 1
+        more = {"rto_weight": -1.0, "objective": "dpo", "normalization": "mean", "rto_dropout": 1.0}
+        derta_args(**{name: WITHOUT_EFFECT[name] for name in names}, **more)
+    assert len(str(error.value).splitlines()) == 1 + len(names) + len(more)
+    for part in ("objective='dpo'", "rto_dropout=1.0", "packing=True", "normalization='mean'"):
+        assert part in str(error.value)
 
 
 def test_what_says_the_same_is_allowed(derta_args):
     args = derta_args(completion_only_loss=True, data_seed=42, seed=42, dataset_kwargs={"skip_prepare_dataset": True})
     assert args.shuffle
-
-
-def test_sequential_sampling_is_honoured(derta_args):
     assert derta_args(train_sampling_strategy="sequential").shuffle is False
 
 
@@ -72,14 +72,9 @@ def test_two_loaders(derta_args, tiny_model, llama3_tokenizer, mixed_rows):
         return DeRTaTrainer(model, args=args, train_dataset=rows, processing_class=llama3_tokenizer)
 
     looked, plain = trainer(), trainer()
-    first, second = (
-        [batch["input_ids"].tolist() for batch in looked.get_train_dataloader()],
-        [batch["input_ids"].tolist() for batch in looked.get_train_dataloader()],
-    )
+    first, second = ([batch["input_ids"].tolist() for batch in looked.get_train_dataloader()] for _ in range(2))
     assert first == second and len(first) == 6
     for ready in (looked, plain):
         ready.train()
-    assert all(
-        torch.equal(ours, theirs)
-        for ours, theirs in zip(looked.model.parameters(), plain.model.parameters(), strict=True)
-    )
+    both = zip(looked.model.parameters(), plain.model.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in both)
