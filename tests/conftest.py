@@ -202,6 +202,31 @@ def mixed_rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
+def tiny_trainer(
+    derta_args: Callable[..., Any], tiny_model: Callable[..., Any], llama3_tokenizer: Any, mixed_rows: list
+) -> Callable[..., Any]:
+    """tiny_trainer(**arguments): DeRTaTrainer of a tiny Llama on `mixed_rows`; kind: a subclass of it, rows: others,
+    family: of the model, more: what the trainer itself is given."""
+    from datasets import Dataset
+
+    from derta.training.trainer import DeRTaTrainer
+
+    def make(
+        *, kind: type = DeRTaTrainer, family: str = "llama", tied: bool = False, rows: list | None = None,
+        tokenizer: Any = llama3_tokenizer, more: dict[str, Any] | None = None, **arguments: Any,
+    ) -> Any:  # fmt: skip
+        return kind(
+            tiny_model(family, len(tokenizer), tied=tied),
+            args=derta_args(**arguments),
+            train_dataset=Dataset.from_list(mixed_rows if rows is None else rows),
+            processing_class=tokenizer,
+            **(more or {}),
+        )
+
+    return make
+
+
+@pytest.fixture
 def derta_args(tmp_path: Any) -> Callable[..., Any]:
     """Makes DeRTaConfig for a quiet CPU run of one rank in the test's directory."""
     from derta.training.config import DeRTaConfig

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,8 @@ class TrainingDirection:
         reach = -min(positions)
         shortest = min(map(len, prompts.harmful + prompts.harmless))
         if shortest < reach:
-            raise InputError(
-                f"objective.ablation.positions={list(positions)}: the shortest prompt has {shortest} tokens"
-            )
+            given = f"objective.ablation.positions={list(positions)}"
+            raise InputError(f"{given}: the shortest prompt has {shortest} tokens")
         tokenizer: Any = trainer.processing_class
         self._reach, self._pad_token_id = reach, tokenizer.pad_token_id
         self._batches = {"harmful": self._cut(prompts.harmful), "harmless": self._cut(prompts.harmless)}
@@ -125,17 +125,11 @@ class TrainingDirection:
 
     def at(self, step: int) -> Direction:
         """The direction for the optimizer step behind `step` others. Every rank must call it."""
-        stale = self.current is None or step % self.refresh_steps == 0 and self.current.about["step"] != str(step)
-        if stale:
+        if self.current is None or step % self.refresh_steps == 0 and self.current.about["step"] != str(step):
             self.current = self._compute(step)
-            logger.info(
-                "ablation: from step %d on the direction at position %d, layer %d; its length is %.3g",
-                step,
-                self.current.position,
-                self.current.layer,
-                float(self.current.vector.norm()),
-            )
-        assert self.current is not None
+            place = self.current.position, self.current.layer
+            said = "ablation: from step %d on the direction at position %d, layer %d; its length is %.3g"
+            logger.info(said, step, *place, float(self.current.vector.norm()))
         return self.current
 
     def save(self, checkpoint: Path) -> None:
@@ -184,9 +178,8 @@ class TrainingDirection:
         ordered = sorted(prompts, key=len)
         batches = []
         for first in range(0, len(ordered), size):
-            input_ids, mask = left_pad(
-                [[*ids, self.refusal_id] for ids in ordered[first : first + size]], self._pad_token_id
-            )
+            rows = [[*ids, self.refusal_id] for ids in ordered[first : first + size]]
+            input_ids, mask = left_pad(rows, self._pad_token_id)
             labels = torch.full_like(input_ids, IGNORE)
             labels[:, -1] = input_ids[:, -1]
             positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -219,10 +212,5 @@ def _prompts(table: Dataset, places: Sequence[int]) -> Prompts:
     return table.select(places)["prompt_ids"][:] if places else []
 
 
-def _common_tail(one: Sequence[int], other: Sequence[int]) -> int:
-    shared = 0
-    for a, b in zip(reversed(one[-_TAIL:]), reversed(other[-_TAIL:]), strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared
+def _common_tail(one: list[int], other: list[int]) -> int:
+    return len(os.path.commonprefix([one[: -_TAIL - 1 : -1], other[: -_TAIL - 1 : -1]]))  # of lists as of paths

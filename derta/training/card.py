@@ -55,9 +55,7 @@ class Origin:
             dtype=dtype,
             data_sha256=rows.sha256,
             recipe=f"`{known['recipe_name']}` (sha256 `{known['recipe_sha256'][:12]}`)" if named else "",
-            sources=tuple(
-                (entry["name"], entry["revision"] or "-", entry["licence"]) for entry in known.get("sources", [])
-            ),
+            sources=tuple((one["name"], one["revision"] or "-", one["licence"]) for one in known.get("sources", [])),
         )
 
 
@@ -65,13 +63,11 @@ def save_derta_config(trainer: Any, output_dir: str | None, content: dict[str, A
     """derta_config.json beside weights that `trainer` has just saved: what the model was taught."""
     if trainer.args.should_save:  # under ZeRO every rank saves, and one writes
         folder = Path(str(output_dir or trainer.args.output_dir))
-        (folder / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle; config.yaml and derta_config.json say the same
+        # a pickle; config.yaml and derta_config.json say the same
+        (folder / "training_args.bin").unlink(missing_ok=True)
         day = fix_date(trainer.processing_class)  # type: ignore[arg-type]
-        bases = [
-            adapter.base_model_name_or_path or "" for adapter in getattr(trainer.model, "peft_config", {}).values()
-        ]
+        adapters = getattr(trainer.model, "peft_config", {}).values()
+        bases = [adapter.base_model_name_or_path or "" for adapter in adapters]
         here = any(Path(base).is_dir() for base in bases) or None  # a directory is never looked up on the hub later
         beside = {"template_date": day, "dtype": trainer.origin.dtype, BASE_WAS_DIRECTORY: here}
         content = content | {name: value for name, value in beside.items() if value is not None}
@@ -137,9 +133,9 @@ def write_model_card(
     library, base = "peft" if is_adapter else "transformers", origin.base_model
     is_local = base is not None and Path(base).is_dir()
     metadata = ModelCardData(base_model=None if is_local else base, library_name=library, tags=tags, model_name=name)
-    base_name = (
-        f"{Path(base).resolve().name}, a local model" if base is not None and is_local else base or "a local model"
-    )
+    base_name = base or "a local model"
+    if is_local:
+        base_name = f"{Path(base_name).resolve().name}, a local model"
     sources = markdown([["source", "revision", "licence"], *map(list, origin.sources)], left=3)
     lines = [
         "---",

@@ -27,17 +27,9 @@ ROW_IDS = "row_ids"
 ABLATED = "ablated"
 
 
-class EpochClock:
-    """The current epoch, in memory that loader workers share."""
-
-    def __init__(self) -> None:
-        self._value = torch.zeros(1, dtype=torch.int64).share_memory_()
-
-    def set(self, epoch: int) -> None:
-        self._value[0] = epoch
-
-    def get(self) -> int:
-        return int(self._value[0])
+def epoch_clock() -> torch.Tensor:
+    """The current epoch, int64 [1], in memory that loader workers share."""
+    return torch.zeros(1, dtype=torch.int64).share_memory_()
 
 
 @dataclass(kw_only=True)
@@ -46,14 +38,14 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
 
     Args:
         builder: makes the row of (example, view, copy, epoch).
-        epoch: shared with the trainer, which sets it.
+        epoch: an `epoch_clock`, which the trainer sets.
     """
 
     builder: RowBuilder
-    epoch: EpochClock
+    epoch: torch.Tensor
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        epoch = self.epoch.get()
+        epoch = int(self.epoch)
         rows = [self.builder.build(example, example["view"], example["copy"], epoch) for example in examples]  # type: ignore[arg-type]
         batch = super().torch_call(rows)  # type: ignore[arg-type]
         objective = [torch.tensor(row["objective"], dtype=torch.int8) for row in rows]

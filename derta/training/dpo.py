@@ -37,13 +37,8 @@ _COUNTS = ("tokens", "supervised", "slots", "squares")
 
 def _count(batch: dict[str, Any]) -> list[int]:
     """Of a batch on the host, both responses of each pair: _COUNTS."""
-    lengths = batch["attention_mask"].sum(dim=1)
-    return [
-        int(lengths.sum()),
-        int(batch["completion_mask"].sum()),
-        batch["input_ids"].numel(),
-        int((lengths * lengths).sum()),
-    ]
+    lengths, supervised = batch["attention_mask"].sum(dim=1), int(batch["completion_mask"].sum())
+    return [int(lengths.sum()), supervised, batch["input_ids"].numel(), int((lengths * lengths).sum())]
 
 
 @dataclass
@@ -149,8 +144,8 @@ class PairTrainer(DPOTrainer):
         total = dict(zip(_COUNTS, self.accelerator.reduce(counts, reduction="sum").tolist(), strict=True))
         self._counts = [0] * len(_COUNTS)
         flops, peak = self._work
-        ranks = self.accelerator.num_processes
-        return rates(total, self.stopwatch.read(), flops, None if peak is None else peak * ranks)
+        all_peaks = None if peak is None else peak * self.accelerator.num_processes
+        return rates(total, self.stopwatch.read(), flops, all_peaks)
 
     @functools.cached_property
     def _work(self) -> tuple[ModelFlops | None, float | None]:

@@ -70,7 +70,8 @@ class HangWatch(TrainerCallback):
         main = threading.get_ident()
         grouped = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         # A connection of its own: the main thread may be waiting on the other one.
-        store = _own_connection() if grouped else None
+        default: Any = dist.distributed_c10d._get_default_store() if grouped else None
+        store = default.clone() if grouped else None
         thread = threading.Thread(target=self._watch, args=(ended, main, store), name="hangs", daemon=True)
         thread.start()
         try:
@@ -104,11 +105,6 @@ class HangWatch(TrainerCallback):
         if rank == min(answers):
             lines = [verdict(answers, size), *lines]
         os.write(2, ("\n".join(lines) + "\n").encode())
-
-
-def _own_connection() -> Any:
-    store: Any = dist.distributed_c10d._get_default_store()
-    return store.clone()
 
 
 def verdict(answers: dict[int, dict[str, Any]], size: int) -> str:

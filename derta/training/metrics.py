@@ -89,9 +89,8 @@ class TokenSums:
         if self._on_device is None:
             return {}
         sums = torch.cat([self._on_device, self._on_device.new_tensor(self._on_host)])
-        total = dict(
-            zip(_ON_DEVICE + _ON_HOST, accelerator.reduce(sums, reduction="sum").tolist(), strict=True)
-        )  # fmt: skip
+        summed = accelerator.reduce(sums, reduction="sum").tolist()
+        total = dict(zip(_ON_DEVICE + _ON_HOST, summed, strict=True))
         self._on_device, self._on_host = None, [0] * len(_ON_HOST)
         total["supervised"] = total["mle_tokens"] + total["rto_tokens"]
         curves = {name: total[name] for name in ("mle_tokens", "rto_tokens")} | {"num_tokens": total["tokens"]}
@@ -126,7 +125,12 @@ class MetricsFile(TrainerCallback):
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        numbers = {key: _json_number(value) for key, value in logs.items() if isinstance(value, (int, float))}
+        # JSON has no NaN or infinity; they are written as text rather than hidden.
+        numbers = {
+            key: value if math.isfinite(value) else str(value)
+            for key, value in logs.items()
+            if isinstance(value, (int, float))
+        }
         append_lines(self.path, [{"step": state.global_step, **numbers}], durable=False)
 
 
@@ -134,11 +138,6 @@ def lines_of(metrics_file: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """(step, logs) of metrics.jsonl, as they were handed to the callbacks."""
     for logs in read_lines(metrics_file):
         yield logs.pop("step"), {name: float(value) for name, value in logs.items()}
-
-
-def _json_number(value: float) -> float | str:
-    """JSON has no NaN or infinity; they are written as text rather than hidden."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _is_before(line: dict[str, Any], step: int) -> bool:

@@ -53,10 +53,7 @@ def probe_metrics(harmful: Sequence[Curve], benign: Sequence[Curve]) -> dict[str
     sides = {"harmful": harmful, "benign": benign}
     found: dict[str, float] = {f"probe/rows_{side}": len(curves) for side, curves in sides.items()}
     if not all(math.isfinite(p) for p in chain(*harmful, *benign)):
-        return {
-            **found,
-            **{f"probe/{name}": math.nan for name in ("refusal_prob_harmful", "refusal_prob_benign", "auroc")},
-        }
+        return found | {f"probe/{name}": math.nan for name in ("refusal_prob_harmful", "refusal_prob_benign", "auroc")}
     parted = separation(harmful, benign)
     for name, first, last in (("all", 0, math.inf), *POSITION_BUCKETS):
         depth = "" if name == "all" else f"@{name}"
@@ -89,15 +86,12 @@ def load_probe_rows(config: TrainRunConfig, trained: Dataset) -> LoadedRows | No
         return None
     splits = dataset_splits(path)
     if config.probe.path is None and "holdout" not in splits:
-        logger.info(
-            "probe: off, the data have no hold-out split (holdout: in their recipe, or probe.path, turns it on)"
-        )
+        on = "holdout: in their recipe, or probe.path, turns it on"
+        logger.info("probe: off, the data have no hold-out split (%s)", on)
         return None
     try:
-        if path.is_dir():
-            rows = load_rows(path, "derta", "holdout" if "holdout" in splits else "train")
-        else:
-            rows = load_rows(path, "preference")
+        split = "holdout" if "holdout" in splits else "train"
+        rows = load_rows(path, *("derta", split) if path.is_dir() else ("preference",))
     except InputError as error:
         raise InputError(f"rows of the probe: {str(error).replace('data.path=', 'probe.path=')}") from error
     return _held_out(rows, trained)
@@ -113,10 +107,8 @@ def _held_out(rows: LoadedRows, trained: Dataset) -> LoadedRows:
             "give rows that are held out (holdout: in the recipe, or probe.path), or turn the probe off with "
             "trainer.eval_steps=0"
         )
-    if len(kept) < everything:
-        logger.warning(
-            "probe: %d of %d rows left out, their prompts are trained on", everything - len(kept), everything
-        )
+    if left := everything - len(kept):
+        logger.warning("probe: %d of %d rows left out, their prompts are trained on", left, everything)
         rows = replace(rows, dataset=rows.dataset.select(kept))
     return rows
 
@@ -210,12 +202,8 @@ class RefusalProbe(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._measurements:
-            logger.info(
-                "probe: %d measurements in %.1f s, %.1f%% of the time of training",
-                self._measurements,
-                self.seconds,
-                100 * self._share(),
-            )
+            said = "probe: %d measurements in %.1f s, %.1f%% of the time of training"
+            logger.info(said, self._measurements, self.seconds, 100 * self._share())
 
     def _share(self) -> float:
         return self.seconds / max(time.perf_counter() - self._since, 1e-9)

@@ -101,9 +101,8 @@ def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = 
             decision = resume.decide(prepared.output_dir, prepared.identity)
         before_the_model()
         if decision.is_finished:
-            logger.info(
-                "%s is finished already; nothing to do (choose another output_dir to train again)", config.output_dir
-            )
+            said = "%s is finished already; nothing to do (choose another output_dir to train again)"
+            logger.info(said, config.output_dir)
         else:
             with _clean_up_after_failure(prepared.output_dir), command_names():
                 _train(prepared, decision, requests)
@@ -129,10 +128,8 @@ def prepare(config: TrainRunConfig) -> Prepared:
     check_tokenizer(tokenizer, needs_chat_template=has_chats)
     if has_chats:
         ConversationCutter(tokenizer).check()
-    hashes = {
-        "data_sha256": rows.sha256,
-        "model_sha256": fingerprint(config.model.name_or_path, config.model.revision),
-    }
+    model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
+    hashes = {"data_sha256": rows.sha256, "model_sha256": model_sha256}
     probe_rows = load_probe_rows(config, rows.dataset)
     if probe_rows is not None:
         hashes["probe_sha256"] = probe_rows.sha256
@@ -206,12 +203,8 @@ def _warn_of_high_learning_rate(config: TrainRunConfig, model: Any) -> None:
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     rate = config.optim.learning_rate
     if config.peft.method is PeftMethod.none and parameters > _LARGE_MODEL and rate > _HIGH_LEARNING_RATE:
-        logger.warning(
-            "optim.learning_rate=%g is meant for the miniature and this model has %.1fM parameters: "
-            "use optim=full (2e-5), or optim=lora with peft=lora",
-            rate,
-            parameters / 1e6,
-        )
+        said = "optim.learning_rate=%g is meant for the miniature and this model has %.1fM parameters: %s"
+        logger.warning(said, rate, parameters / 1e6, "use optim=full (2e-5), or optim=lora with peft=lora")
 
 
 @contextlib.contextmanager

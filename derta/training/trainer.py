@@ -35,9 +35,9 @@ from derta.objective.refusal_token import taught_refusal_token
 from derta.objective.rows import RowBuilder
 from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.checks import check_attention, check_head, check_rows_stay_apart
-from derta.training.collator import ABLATED, ROW_IDS, DeRTaCollator, EpochClock
+from derta.training.collator import ABLATED, ROW_IDS, DeRTaCollator, epoch_clock
 from derta.training.config import DeRTaConfig, library_names
-from derta.training.dataset import TABLE_COLUMNS, RowReport, build_row_table, fill_up
+from derta.training.dataset import TABLE_COLUMNS, build_row_table, fill_up
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
 from derta.training.metrics import TokenSums
@@ -120,15 +120,20 @@ class DeRTaTrainer(SFTTrainer):
         self.refusal_token = taught_refusal_token(settings.objective, processing_class)
         self._builder = RowBuilder(refusal=self.refusal_token, settings=settings)
         # Every rank tokenises for itself, at the same time: there is no cache that one could fill for the others.
-        train_table, self.row_report = self._build_table(train_dataset, processing_class, args)
+        self._build_table = functools.partial(
+            build_row_table,
+            tokenizer=processing_class,
+            refusal=self.refusal_token,
+            settings=settings,
+            num_proc=args.dataset_num_proc,
+        )
+        train_table, self.row_report = self._build_table(train_dataset)
         if self.refusal_token is not None:
             report_safe_starts(train_table, self.refusal_token, args.refusal_token_ids)
         if isinstance(eval_dataset, dict):
-            eval_dataset = {
-                name: self._build_eval_table(rows, processing_class, args) for name, rows in eval_dataset.items()
-            }
+            eval_dataset = {name: self._build_eval_table(rows, args) for name, rows in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = self._build_eval_table(eval_dataset, processing_class, args)
+            eval_dataset = self._build_eval_table(eval_dataset, args)
         # TRL prepares rows once, for one objective; ours are rows already. It also refuses padding_free with a
         # max_length that it would not enforce: the collator does.
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[dict-item]
@@ -149,11 +154,10 @@ class DeRTaTrainer(SFTTrainer):
         if self.padding_free:
             check_attention(self.model)
         sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
-        add_end_tokens(
-            self.model, sorted({ids[-1] for name in ("chosen_ids", "rejected_ids") for ids in sample[name] if ids})
-        )
+        responses = [*sample["chosen_ids"], *sample["rejected_ids"]]
+        add_end_tokens(self.model, sorted({ids[-1] for ids in responses if ids}))
         self._weights = torch.tensor([args.mle_weight, args.rto_weight], dtype=torch.float32)
-        self._epoch = EpochClock()
+        self._epoch = epoch_clock()
         self.data_collator = DeRTaCollator(
             pad_token_id=processing_class.pad_token_id,
             padding_free=self.padding_free,
@@ -161,7 +165,7 @@ class DeRTaTrainer(SFTTrainer):
             builder=self._builder,
             epoch=self._epoch,
         )
-        self._eval_collator = replace(self.data_collator, epoch=EpochClock())  # its epoch stays 0
+        self._eval_collator = replace(self.data_collator, epoch=epoch_clock())  # its epoch stays 0
         self._is_checked = False  # known once the model is wrapped and can be run
         self.guards, self.stopwatch = Guards(self, args.skip_grad_norm_above), Stopwatch()
         self._token_sums = {"train": TokenSums(self.stopwatch), "eval": TokenSums(Stopwatch())}
@@ -176,17 +180,9 @@ class DeRTaTrainer(SFTTrainer):
         if probe is not None:
             probe.attach(self)
 
-    def _build_table(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: DeRTaConfig, *, for_training: bool = True
-    ) -> tuple[Dataset, RowReport]:
-        settings, num_proc = self._builder.settings, args.dataset_num_proc
-        return build_row_table(
-            rows, tokenizer, self.refusal_token, settings, num_proc=num_proc, for_training=for_training
-        )
-
-    def _build_eval_table(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, args: DeRTaConfig) -> Dataset:
+    def _build_eval_table(self, rows: Dataset, args: DeRTaConfig) -> Dataset:
         """Every row once, and none twice: whole batches for every rank, filled up with rows that do not count."""
-        table, _ = self._build_table(rows, tokenizer, args, for_training=False)
+        table, _ = self._build_table(rows, for_training=False)
         return table if args.world_size == 1 else fill_up(table, args.eval_batch_size * args.world_size)
 
     # Training begins
@@ -222,17 +218,15 @@ class DeRTaTrainer(SFTTrainer):
             if self.ablation is not None:
                 self.ablation.load(None if checkpoint is None else Path(checkpoint))
         # transformers reaches the sampler through accelerate's wrappers, but not once batches are skipped on a resume.
-        self._epoch.set(kwargs["epoch"])
+        self._epoch.fill_(kwargs["epoch"])
         self._sampler.set_epoch(kwargs["epoch"])
         return super()._run_epoch(**kwargs)
 
     def _say_what_repeats(self) -> None:
         rows, batch = len(self.train_dataset), self._sampler.batch
         if repeated := len(self._sampler) - rows:
-            steps = len(self._sampler) // batch
-            logger.info(
-                "an epoch is %d rows in %d steps of %d: the last step repeats %d rows", rows, steps, batch, repeated
-            )
+            said = "an epoch is %d rows in %d steps of %d: the last step repeats %d rows"
+            logger.info(said, rows, len(self._sampler) // batch, batch, repeated)
 
     # A step
 
@@ -325,8 +319,7 @@ class DeRTaTrainer(SFTTrainer):
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Losses of two epochs can only be compared on the same rows, so evaluation always draws as in epoch 0."""
         if isinstance(eval_dataset, Dataset) and "view" not in eval_dataset.column_names:  # rows, not yet a table
-            tokenizer: Any = self.processing_class
-            eval_dataset = self._build_eval_table(eval_dataset, tokenizer, self.args)
+            eval_dataset = self._build_eval_table(eval_dataset, self.args)
         training_collator, self.data_collator = self.data_collator, self._eval_collator
         try:
             return super().get_eval_dataloader(eval_dataset)

@@ -106,17 +106,9 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
         arguments = [str(folder / "model"), str(folder / "rows.jsonl"), str(outputs[f"evaluation on {ranks}"])]
         cases.append({"ranks": ranks, "port": free_port(), "script": str(EVALUATION), "arguments": arguments})
     (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
     finished = subprocess.run(
-        [*command, str(LAUNCHER), str(folder / "cases.json")],
+        [*torchrun, str(free_port()), str(LAUNCHER), str(folder / "cases.json")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -126,31 +118,29 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     return outputs
 
 
+def lines_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def curve(output: Path, key: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {line["step"]: line[key] for line in lines if key in line}
+    return {line["step"]: line[key] for line in lines_of(output) if key in line}
 
 
 def probe_lines(output: Path) -> list[dict[str, float]]:
     """The measurements, without their cost."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    clocks = ("probe/seconds", "probe/share_of_time")
-    return [{key: line[key] for key in line if key not in clocks} for line in lines if "probe/seconds" in line]
+    lines = [line for line in lines_of(output) if "probe/seconds" in line]
+    return [{key: line[key] for key in line if key not in ("probe/seconds", "probe/share_of_time")} for line in lines]
 
 
 @pytest.mark.parametrize("name", SPLIT)
-def test_same_losses(name, runs, record_property):
+def test_same_losses_and_curves(name, runs, record_property):
+    """Gradient norm before clipping, both objectives and their token counts, over all ranks."""
     expected, found = curve(runs["1x8"], "loss"), curve(runs[name], "loss")
     assert list(expected) == list(found) == [1, 2, 3, 4, 5]
     assert max(expected.values()) - min(expected.values()) > 0.5  # the weights have moved: there is something to miss
     deviation = max(abs(expected[step] - found[step]) for step in expected)
     record_property("deviation", deviation)
     assert deviation < TOLERANCE
-
-
-@pytest.mark.parametrize("name", SPLIT)
-def test_same_curves(name, runs):
-    """Gradient norm before clipping, both objectives and their token counts, over all ranks."""
     for key in ("mle_tokens", "rto_tokens", "num_tokens"):
         assert curve(runs[name], key) == curve(runs["1x8"], key)
     for key in ("grad_norm", "mle_loss", "rto_loss", "refusal_prob", "mle_token_accuracy"):
@@ -164,6 +154,8 @@ def test_two_ranks_resumed_in_mid_epoch(runs):
         expected = {step: value for step, value in curve(whole, key).items() if step > 3}
         assert curve(resumed, key) == expected
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    lines = probe_lines(resumed)
+    assert [line["step"] for line in lines] == [4, 5] and lines == probe_lines(whole)[2:]
 
 
 @pytest.mark.parametrize("name", SPLIT)
@@ -185,13 +177,6 @@ def test_training_does_not_notice_the_probe(name, runs):
     assert len(probe_lines(measured)) == 4 and probe_lines(alone) == []
     assert curve(measured, "loss") == curve(alone, "loss")
     assert (measured / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
-
-
-def test_a_resumed_run_goes_on_with_its_probe(runs):
-    """From step 3: the lines of steps 4 and 5, as the whole run wrote them."""
-    whole, resumed = probe_lines(runs["2 ranks x 4"]), probe_lines(runs["2 ranks, resumed"])
-    assert [line["step"] for line in resumed] == [4, 5]
-    assert resumed == whole[2:]
 
 
 @pytest.mark.parametrize("name", ["ablation, 2 ranks x 2 accumulation", "ablation, ZeRO-3 flattened"])

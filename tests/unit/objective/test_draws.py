@@ -58,10 +58,7 @@ def test_every_name_matters_and_nothing_else_does(changed):
     kept = kept_positions(200, dropout=0.5, **names)
     assert (kept_positions(200, dropout=0.5, **names) == kept).all()
     assert (kept_positions(200, dropout=0.5, **{**names, **changed}) != kept).any()
-
-
-def test_ids_are_not_confused_with_epochs():
-    """Names are separated in the hash: epoch 1 of "1" is not epoch 11 of "" run together."""
+    # Names are separated in the hash: epoch 1 of "12" is not epoch 11 of "2", run together.
     first = prefix_length(10**9, seed=1, epoch=1, example_id="12")
     assert first != prefix_length(10**9, seed=1, epoch=11, example_id="2")
 
@@ -82,8 +79,9 @@ def test_same_in_another_process():
     assert runs == [f"{here} {kept}"] * 2
 
 
-def test_kept_positions_without_dropout_are_all():
+def test_kept_positions_without_dropout_are_all_and_none_are_no_error():
     assert kept_positions(7, dropout=0.0, seed=1, epoch=1, example_id="a").tolist() == [True] * 7
+    assert kept_positions(0, dropout=0.5, seed=1, epoch=0, example_id="a").shape == (0,)
 
 
 def test_kept_positions_have_the_right_rate():
@@ -100,7 +98,3 @@ def test_never_zero_positions(length):
     kept = [kept_positions(length, dropout=0.999, seed=1, epoch=0, example_id=str(i)) for i in range(2000)]
     assert all(row.any() for row in kept)
     assert all(count > 2000 / length / 2 for count in np.sum(kept, axis=0))
-
-
-def test_no_positions_are_not_an_error():
-    assert kept_positions(0, dropout=0.5, seed=1, epoch=0, example_id="a").shape == (0,)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +18,6 @@ from derta.models.taught import read_taught
 from derta.objective.refusal_token import RefusalToken, resolve_refusal_token, usable_refusal_token
 from derta.objective.rows import IGNORE, mle_row, rto_row
 from derta.training.dataset import tokenize_rows
-from derta.training.trainer import DeRTaTrainer
 
 CHATML = (importlib.resources.files("trl") / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
 ROW = {
@@ -106,10 +104,10 @@ def test_rto_and_rows_with_a_harmful_prefix_teach_the_same_token(case):
     assert not any(tokenizer.decode([i]).strip() == "" for i in refusal.ids)
 
 
-def test_it_is_one_line_in_the_log(caplog, derta_args, tiny_model):
+def test_it_is_one_line_in_the_log(caplog, trainer_of):
     tokenizer = CASES["in two pieces behind a space"][0]
     with caplog.at_level(logging.INFO):
-        trainer = _trainer(tokenizer, derta_args, tiny_model)
+        trainer = trainer_of(tokenizer)
     (line,) = [record.getMessage() for record in caplog.records if "refusal token" in record.getMessage()]
     ids = trainer.refusal_token
     assert line == (
@@ -120,25 +118,26 @@ def test_it_is_one_line_in_the_log(caplog, derta_args, tiny_model):
     assert read_taught(ModelConfig(name_or_path=trainer.args.output_dir))["refusal_token"] == ids.to_dict()
 
 
-def _trainer(tokenizer: Any, derta_args: Any, tiny_model: Any, rows: Any = (ROW,), **changes: Any) -> DeRTaTrainer:
-    return DeRTaTrainer(
-        tiny_model("llama", len(tokenizer)),
-        args=derta_args(per_device_train_batch_size=1, **changes),
-        train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-    )
+@pytest.fixture
+def trainer_of(tiny_trainer: Any) -> Any:
+    """trainer_of(tokenizer, **arguments)"""
+
+    def make(tokenizer: Any, rows: Any = (ROW,), **changes: Any) -> Any:
+        return tiny_trainer(tokenizer=tokenizer, rows=list(rows), per_device_train_batch_size=1, **changes)
+
+    return make
 
 
-def test_rto_alone_asks_for_rows_that_teach_the_rest_of_a_split_word(derta_args, tiny_model):
+def test_rto_alone_asks_for_rows_that_teach_the_rest_of_a_split_word(trainer_of):
     tokenizer = CASES["in two pieces behind a space"][0]
     with pytest.raises(InputError, match=r"transition_copies=1\), or use objective=derta"):
-        _trainer(tokenizer, derta_args, tiny_model, objective="rto")
-    _trainer(tokenizer, derta_args, tiny_model, objective="rto", transition_copies=1)
+        trainer_of(tokenizer, objective="rto")
+    trainer_of(tokenizer, objective="rto", transition_copies=1)
     whole = CASES["one token with and without space"][0]
-    _trainer(whole, derta_args, tiny_model, objective="rto")
+    trainer_of(whole, objective="rto")
 
 
-def test_a_tokenizer_that_cannot_write_the_word(derta_args, tiny_model, caplog):
+def test_a_tokenizer_that_cannot_write_the_word(trainer_of, caplog):
     """Refused where it is taught; measured by nobody, and no reason to end, where it is not."""
     tokenizer = apart()
     with pytest.raises(InputError, match="no token that it could start with; choose another objective.refusal_text"):
@@ -146,9 +145,9 @@ def test_a_tokenizer_that_cannot_write_the_word(derta_args, tiny_model, caplog):
     for arm in Arm:
         if arm in (Arm.derta, Arm.rto):
             with pytest.raises(InputError, match="no token that it could start with"):
-                _trainer(tokenizer, derta_args, tiny_model, objective=arm.value, refusal_text="Pardon")
+                trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon")
         elif arm is not Arm.dpo:
-            trainer = _trainer(tokenizer, derta_args, tiny_model, objective=arm.value, refusal_text="Pardon")
+            trainer = trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon")
             assert trainer.refusal_token is None
             trainer.save_model(trainer.args.output_dir)
             assert read_taught(ModelConfig(name_or_path=trainer.args.output_dir))["refusal_token"] is None
@@ -157,14 +156,13 @@ def test_a_tokenizer_that_cannot_write_the_word(derta_args, tiny_model, caplog):
     assert "choose another eval.refusal_text" in caplog.text
 
 
-def test_white_space_around_the_text_changes_nothing(llama3_tokenizer):
+def test_white_space_around_the_text_changes_nothing_and_a_phrase_resolves_to_its_first_token(llama3_tokenizer):
     plain, padded = (resolve_refusal_token(llama3_tokenizer, text) for text in ("Sorry", "  Sorry\n"))
     assert plain.ids == padded.ids
-
-
-def test_a_phrase_resolves_to_its_first_token(llama3_tokenizer):
     token = resolve_refusal_token(llama3_tokenizer, "Sorry, I cannot help")
     assert token.start_id == llama3_tokenizer.convert_tokens_to_ids("Sorry") and not token.start_is_piece
+    with pytest.raises(InputError, match="eval.refusal_text is empty"):
+        resolve_refusal_token(llama3_tokenizer, "  ", group="eval")
 
 
 @pytest.mark.parametrize("text", ["I'm sorry", "I cannot", "The request", "so"])
@@ -179,38 +177,27 @@ def test_the_first_piece_of_a_word_is_used(text, llama3_tokenizer):
     assert token.continued_is_piece and text.startswith(token.continued_text.strip())
 
 
-def test_empty_text_is_refused(llama3_tokenizer):
-    with pytest.raises(InputError, match="eval.refusal_text is empty"):
-        resolve_refusal_token(llama3_tokenizer, "  ", group="eval")
-
-
 def test_given_ids_are_taken_as_they_are(llama3_tokenizer):
     one = resolve_refusal_token(llama3_tokenizer, token_ids=[17])
     assert (one.start_id, one.continued_id, one.ids) == (17, 17, (17,))
     two = resolve_refusal_token(llama3_tokenizer, token_ids=[17, 18])
     assert (two.start_id, two.continued_id, two.ids) == (17, 18, (17, 18))
-
-
-@pytest.mark.parametrize("ids", [[], [1, 2, 3], [-1], [336]])
-def test_impossible_ids_are_refused(ids, llama3_tokenizer):
     assert len(llama3_tokenizer) == 336
-    with pytest.raises(InputError, match="from 0 to 335"):
-        resolve_refusal_token(llama3_tokenizer, token_ids=ids)
-
-
-def test_an_id_of_white_space_is_refused(llama3_tokenizer):
+    for ids in ([], [1, 2, 3], [-1], [336]):
+        with pytest.raises(InputError, match="from 0 to 335"):
+            resolve_refusal_token(llama3_tokenizer, token_ids=ids)
     blank = llama3_tokenizer.convert_tokens_to_ids("Ġ")
     with pytest.raises(InputError, match=f"{blank} is white space alone"):
         resolve_refusal_token(llama3_tokenizer, token_ids=[17, blank])
 
 
-def test_given_ids_that_rows_with_a_prefix_contradict(derta_args, tiny_model, caplog):
+def test_given_ids_that_rows_with_a_prefix_contradict(trainer_of, caplog):
     tokenizer = CASES["in two pieces behind a space"][0]
     agreeing = list(resolve_refusal_token(tokenizer).ids)
     with caplog.at_level(logging.WARNING):
-        _trainer(tokenizer, derta_args, tiny_model, refusal_token_ids=agreeing)
+        trainer_of(tokenizer, refusal_token_ids=agreeing)
         assert "refusal_token_ids" not in caplog.text
-        _trainer(tokenizer, derta_args, tiny_model, refusal_token_ids=agreeing[:1])
+        trainer_of(tokenizer, refusal_token_ids=agreeing[:1])
     (said,) = [record.getMessage() for record in caplog.records if "refusal_token_ids" in record.getMessage()]
     assert said.startswith(
         f"objective.refusal_token_ids=[{agreeing[0]}]: behind harmful text RTO teaches {agreeing[0]}"
@@ -219,14 +206,14 @@ def test_given_ids_that_rows_with_a_prefix_contradict(derta_args, tiny_model, ca
 
 
 @pytest.mark.parametrize(("others", "level"), [(0, None), (2, logging.INFO), (3, logging.WARNING)])
-def test_safe_responses_that_begin_otherwise_are_counted(others, level, derta_args, tiny_model, caplog):
+def test_safe_responses_that_begin_otherwise_are_counted(others, level, trainer_of, caplog):
     tokenizer = CASES["one token with and without space"][0]
     rows = [{**ROW, "id": f"triple-{i}"} for i in range(10)]
     for row in rows[:others]:
         row["chosen"] = [{"role": "assistant", "content": "I can't help."}]
     helpful = {**ROW, "id": "helpful", "chosen": [{"role": "assistant", "content": "Sure."}], "rejected": None}
     with caplog.at_level(logging.INFO):
-        _trainer(tokenizer, derta_args, tiny_model, [helpful, *rows])
+        trainer_of(tokenizer, [helpful, *rows])
     said = [record for record in caplog.records if "safe responses" in record.getMessage()]
     assert [record.levelno for record in said] == ([] if level is None else [level])
     for record in said:

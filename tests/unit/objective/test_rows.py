@@ -46,25 +46,19 @@ def all_kept(length: int) -> np.ndarray:
     return np.ones(length, dtype=bool)
 
 
-def test_mle_row_without_prefix_is_the_vanilla_row():
+def test_mle_row():
+    """Without prefix the vanilla row. The prefix is context only, and behind it the safe response takes its continued
+    form; the end token of a whole harmful response is left out: the row goes on."""
     assert mle_row(example(), k=0, max_length=100) == {
         "input_ids": [1, 2, 3, 21, 22, E],
         "labels": [X, X, X, 21, 22, E],
         "objective": [0, 0, 0, 1, 1, 1],
     }
-
-
-def test_mle_row_with_two_tokens_of_prefix():
-    """The prefix is context only, and the safe response takes its continued form."""
     assert mle_row(example(), k=2, max_length=100) == {
         "input_ids": [1, 2, 3, 11, 12, 31, 22, E],
         "labels": [X, X, X, X, X, 31, 22, E],
         "objective": [0, 0, 0, 0, 0, 1, 1, 1],
     }
-
-
-def test_mle_row_with_the_whole_harmful_response():
-    """Its end token is left out: the row goes on."""
     assert mle_row(example(), k=4, max_length=100)["input_ids"] == [1, 2, 3, 11, 12, 13, 14, 31, 22, E]
 
 

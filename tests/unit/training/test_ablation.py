@@ -35,7 +35,7 @@ class Recording(DeRTaTrainer):
 
 
 @pytest.fixture
-def train(mixed_rows: Any, llama3_tokenizer: Any, tiny_model: Any, derta_args: Any) -> Callable[..., Recording]:
+def train(tiny_trainer: Callable[..., Any]) -> Callable[..., Recording]:
     def run(resume: str | None = None, **changes: Any) -> Recording:
         settings = {
             "per_device_train_batch_size": 4,
@@ -47,12 +47,7 @@ def train(mixed_rows: Any, llama3_tokenizer: Any, tiny_model: Any, derta_args: A
             "ablation_refresh_steps": 2,
             **changes,
         }
-        trainer = Recording(
-            tiny_model("llama", len(llama3_tokenizer)),
-            args=derta_args(**settings),
-            train_dataset=Dataset.from_list(mixed_rows),
-            processing_class=llama3_tokenizer,
-        )
+        trainer = tiny_trainer(kind=Recording, **settings)
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -154,7 +149,7 @@ def test_direction_is_that_of_the_model_as_it_stands(train: Any, tiny_model: Any
     _, before, used, _ = trainer.seen[6]
     model = tiny_model("llama", len(llama3_tokenizer)).eval()
     model.load_state_dict(before)
-    prompts = DirectionPrompts.of(trainer_table(trainer), 3)
+    prompts = DirectionPrompts.of(trainer.train_dataset, 3)
     means = []
     for side in (prompts.harmful, prompts.harmless):
         with torch.no_grad():
@@ -162,18 +157,6 @@ def test_direction_is_that_of_the_model_as_it_stands(train: Any, tiny_model: Any
         means.append(torch.stack([state[1][0, -2].double() for state in states]).mean(0))
     assert torch.allclose(used.vector.double(), means[0] - means[1], atol=1e-5)
     assert (used.position, used.layer) == (-2, 1)
-
-
-def trainer_table(trainer: DeRTaTrainer) -> Dataset:
-    return trainer._build_table(Dataset.from_list(ROWS), trainer.processing_class, trainer.args)[0]
-
-
-ROWS: list[dict[str, Any]] = []
-
-
-@pytest.fixture(autouse=True)
-def _rows(mixed_rows: Any) -> None:
-    ROWS[:] = mixed_rows
 
 
 def test_of_several_places_the_one_that_refusal_rests_on_most(train: Any) -> None:
@@ -189,7 +172,7 @@ def test_of_several_places_the_one_that_refusal_rests_on_most(train: Any) -> Non
         except InputError as error:  # at layer 0 the template's tokens are the same on both sides
             assert place[1] == 0 and "same mean" in str(error)
             continue
-        prompts = [torch.tensor([ids]) for ids in DirectionPrompts.of(trainer_table(trainer), 3).harmful]
+        prompts = [torch.tensor([ids]) for ids in DirectionPrompts.of(trainer.train_dataset, 3).harmful]
         with directional_ablation(model.eval(), vector), torch.no_grad():
             p = torch.stack([model(ids).logits[0, -1].softmax(-1)[direction.refusal_id] for ids in prompts])
         found[place] = float((p / (1 - p)).log().mean())
@@ -222,6 +205,8 @@ def test_harmless_prompts_that_end_as_the_harmful_ones_do() -> None:
     table = Dataset.from_list([{"prompt_ids": ids, "view": int(view), "copy": 0} for ids, view in rows])
     prompts = DirectionPrompts.of(table, 2)
     assert prompts.harmful == [[1, 7, 9]] and prompts.harmless == [[4, 7, 9], [5, 9]]
+    with pytest.raises(InputError, match="1 of triples and 0 of helpful rows"):
+        DirectionPrompts.of(table.select([0]), 4)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +227,3 @@ def test_harmless_prompts_that_end_as_the_harmful_ones_do() -> None:
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str, train: Any) -> None:
     with pytest.raises(InputError, match=message):
         train(max_steps=1, **changes)
-
-
-def test_data_without_helpful_rows_are_refused(train: Any, mixed_rows: Any) -> None:
-    table = Dataset.from_list([{"prompt_ids": [1], "view": int(View.MLE_WITH_PREFIX), "copy": 0}])
-    with pytest.raises(InputError, match="1 of triples and 0 of helpful rows"):
-        DirectionPrompts.of(table, 4)

@@ -40,9 +40,9 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in run.iterdir())
 
 
-def test_the_newest_complete_one_is_chosen_by_step_not_by_name(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_newest_complete_one_is_chosen_by_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not by name."""
+    assert choose("auto", tmp_path) is None and choose("auto", tmp_path / "missing") is None
     for step in (9, 10, 100):
         checkpoint(tmp_path, step, complete=step != 100)
     (tmp_path / "checkpoint-best").mkdir()
@@ -51,11 +51,6 @@ def test_the_newest_complete_one_is_chosen_by_step_not_by_name(
     assert "checkpoint-best" not in caplog.text
     assert choose("never", tmp_path) is None
     assert choose(str(tmp_path / "checkpoint-9"), tmp_path) == tmp_path / "checkpoint-9"
-
-
-def test_nothing_to_choose_from(tmp_path: Path) -> None:
-    assert choose("auto", tmp_path) is None
-    assert choose("auto", tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", "3", '{"step": 3}', "\ufffd"])
@@ -75,10 +70,9 @@ def test_another_world_size_is_refused(tmp_path: Path) -> None:
 def test_only_complete_ones_count_towards_the_limit(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8):
         checkpoint(tmp_path, step, complete=step not in (4, 8))
-    keep_newest(tmp_path, 1)
-    assert names(tmp_path) == ["checkpoint-4", "checkpoint-6", "checkpoint-8"]
-    keep_newest(tmp_path, None)
-    assert names(tmp_path) == ["checkpoint-4", "checkpoint-6", "checkpoint-8"]
+    for limit in (1, None):
+        keep_newest(tmp_path, limit)
+        assert names(tmp_path) == ["checkpoint-4", "checkpoint-6", "checkpoint-8"]
     remove_incomplete(tmp_path)
     assert names(tmp_path) == ["checkpoint-6"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import trl
-from datasets import Dataset
 from peft import LoraConfig
 
 from derta.errors import InputError
@@ -20,16 +19,10 @@ LORA = {"peft_config": LoraConfig(r=4, lora_dropout=0.3, target_modules="all-lin
 
 
 @pytest.fixture
-def make(mixed_rows: Any, llama3_tokenizer: Any, tiny_model: Any, derta_args: Any) -> Callable[..., DeRTaTrainer]:
-    def trainer(family: str = "llama", tied: bool = False, more: dict[str, Any] | None = None, **changes: Any) -> Any:
+def make(tiny_trainer: Callable[..., Any]) -> Callable[..., DeRTaTrainer]:
+    def trainer(**changes: Any) -> Any:
         torch.manual_seed(0)
-        return DeRTaTrainer(
-            tiny_model(family, len(llama3_tokenizer), tied=tied),
-            args=derta_args(max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, **changes),
-            train_dataset=Dataset.from_list(mixed_rows),
-            processing_class=llama3_tokenizer,
-            **(more or {}),
-        )
+        return tiny_trainer(max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, **changes)
 
     return trainer
 
@@ -83,7 +76,7 @@ def test_a_head_that_is_not_log_softmax_is_caught_before_the_first_step(
     ],
 )
 def test_the_head_of_today_passes(family: str, settings: dict[str, Any], make: Callable[..., DeRTaTrainer]) -> None:
-    trainer = make(family, **settings)
+    trainer = make(family=family, **settings)
     trainer.train()
     assert trainer.state.global_step == 2
 

@@ -10,7 +10,7 @@ from derta.config import ObjectiveConfig
 from derta.objective.loss import count_objectives
 from derta.objective.refusal_token import RefusalToken
 from derta.objective.rows import RowBuilder, RowSettings, View
-from derta.training.collator import DeRTaCollator, EpochClock
+from derta.training.collator import DeRTaCollator, epoch_clock
 
 PAD, S, _S, E, X = 0, 90, 91, 99, -100
 
@@ -33,7 +33,7 @@ def collate():
     def make(padding_free: bool) -> DeRTaCollator:
         settings = RowSettings(objective=ObjectiveConfig(zero_prefix_fraction=0.0), max_length=50, seed=1)
         builder = RowBuilder(refusal=RefusalToken("Sorry", S, _S, "Sorry", " Sorry"), settings=settings)
-        return DeRTaCollator(pad_token_id=PAD, padding_free=padding_free, builder=builder, epoch=EpochClock())
+        return DeRTaCollator(pad_token_id=PAD, padding_free=padding_free, builder=builder, epoch=epoch_clock())
 
     return make
 
@@ -69,7 +69,7 @@ def test_epoch_is_read_when_the_batch_is_made(collate):
     harmful = {**entry(View.MLE_WITH_PREFIX, [1]), "rejected_ids": [*range(11, 31), E]}
     lengths = set()
     for epoch in range(10):
-        collator.epoch.set(epoch)
+        collator.epoch.fill_(epoch)
         lengths.add(collator([harmful])["input_ids"].shape[1])
     assert len(lengths) > 3
 

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
 from derta.errors import InputError
-from derta.training.trainer import DeRTaTrainer
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "packing": True,
@@ -62,16 +60,10 @@ def test_what_says_the_same_is_allowed(derta_args):
     assert derta_args(train_sampling_strategy="sequential").shuffle is False
 
 
-def test_two_loaders(derta_args, tiny_model, llama3_tokenizer, mixed_rows):
+def test_two_loaders(tiny_trainer):
     """One that the user looks at before training does not take anything from the one that trains."""
-
-    def trainer() -> DeRTaTrainer:
-        args = derta_args(max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2)
-        model = tiny_model("llama", len(llama3_tokenizer))
-        rows = Dataset.from_list(mixed_rows)
-        return DeRTaTrainer(model, args=args, train_dataset=rows, processing_class=llama3_tokenizer)
-
-    looked, plain = trainer(), trainer()
+    settings = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+    looked, plain = tiny_trainer(**settings), tiny_trainer(**settings)
     first, second = ([batch["input_ids"].tolist() for batch in looked.get_train_dataloader()] for _ in range(2))
     assert first == second and len(first) == 6
     for ready in (looked, plain):

@@ -27,19 +27,12 @@ def test_whole_global_batches_with_wrap_around():
     assert repeated in order[:4] and repeated in order[8:]
 
 
-def test_order_of_the_data():
+def test_order_of_the_data_and_batches_that_are_whole_or_larger_than_the_data():
     sampler = GlobalBatchSampler(LENGTHS, 4, seed=1, shuffle=False)
-    assert epoch_of(sampler, 0) == [*range(11), 0]
-    assert epoch_of(sampler, 1) == [*range(11), 0]
-
-
-def test_fewer_rows_than_a_batch():
+    assert epoch_of(sampler, 0) == epoch_of(sampler, 1) == [*range(11), 0]
     assert epoch_of(GlobalBatchSampler([3, 2, 1], 8, seed=1, shuffle=False), 0) == [0, 1, 2, 0, 1, 2, 0, 1]
-
-
-def test_no_row_is_added_where_batches_are_whole():
     order = epoch_of(GlobalBatchSampler(LENGTHS[:8], 4, seed=1, shuffle=True), 3)
-    assert sorted(order) == list(range(8))
+    assert sorted(order) == list(range(8)), "no row is added"
 
 
 def test_longest_first_inside_a_batch():
@@ -75,10 +68,6 @@ def test_a_global_batch_holds_the_same_rows_for_any_split(ranks, micro, accumula
     micro_batches = list(BatchSampler(sampler, micro, drop_last=False))
     per_rank = [micro_batches[rank::ranks] for rank in range(ranks)]
     for step in range(5):
-        rows = [
-            row
-            for rank in range(ranks)
-            for batch in per_rank[rank][step * accumulation : (step + 1) * accumulation]
-            for row in batch
-        ]
+        steps = [own[step * accumulation : (step + 1) * accumulation] for own in per_rank]
+        rows = np.concatenate([batch for own in steps for batch in own])
         assert sorted(rows) == sorted(whole[step].tolist())

@@ -34,7 +34,7 @@ def rows(mixed_rows) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def trainer(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
+def trainer(llama3_tokenizer, tiny_trainer):
     def make(probe_rows: list | None = None, limit: int = 64, **changes: Any) -> DeRTaTrainer:
         changes = {"per_device_train_batch_size": 2, "max_steps": 5, "learning_rate": 1e-2, **changes}
         torch.manual_seed(0)  # of the adapter
@@ -42,14 +42,8 @@ def trainer(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
         if probe_rows is not None:
             refusal = resolve_refusal_token(llama3_tokenizer, "Sorry")
             probe = RefusalProbe(probe_rows, llama3_tokenizer, refusal, every=2, rows_per_side=limit, max_length=100)
-        return DeRTaTrainer(
-            tiny_model("llama", len(llama3_tokenizer)),
-            args=derta_args(**changes),
-            train_dataset=Dataset.from_list(mixed_rows),
-            processing_class=llama3_tokenizer,
-            peft_config=LoraConfig(r=4, lora_dropout=0.4, target_modules="all-linear", task_type="CAUSAL_LM"),
-            probe=probe,
-        )
+        lora = LoraConfig(r=4, lora_dropout=0.4, target_modules="all-linear", task_type="CAUSAL_LM")
+        return tiny_trainer(more={"peft_config": lora, "probe": probe}, **changes)
 
     return make
 
@@ -63,7 +57,9 @@ def lines(trainer: DeRTaTrainer) -> list[dict[str, float]]:
 
 
 def test_numbers_by_hand():
-    """Harmful 0.9, 0.7 | 0.5; benign 0.6 | 0.1: of 3 x 2 pairs, 0.5 < 0.6 is the one that is the wrong way round."""
+    """One side alone has no AUROC, a broken model no separation.
+
+    Harmful 0.9, 0.7 | 0.5; benign 0.6 | 0.1: of 3 x 2 pairs, 0.5 < 0.6 is the one that is the wrong way round."""
     found = probe_metrics([[0.9, 0.7], [0.5]], [[0.6, 0.1]])
     assert (found["probe/rows_harmful"], found["probe/rows_benign"]) == (2, 1)
     assert (found["probe/positions_harmful"], found["probe/positions_benign"]) == (3, 2)
@@ -75,15 +71,10 @@ def test_numbers_by_hand():
     assert found["probe/auroc@0"] == pytest.approx(1 / 2)
     assert (found["probe/refusal_prob_harmful@1-5"], found["probe/refusal_prob_benign@1-5"]) == (0.7, 0.1)
     assert "probe/auroc@6-30" not in found and "probe/refusal_prob_benign@>30" not in found
-
-
-def test_one_side_alone_has_no_auroc():
     found = probe_metrics([], [[0.25]])
     assert found["probe/refusal_prob_benign"] == 0.25 and found["probe/positions_harmful"] == 0
     assert "probe/auroc" not in found and "probe/refusal_prob_harmful" not in found
-
-
-def test_a_broken_model_has_no_separation():
+    # Of a broken model
     found = probe_metrics([[0.9, math.nan]], [[0.1]])
     assert math.isnan(found["probe/auroc"]) and math.isnan(found["probe/refusal_prob_benign"])
     assert found["probe/rows_harmful"] == 1
@@ -97,6 +88,8 @@ def test_rows_are_taken_from_everywhere():
 def test_the_same_numbers_as_in_an_evaluation(trainer, rows, llama3_tokenizer):
     """With logits over the whole vocabulary there, through the fused head here, in batches of another size."""
     ready = trainer(rows)
+    fewer = probe_of(trainer(rows, limit=1)).measure()
+    assert (fewer["probe/rows_harmful"], fewer["probe/rows_benign"]) == (1, 1)
     found = probe_of(ready).measure()
     assert (found["probe/rows_harmful"], found["probe/rows_benign"]) == (2, 3)
     target = TargetModel(ready.model, llama3_tokenizer)
@@ -117,10 +110,8 @@ def test_training_does_not_notice(trainer, rows):
     assert [line["step"] for line in lines(measured)] == [0, 2, 4, 5]
     losses = [[line["loss"] for line in ready.state.log_history if "loss" in line] for ready in (measured, alone)]
     assert losses[0] == losses[1] and len(losses[0]) == 5
-    for (name, ours), (_, theirs) in zip(
-        measured.model.named_parameters(), alone.model.named_parameters(), strict=True
-    ):
-        assert torch.equal(ours, theirs), name
+    for ours, theirs in zip(measured.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_it_leaves_everything_as_it_was(trainer, rows):
@@ -153,11 +144,6 @@ def test_the_curve_shows_what_is_learned(trainer, rows, caplog):
     assert any(line.startswith("probe: 11 measurements in") for line in said)
 
 
-def test_at_most_so_many_rows(trainer, rows):
-    found = probe_of(trainer(rows, limit=1)).measure()
-    assert (found["probe/rows_harmful"], found["probe/rows_benign"]) == (1, 1)
-
-
 def test_rates_leave_the_probe_out(trainer, rows, monkeypatch):
     """A probe of a second between steps of milliseconds: tokens per second do not show it."""
     import time
@@ -187,21 +173,16 @@ def config(tmp_path):
     return make
 
 
-def test_off_without_held_out_rows_and_said_once(config, caplog):
+def test_off_without_held_out_rows_or_by_eval_steps(config, caplog):
     with caplog.at_level(logging.INFO):
         assert load_probe_rows(config(), NONE) is None
     assert len(caplog.records) == 1 and "probe: off" in caplog.text and "holdout:" in caplog.text
-
-
-def test_off_by_eval_steps(config, caplog):
+    caplog.clear()
     off = config(path="nowhere")
     off.trainer = TrainerConfig(eval_steps=0)
     with caplog.at_level(logging.INFO):
         assert load_probe_rows(off, NONE) is None
     assert not caplog.records
-
-
-def test_errors_name_the_key_that_was_given(config):
     with pytest.raises(InputError, match="rows of the probe: probe.path=nowhere.jsonl: expected a dataset"):
         load_probe_rows(config(path="nowhere.jsonl"), NONE)
 
@@ -209,9 +190,8 @@ def test_errors_name_the_key_that_was_given(config):
 def test_rows_that_are_trained_on_are_left_out(config, rows, tmp_path, caplog):
     """By the words of their prompts; the warning counts them and quotes none."""
     path = tmp_path / "probe.jsonl"
-    path.write_text(
-        "".join(json.dumps({key: row[key] for key in ("prompt", "chosen", "rejected")}) + "\n" for row in rows)
-    )
+    kept = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
     prompts = [row["prompt"][-1]["content"] for row in rows]
     shouted = [{"prompt": [{"role": "user", "content": f"  {text.upper()}!"}]} for text in dict.fromkeys(prompts)]
     with caplog.at_level(logging.WARNING):

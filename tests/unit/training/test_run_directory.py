@@ -39,10 +39,10 @@ def test_config_yaml_is_plain_yaml(run: Path) -> None:
     content = yaml.safe_load((run / "config.yaml").read_text())
     assert content["objective"]["name"] == "derta" and content["run"]["data_sha256"] == "aa"
     assert content == describe()
-
-
-def test_versions_are_known_for_every_package() -> None:
     assert all(version[0].isdigit() for version in package_versions().values())
+    described = describe(objective__rto_dropout=0.5)
+    assert set(described["objective"]) == set(ObjectiveConfig.__dataclass_fields__)
+    assert described["objective"]["rto_dropout"] == 0.5
 
 
 def test_a_new_an_empty_and_an_own_directory(run: Path, tmp_path: Path) -> None:
@@ -102,19 +102,11 @@ def test_directories_are_made_for_good_only_if_something_is_written(tmp_path: Pa
     with beginning(deep):
         pass
     assert [path.name for path in deep.iterdir()] == ["file"]
-
-
-def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(RuntimeError), beginning(tmp_path / "mine" / "run"):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with pytest.raises(RuntimeError), beginning(mine / "run"):
         raise RuntimeError
-    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
-
-
-def test_the_learning_objective_of_the_description_is_the_config_s() -> None:
-    described = describe(objective__rto_dropout=0.5)
-    assert set(described["objective"]) == set(ObjectiveConfig.__dataclass_fields__)
-    assert described["objective"]["rto_dropout"] == 0.5
+    assert list(mine.iterdir()) == [], "a directory that was there stays"
 
 
 def test_a_run_from_before_a_setting_existed(run: Path) -> None:

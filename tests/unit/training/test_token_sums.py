@@ -20,13 +20,8 @@ def accelerator() -> Accelerator:
 
 
 def add(sums: TokenSums, log_probs: list[float], objective: list[int], correct: list[int], pad: int = 0) -> None:
-    sums.add(
-        torch.tensor([log_probs]),
-        torch.tensor([correct]).bool(),
-        torch.tensor([objective], dtype=torch.int8),
-        [len(objective) + 1 - pad],
-        len(objective) + 1,
-    )
+    slots, kinds = len(objective) + 1, torch.tensor([objective], dtype=torch.int8)
+    sums.add(torch.tensor([log_probs]), torch.tensor([correct]).bool(), kinds, [slots - pad], slots)
 
 
 def test_ratio_of_sums(accelerator):
@@ -55,7 +50,7 @@ def test_absent_objective_has_no_curve(accelerator):
     assert curves["rto_loss"] == pytest.approx(1.0) and not {"mle_loss", "mle_token_accuracy"} & curves.keys()
 
 
-def test_windows_start_again(accelerator):
+def test_windows_start_again_and_unsupervised_positions_count_for_nothing(accelerator):
     sums = TokenSums(Stopwatch())
     assert sums.drain(accelerator) == {}
     add(sums, [-8.0], [1], [0])
@@ -65,11 +60,7 @@ def test_windows_start_again(accelerator):
     curves = sums.drain(accelerator)
     assert curves["mle_loss"] == pytest.approx(2.0) and curves["mle_tokens"] == 1
     assert curves["num_tokens"] == 2  # of the window alone; the trainer adds windows up
-
-
-def test_unsupervised_positions_do_not_poison_the_sums(accelerator):
-    """log P of a position without label may be anything, even -inf."""
-    sums = TokenSums(Stopwatch())
+    # log P of a position without label may be anything, even -inf.
     add(sums, [-math.inf, -2.0, math.nan], [0, 1, 0], [1, 0, 1])
     assert sums.drain(accelerator)["mle_loss"] == pytest.approx(2.0)
 

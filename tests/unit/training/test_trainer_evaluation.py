@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from datasets import Dataset
 
 from derta.errors import InputError
-from derta.training.trainer import DeRTaTrainer
+from derta.training.config import DeRTaConfig
 
 
 @pytest.fixture
-def trainer(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
-    def make(**changes: Any) -> DeRTaTrainer:
-        helpful = [row for row in mixed_rows if row["rejected"] is None]
-        return DeRTaTrainer(
-            tiny_model("llama", len(llama3_tokenizer)),
-            args=derta_args(rto_weight=2.0, **changes),
-            train_dataset=Dataset.from_list(mixed_rows),
-            eval_dataset={"all": Dataset.from_list(mixed_rows), "helpful": Dataset.from_list(helpful)},
-            processing_class=llama3_tokenizer,
-        )
-
-    return make
+def trainer(tiny_trainer, mixed_rows):
+    helpful = [row for row in mixed_rows if row["rejected"] is None]
+    sets = {"all": Dataset.from_list(mixed_rows), "helpful": Dataset.from_list(helpful)}
+    return lambda **changes: tiny_trainer(rto_weight=2.0, more={"eval_dataset": sets}, **changes)
 
 
 def test_loss_is_that_of_all_tokens(trainer):
@@ -36,28 +26,18 @@ def test_loss_is_that_of_all_tokens(trainer):
         assert (result["eval_all_mle_tokens"], result["eval_all_rto_tokens"]) == (mle, rto)
 
 
-def test_a_set_of_helpful_rows_alone(trainer):
-    """Has no RTO curve, and its loss is its MLE loss."""
-    result = trainer().evaluate()
-    assert result["eval_helpful_loss"] == pytest.approx(result["eval_helpful_mle_loss"])
-    assert "eval_helpful_rto_loss" not in result and "eval_all_rto_loss" in result
-
-
-def test_plain_rows(trainer, mixed_rows):
+def test_helpful_rows_alone_and_plain_rows(trainer, mixed_rows):
+    """A set without triples has no RTO curve, and its loss is its MLE loss."""
     ready = trainer()
     expected = ready.evaluate()
+    assert expected["eval_helpful_loss"] == pytest.approx(expected["eval_helpful_mle_loss"])
+    assert "eval_helpful_rto_loss" not in expected and "eval_all_rto_loss" in expected
     result = ready.evaluate(Dataset.from_list(mixed_rows))
     assert result["eval_loss"] == pytest.approx(expected["eval_all_loss"])
 
 
-def test_several_gpus_in_one_process_are_refused(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
+def test_several_gpus_in_one_process_are_refused(tiny_trainer, monkeypatch):
     """torch's DataParallel replicas would all call the first GPU's patched forward."""
-    args = derta_args()
-    args._n_gpu = 2
+    monkeypatch.setattr(DeRTaConfig, "n_gpu", 2)
     with pytest.raises(InputError, match="torchrun --nproc_per_node 2"):
-        DeRTaTrainer(
-            tiny_model("llama", len(llama3_tokenizer)),
-            args=args,
-            train_dataset=Dataset.from_list(mixed_rows),
-            processing_class=llama3_tokenizer,
-        )
+        tiny_trainer()

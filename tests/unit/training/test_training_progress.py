@@ -9,7 +9,6 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from derta.training.progress import line_of
-from derta.training.trainer import DeRTaTrainer
 
 
 def test_a_log_in_words() -> None:
@@ -24,17 +23,10 @@ def test_a_log_in_words() -> None:
 
 
 @pytest.mark.parametrize("disable_tqdm", [True, False])
-def test_what_a_run_prints(
-    disable_tqdm: bool, derta_args: Any, tiny_model: Any, llama3_tokenizer: Any, mixed_rows: Any, capfd: Any
-) -> None:
-    trainer = DeRTaTrainer(
-        tiny_model("llama", len(llama3_tokenizer)),
-        args=derta_args(max_steps=3, per_device_train_batch_size=4, disable_tqdm=disable_tqdm),
-        train_dataset=Dataset.from_list(mixed_rows),
-        eval_dataset=Dataset.from_list(mixed_rows),
-        processing_class=llama3_tokenizer,
-        peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
+def test_what_a_run_prints(disable_tqdm: bool, tiny_trainer: Any, mixed_rows: Any, capfd: Any) -> None:
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    more = {"eval_dataset": Dataset.from_list(mixed_rows), "peft_config": lora}
+    trainer = tiny_trainer(max_steps=3, per_device_train_batch_size=4, disable_tqdm=disable_tqdm, more=more)
     trainer.train()
     trainer.evaluate()
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith(("step", "3 steps", "{"))]

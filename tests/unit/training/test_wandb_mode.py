@@ -20,21 +20,19 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_key_the_run_stays_here() -> None:
-    assert resolve_mode(WandbMode.auto) == "offline"
-
-
 def test_a_key_in_the_environment_or_in_netrc_means_online(no_account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_mode(WandbMode.auto) == "offline", "without one the run stays here"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert resolve_mode(WandbMode.auto) == "online"
     monkeypatch.delenv("WANDB_API_KEY")
-    (no_account / ".netrc").write_text("machine example.org login user password x\n")
-    (no_account / ".netrc").chmod(0o600)
-    assert resolve_mode(WandbMode.auto) == "offline"
-    (no_account / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert resolve_mode(WandbMode.auto) == "online"
-    (no_account / ".netrc").write_text("not a netrc file {")
-    assert resolve_mode(WandbMode.auto) == "offline"
+    for content, mode in (
+        ("machine example.org login user password x\n", "offline"),
+        ("machine api.wandb.ai login user password x\n", "online"),
+        ("not a netrc file {", "offline"),
+    ):
+        (no_account / ".netrc").write_text(content)
+        (no_account / ".netrc").chmod(0o600)
+        assert resolve_mode(WandbMode.auto) == mode
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
@@ -49,10 +47,7 @@ def test_the_id_stays_with_the_directory(tmp_path: Path) -> None:
     first = _run_id(tmp_path, "project")
     assert _run_id(tmp_path, "project") == first
     assert json.loads((tmp_path / "wandb_run.json").read_text()) == {"id": first, "project": "project"}
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
-def test_an_id_file_that_holds_none(content: str, tmp_path: Path) -> None:
-    (tmp_path / "wandb_run.json").write_text(content)
-    with pytest.raises(InputError, match="wandb_run.json holds no W&B run id: remove it"):
-        _run_id(tmp_path, "project")
+    for content in ("", "{", "[]", "{}", "null"):
+        (tmp_path / "wandb_run.json").write_text(content)
+        with pytest.raises(InputError, match="wandb_run.json holds no W&B run id: remove it"):
+            _run_id(tmp_path, "project")
