@@ -18,13 +18,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from derta.config.direction import DiagnoseRunConfig
 from derta.config.settings import plain
 from derta.direction.examine import Examined, examine
 from derta.direction.figures import write_figures
 from derta.direction.find import load_reference
-from derta.direction.outcomes import score_of
 from derta.direction.prompts import draw_sides, read_sides, refusal_start_ids
+from derta.direction.score import score_of
 from derta.direction.selection import write_table
 from derta.direction.suffix import read_suffixes
 from derta.errors import InputError
@@ -52,8 +54,6 @@ _FREE = ("path", "batch_size")  # settings that change no result; the files' has
 def diagnose(config: DiagnoseRunConfig) -> dict[str, Any]:
     """Run the diagnostic, or read what an earlier run of it wrote, and return the content of direction.json. Raises
     InputError: anything the user can mend: configuration, model, prompts, files."""
-    import torch
-
     output, began = Path(config.output_dir), time.monotonic()
     read = read_sides(config.direction)  # before the model is loaded: what is wrong with files shows at once
     if config.direction.suffix.path:

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from derta.config.direction import DirectionConfig
-from derta.direction.find import Search, direction_of, find_direction, orthogonal_directions
-from derta.direction.outcomes import AS_IT_IS, BOTH, HARMFUL, HARMLESS, KEY, Tester, robustness
+from derta.direction.find import Reference, Search, direction_of, find_direction, orthogonal_directions
+from derta.direction.outcomes import AS_IT_IS, BOTH, HARMFUL, HARMLESS, Tester
 from derta.direction.prompts import SPLITS, Side, refusal_start_ids
+from derta.direction.score import KEY, robustness
 from derta.direction.suffix import analyse_suffixes
 from derta.evaluation.judges.judge import build_judge
 from derta.evaluation.records import Result
@@ -28,11 +31,6 @@ from derta.residual.interventions import (
     layerwise_ablation,
     subspace_ablation,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from derta.direction.find import Reference
 
 _STRONGEST, _PER_LAYER, _ADDED = "ablated, not valid", "one per layer ablated", "added"
 

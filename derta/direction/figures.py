@@ -22,7 +22,6 @@ from derta.charts import (
     write_png,
 )
 from derta.direction.report import interventions
-from derta.direction.suffix import CONDITIONS
 
 SCORES = {
     "refusal_score": ("bypass: refusal metric, ablated", "viridis"),
@@ -166,7 +165,8 @@ def _rate_tips(*about: str) -> list[Any]:
 def suffix_curves(report: Mapping[str, Any]) -> Figure:
     """Cosine of the last token's residual with the direction by layer; attention shares of the top heads."""
     suffix = report["suffix"]
-    conditions = {name: suffix["conditions"][name] for name in CONDITIONS}
+    conditions: dict[str, Any] = suffix["conditions"]
+    names = list(conditions)
     rows = {
         "cosines": _by_layer({name: one["cosines"] for name, one in conditions.items()}),
         "attention": [
@@ -181,15 +181,15 @@ def suffix_curves(report: Mapping[str, Any]) -> Figure:
         .properties(title=f"attention of the top {len(suffix['heads'])} heads", height=200)
         .mark_bar()
         .encode(
-            x=alt.X("suffix:N", sort=CONDITIONS, title="suffix", axis=alt.Axis(labelAngle=0)),
+            x=alt.X("suffix:N", sort=names, title="suffix", axis=alt.Axis(labelAngle=0)),
             xOffset="on the:N",
             y=alt.Y("share:Q", title=None, axis=PERCENT),
             color=alt.Color("on the:N", scale=parts, legend=legend()),
             tooltip=[asked("suffix"), asked("on the"), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    layers = len(conditions[CONDITIONS[0]]["cosines"])
-    curves = _curves("cosines", CONDITIONS, layers, "cosine of the last token with the direction, by suffix")
+    layers = len(conditions[names[0]]["cosines"])
+    curves = _curves("cosines", names, layers, "cosine of the last token with the direction, by suffix")
     both = alt.concat(curves, attention).resolve_scale(color="independent", strokeDash="independent")
     title = f"{report['label']}: suffixes (n = {suffix['prompts']} prompts)"
     return Figure(both, title, rows, count=2, width=360)

@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+import torch
 
 from derta.config.direction import DirectionConfig
 from derta.config.model import ModelConfig
@@ -32,11 +33,8 @@ from derta.residual.blocks import locate_blocks
 from derta.residual.direction_files import Direction, differences, load_direction
 from derta.residual.interventions import activation_addition, directional_ablation, layerwise_ablation
 
-if TYPE_CHECKING:
-    import torch
-
-    Reference = Direction | torch.Tensor
-    """The direction of another checkpoint; or, of a model without a valid one, [P, L, H] of its means."""
+Reference = Direction | torch.Tensor
+"""The direction of another checkpoint; or, of a model without a valid one, [P, L, H] of its means."""
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +176,6 @@ def mean_difference(target: TargetModel, harmful: Side, harmless: Side, config: 
 def orthogonal_directions(chosen: torch.Tensor, others: torch.Tensor, most: int) -> torch.Tensor:
     """Orthonormal rows [n, H] in float64, n <= most: chosen / |chosen| first, then the principal directions of the
     unit vectors along `others` [m, H] after the chosen one is taken out of them, the largest first."""
-    import torch
-
     first = chosen.double() / chosen.double().norm()
     units = others.double() / others.double().norm(dim=1, keepdim=True)
     rest = units - (units @ first)[:, None] * first

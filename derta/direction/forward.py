@@ -9,16 +9,14 @@ Shapes: N prompts, B of them in a batch, P positions, L layers, H hidden size, V
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from derta.errors import InputError
 from derta.models.generation import left_pad
 from derta.models.target import TargetModel
 from derta.progress import progress
 from derta.residual.blocks import block_inputs
-
-if TYPE_CHECKING:
-    import torch
 
 
 class PromptBatches:
@@ -41,8 +39,6 @@ class PromptBatches:
     def logits(self) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Places in the list of prompts, and the logits [B, V] in float64 behind each prompt's last token. Raises
         InputError: NaN or infinite logits."""
-        import torch
-
         for members, inputs in self._batches:
             with torch.inference_mode():
                 logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].double()
@@ -56,8 +52,6 @@ class PromptBatches:
 
 def refusal_metric(logits: torch.Tensor, refusal_ids: Sequence[int]) -> torch.Tensor:
     """log(sum p_R) - log(1 - sum p_R) for logits [B, V] -> [B]; both sums in log space, so neither rounds to 0 or 1."""
-    import torch
-
     refusal = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     refusal[list(refusal_ids)] = True
     return logits[:, refusal].logsumexp(1) - logits[:, ~refusal].logsumexp(1)
@@ -88,8 +82,6 @@ def mean_kl(before: Sequence[torch.Tensor], batches: PromptBatches) -> float:
 def mean_activations(batches: PromptBatches, positions: int) -> torch.Tensor:
     """[P, L, H] float64 on the CPU: mean block inputs at the last `positions` tokens, the last token last. Raises
     InputError: prompts shorter than that, NaN or infinite activations."""
-    import torch
-
     if batches.shortest < positions:
         raise InputError(
             f"direction.positions={positions}: the shortest prompt has {batches.shortest} tokens; ask for fewer"

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from derta.direction.outcomes import stayed_safe
+from derta.direction.score import stayed_safe
 from derta.errors import InputError
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, SummaryMeasure, measures
 from derta.evaluation.records import REFUSALS, Outcome, Result

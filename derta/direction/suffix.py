@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from derta.config.direction import SuffixConfig
 from derta.data.schema import duplicate_id
@@ -33,9 +35,6 @@ from derta.progress import progress
 from derta.residual.blocks import block_inputs, locate_blocks, unwrapped
 from derta.storage.places import string_problem
 from derta.storage.read_files import read_file, what_is_at
-
-if TYPE_CHECKING:
-    import torch
 
 CONDITIONS = ("none", "random", "adversarial")
 _OUTPUT = ("o_proj", "c_proj", "out_proj", "dense")
@@ -65,8 +64,6 @@ def analyse_suffixes(
     Raises:
         InputError: the suffixes cannot be read, or belong to none of the rows.
     """
-    import torch
-
     suffixes = read_suffixes(config.path, rows)
     chosen = search.selection.chosen
     if chosen is None:
@@ -177,8 +174,6 @@ def _observe(
 ) -> dict[str, torch.Tensor]:
     """One forward. cosines: [L]. metric: []. written: [L, A], what each head adds to the last token along the unit
     direction. instruction, suffix: the last token's attention to each, [L, A]."""
-    import torch
-
     model = target.model
     inputs = {"input_ids": torch.tensor([prompt.ids], device=model.device)}
     with torch.inference_mode(), block_inputs(model, 1) as seen, _heads(model, unit) as written, _eager(model):
@@ -197,8 +192,6 @@ def _observe(
 @contextmanager
 def _heads(model: Any, unit: torch.Tensor) -> Iterator[list[Any]]:
     """A list that holds, after a forward of one prompt, what each head of each layer adds along `unit`, [A] each."""
-    import torch
-
     blocks = locate_blocks(model)
     heads = model.config.get_text_config().num_attention_heads
     written: list[Any] = [None] * len(blocks)

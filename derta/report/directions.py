@@ -12,8 +12,8 @@ from typing import Any
 from derta.charts import Figure
 from derta.direction.collect import study_numbers
 from derta.direction.figures import before_and_after, figures
-from derta.direction.outcomes import KEY, score_of
 from derta.direction.report import interventions, percent
+from derta.direction.score import KEY, score_of
 from derta.report.html import Numbers
 from derta.report.runs import Run
 

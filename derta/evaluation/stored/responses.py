@@ -297,18 +297,18 @@ def _results(file: Path, entries: Sequence[Entry], prompts: Sequence[str], probl
         if name not in sets:
             problems.append(f"{place}: prompt set {name!r} is not in the evaluation.json beside the file")
             continue
-        stored_row = rows.get(row_id)
+        stored_row = rows.get(row_id, {})
         found.append(
             StoredResponse(
                 row_id,
-                request_of(stored_row) if stored_row else None,
+                request_of(stored_row) or None,
                 line["response"],
                 f"{name}, {line['attack']}",
                 sets[name],
                 prefill,
                 finished,
                 {"outcome": None if outcome is Outcome.UNSCORED else outcome is Outcome.COMPLIED},
-                context_of(stored_row) if stored_row else "",
+                context_of(stored_row),
             )
         )
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from derta.direction.outcomes import kept_safe, robustness
+from derta.direction.score import kept_safe, robustness
 from derta.evaluation.records import Outcome
 from derta.statistics.rates import rate
 
