@@ -76,15 +76,13 @@ def test_counts_and_words(examined: Examined) -> None:
     assert "request" not in text  # prompts are counted, never quoted
 
 
-def test_one_direction_per_layer(examined: Examined, not_planted: TargetModel, sides: Any, make_config: Make) -> None:
-    """As good an attack as the one direction; and there where no direction is valid."""
+def test_one_direction_per_layer(examined: Examined) -> None:
+    """As good an attack as the one direction."""
     cell = examined.report["per_layer"]
     assert cell["harmful"]["complied"]["rate"] == 1.0 and cell["kl"] < 0.01 and cell["position"] < 0
     assert f"one per layer ablated (position {cell['position']}): attack success 100.0%" in describe(examined.report)
     rows = examined.search.differences[cell["position"]]
     assert float(rows[2, PLANTED] / rows[2].norm()) > 0.95 and not rows[0].any()
-    none = examine(not_planted, *sides, make_config(filter_prompts=False, positions=1)).report
-    assert none["per_layer"]["harmful"]["complied"]["rate"] == 1.0
 
 
 def test_gibberish_is_no_success(planted: TargetModel, sides: Any, make_config: Make) -> None:
@@ -98,7 +96,7 @@ def test_gibberish_is_no_success(planted: TargetModel, sides: Any, make_config: 
     assert "attack success 0.0%" in line and "garbled 12 of 12; with a loop 12 of 12" in line
 
 
-def test_none_is_reported_where_there_is_none(not_planted: TargetModel, sides: Any, make_config: Make) -> None:
+def test_none_is_reported_where_there_is_none(not_planted, sides, make_config, tiny_model, llama3_tokenizer):
     """The same model whose head does not read the direction: it refuses nothing, with or without any candidate."""
     report = examine(not_planted, *sides, make_config(filter_prompts=False, positions=2)).report
     assert report["selection"]["position"] is None and report["ablated"] == [] and report["added"] is None
@@ -115,6 +113,10 @@ def test_none_is_reported_where_there_is_none(not_planted: TargetModel, sides: A
         assert f"  {report['positions']} {reason}\n" in text  # a layer each, at every position
     assert "nearest miss: position" in text
     assert report["strongest"]["harmful"]["complied"]["rate"] == 1.0
+    assert report["per_layer"]["harmful"]["complied"]["rate"] == 1.0 and report["positions"] == 2
+    target = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)  # nor one of random weights
+    report = examine(target, *sides, make_config(filter_prompts=False, positions=2)).report
+    assert report["selection"]["position"] is None and report["ablation_robustness"]["rate"] is None
 
 
 def test_reasons_are_counted_and_the_nearest_miss_is_named(examined: Examined) -> None:
@@ -144,17 +146,13 @@ def test_an_ablation_that_breaks_harmless_answers_is_marked(examined: Examined) 
     assert "KL 0.200 (above 0.1: harmless answers change, too)\n" in describe(report)
 
 
-def test_none_on_a_model_of_random_weights(tiny_model, llama3_tokenizer, sides, make_config):
-    target = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)
-    report = examine(target, *sides, make_config(filter_prompts=False, positions=2)).report
-    assert report["selection"]["position"] is None and report["ablation_robustness"]["rate"] is None
-
-
 def test_a_model_that_refuses_nothing_has_no_prompts_left(not_planted, sides, make_config):
     with pytest.raises(
         InputError, match=r"all 16 harmful prompts of a split are filtered out.*refuses none.*filter_prompts=false"
     ):
         examine(not_planted, *sides, make_config())
+    with pytest.raises(InputError, match="positions=500: the shortest prompt has"):
+        examine(not_planted, *sides, make_config(positions=500, filter_prompts=False))
 
 
 def test_lora_delta_scaled(planted: TargetModel, llama3_tokenizer: Any, sides: Any, make_config: Make) -> None:
@@ -249,18 +247,15 @@ def test_directions_of_references(run_config, not_planted, planted_dir, tmp_path
     vector[PLANTED - 1] = 1.0
     save_direction(tmp_path / "beside.safetensors", Direction(vector, -1, 2))
     names = [str(base), str(planted_dir), str(tmp_path / "beside.safetensors")]
+    save_direction(tmp_path / "other.safetensors", Direction(torch.ones(8, dtype=torch.float64), -1, 2))
+    with pytest.raises(InputError, match="8 components and the model's residual stream 32"):
+        diagnose(run_config(references=[str(tmp_path / "other.safetensors")]))
     report = diagnose(run_config(references=names))
     of_base, of_itself, beside = report["references"]
     assert not of_base["own"] and of_base["cosine"] > 0.99 and of_base["kept_safe"]["rate"] == 0.0
     assert of_itself["own"] and of_itself["cosine"] == pytest.approx(1.0)
     assert abs(beside["cosine"]) < 0.3 and beside["kept_safe"]["rate"] == 1.0
     assert str(tmp_path) not in json.dumps(report)
-
-
-def test_references_of_another_size(run_config, tiny_model, llama3_tokenizer, tmp_path):
-    save_direction(tmp_path / "other.safetensors", Direction(torch.ones(8, dtype=torch.float64), -1, 2))
-    with pytest.raises(InputError, match="8 components and the model's residual stream 32"):
-        diagnose(run_config(references=[str(tmp_path / "other.safetensors")]))
 
 
 def test_nan_weights_are_reported(run_config, llama3_tokenizer, tmp_path):
@@ -272,13 +267,6 @@ def test_nan_weights_are_reported(run_config, llama3_tokenizer, tmp_path):
     llama3_tokenizer.save_pretrained(tmp_path / "broken")
     with pytest.raises(InputError, match="NaN or infinite logits"):
         diagnose(run_config(model=tmp_path / "broken"))
-
-
-def test_prompts_by_position_of_a_longer_end(planted: TargetModel, sides: Any, make_config: Make) -> None:
-    report = examine(planted, *sides, make_config(positions=2, subspace=1)).report
-    assert report["positions"] == 2
-    with pytest.raises(InputError, match="positions=500: the shortest prompt has"):
-        examine(planted, *sides, make_config(positions=500))
 
 
 def test_too_few_prompts_are_said_before_the_model_is_looked_for(run_config, tmp_path):

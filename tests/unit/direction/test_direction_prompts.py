@@ -45,13 +45,10 @@ def test_a_prompt_on_both_sides_is_refused(planted: TargetModel, make_config: Ma
     assert "laceholder" not in str(error.value)
 
 
-def test_repeated_prompts_count_once(planted: TargetModel, make_config: Make, tmp_path: Path) -> None:
+def test_repeated_prompts_count_once_and_those_too_long_not_at_all(planted, make_config, tmp_path):
     harmful = _write(tmp_path / "a.jsonl", [f"placeholder {i % 20}" for i in range(40)])
     with pytest.raises(InputError, match=r"direction.harmful.path=a.jsonl: 20 prompts found \(left out: 20 repeated\)"):
         load_sides(make_config(harmful=harmful), planted)
-
-
-def test_prompts_too_long_for_the_context(planted: TargetModel, make_config: Make, tmp_path: Path) -> None:
     harmful = _write(tmp_path / "a.jsonl", [f"placeholder {i}" for i in range(36)] + ["long " * 200])
     harmful_side, _ = load_sides(make_config(harmful=harmful), planted)
     assert harmful_side.left_out == {"repeated": 0, "too long": 1}

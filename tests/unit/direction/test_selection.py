@@ -31,6 +31,7 @@ def test_the_least_bypass_among_the_valid_is_chosen() -> None:
     ]
     selection = select([GOOD, *spoiled, best], layers=10, rule=SelectionConfig())
     assert selection.chosen == best
+    assert select([_candidate(kl=0.1, induce=0.0)], 10, SelectionConfig()).chosen is not None  # the bounds are valid
     assert selection.survivors == (best, GOOD)
     assert [reasons[0].split()[0] for reasons in selection.dropped.values()] == ["KL", "induce", "in", "not", "not"]
 
@@ -41,10 +42,6 @@ def test_where_the_top_layers_begin(layers: int, first_dropped: int) -> None:
     candidates = [_candidate(layer=layer) for layer in range(layers)]
     kept = select(candidates, layers, SelectionConfig()).survivors
     assert [candidate.layer for candidate in kept] == list(range(first_dropped))
-
-
-def test_bounds_themselves_are_valid() -> None:
-    assert select([_candidate(kl=0.1, induce=0.0)], 10, SelectionConfig()).chosen is not None
 
 
 def test_no_valid_direction_is_a_result_with_reasons() -> None:

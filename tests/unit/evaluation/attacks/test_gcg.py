@@ -80,6 +80,10 @@ def test_suffixes_are_typed_text(plain_rows, tiny_model, llama3_tokenizer):
     split = [llama3_tokenizer.convert_tokens_to_ids(token) for token in ("S", "o", "r", "r", "y")]
     assert not frame.can_be_typed(split)  # the tokenizer would write it as one token
     assert frame.can_be_typed(frame.initial)
+    with torch.no_grad():
+        target.model.lm_head.weight[5, 0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        gcg().inputs(plain_rows, target, "harmful")
 
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, plain_rows, tiny_model, llama3_tokenizer):
@@ -156,14 +160,6 @@ def test_rows_without_a_harmful_response_aim_at_the_configured_start(plain_rows,
     assert outcomes(GCG(SMALL, "Sure here are", 0), [row], weak) == [Outcome.COMPLIED]
     helpful = {**row, "kind": "helpful", "chosen": [{"role": "assistant", "content": "Sure here"}]}
     assert outcomes(GCG(SMALL, "Step", 0), [helpful], weak) == [Outcome.COMPLIED]
-
-
-def test_nan_weights_are_an_error(plain_rows, tiny_model, llama3_tokenizer):
-    broken = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)
-    with torch.no_grad():
-        broken.model.lm_head.weight[5, 0] = float("nan")
-    with pytest.raises(InputError, match="NaN"):
-        gcg().inputs(plain_rows, broken, "harmful")
 
 
 def test_gcg_is_built_by_name_and_its_settings_are_checked():

@@ -220,9 +220,7 @@ def test_answers_are_read_and_texts_with_braces_are_left_alone(plain_rows):
     messages = pair().conversation(row, 0, [{"prompt": "p", "response": "{query}", "score": None}])
     assert re.search(r"request:\n\{response\} \{0\} \{\{\n", messages[1]["content"])
     assert "answer:\n{query}\n" in messages[3]["content"] and "could not be rated" in messages[3]["content"]
-
-
-def test_memory_keeps_the_request_and_the_last_tries(plain_rows):
+    # The memory keeps the request and the last tries.
     turns = [{"prompt": f"try {i}", "response": "no", "score": 1} for i in range(9)]
     messages = pair(memory=2).conversation(plain_rows[0], 1, turns)
     assert [message["role"] for message in messages] == ["system", "user"] + ["assistant", "user"] * 2
