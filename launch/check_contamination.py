@@ -5,8 +5,6 @@ Exit code 0: no overlap; 1: overlap; 2: something cannot be read.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from derta.config.command import Command, listing
 from derta.config.data import ContaminationRunConfig
 
@@ -16,17 +14,15 @@ def run(config: ContaminationRunConfig) -> int:
     from derta.data.evaluation_prompts import read_prompt_rows
     from derta.data.guard import describe_overlaps, read_sets
     from derta.data.manifest import overlap_report
-    from derta.storage.atomic import write_errors_named, write_json_atomically
+    from derta.storage.atomic import write_output
 
     sets = read_sets(config.against)
     rows = read_prompt_rows(config.data, config.column)
     found = find_overlaps(rows, {one.name: one.prompts for one in sets}, config.ngram)
     print(f"{found.rows} rows against {sum(len(one.prompts) for one in sets)} prompts of {len(sets)} sets")
     print(describe_overlaps(found) if found.ids else "no overlap")
-    if config.output:
-        against = [{"name": one.name, "prompts": len(one.prompts), "sha256": one.sha256} for one in sets]
-        with write_errors_named(f"output={config.output}"):
-            write_json_atomically(Path(config.output), {"against": against, **overlap_report(found)})
+    against = [{"name": one.name, "prompts": len(one.prompts), "sha256": one.sha256} for one in sets]
+    write_output(config.output, {"against": against, **overlap_report(found)})
     return 1 if found.ids else 0
 
 

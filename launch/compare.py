@@ -9,7 +9,6 @@ both checkpoints' responses to them (paired bootstrap).
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from derta.config.command import Command
 from derta.config.evaluation import CompareRunConfig
@@ -17,13 +16,11 @@ from derta.config.evaluation import CompareRunConfig
 
 def run(config: CompareRunConfig) -> None:
     from derta.evaluation.compare import compare_evaluations, describe_comparison
-    from derta.storage.atomic import write_errors_named, write_json_atomically
+    from derta.storage.atomic import write_output
 
     compared = compare_evaluations(config.before, config.after, seed=config.seed)
     print(describe_comparison(compared))
-    if config.output:
-        with write_errors_named(f"output={config.output}"):
-            write_json_atomically(Path(config.output), asdict(compared))
+    write_output(config.output, asdict(compared))
 
 
 main = Command("compare", CompareRunConfig, run, __doc__)

@@ -8,21 +8,17 @@ From the configuration alone, without weights, GPU or network.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from derta.config.command import Command
 from derta.config.plan import PlanRunConfig
 
 
 def run(config: PlanRunConfig) -> None:
     from derta.plan.plan import make_plan, render
-    from derta.storage.atomic import write_errors_named, write_json_atomically
+    from derta.storage.atomic import write_output
 
     made = make_plan(config)
     print(render(made))
-    if config.output:
-        with write_errors_named(f"output={config.output}"):
-            write_json_atomically(Path(config.output), made.to_dict())
+    write_output(config.output, made.to_dict())
 
 
 main = Command("plan", PlanRunConfig, run, __doc__)

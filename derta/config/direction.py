@@ -10,7 +10,7 @@ from annotated_types import Ge, Lt, MinLen, Predicate
 
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
-from derta.config.prompts import PromptFormat
+from derta.config.prompts import PromptsConfig
 from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 
@@ -28,16 +28,8 @@ class SelectionConfig(Settings):
 
 
 @dataclass(kw_only=True, slots=True)
-class SideConfig(Settings):
+class SideConfig(PromptsConfig):
     """Prompts of one side, as in `eval.sets`."""
-
-    path: str = ""
-    """Dataset directory or file; empty means direction.path."""
-    format: PromptFormat = PromptFormat.derta
-    split: str = "train"
-    """Split of a dataset directory."""
-    source: str | None = None
-    """Keep only the rows of this source (null: all)."""
 
 
 @dataclass(kw_only=True, slots=True)

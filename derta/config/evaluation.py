@@ -14,22 +14,15 @@ from derta.config.endpoint import EndpointConfig
 from derta.config.gate import GateConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
-from derta.config.prompts import PromptFormat
+from derta.config.prompts import PromptsConfig
 from derta.config.settings import Choice, Count, Name, Settings, Text, Whole, shown
 
 
 @dataclass(kw_only=True, slots=True)
-class PromptSetConfig(Settings):
+class PromptSetConfig(PromptsConfig):
     """Prompts and what they are put through. Benign prompts go through the same attacks, to see what a format alone
     does."""
 
-    path: str = ""
-    """Dataset directory or file; empty means eval.path, and without that the set is left out."""
-    format: PromptFormat = PromptFormat.derta
-    split: str = "train"
-    """Split of a dataset directory."""
-    source: str | None = None
-    """Keep only the rows of this source (null: all)."""
     count: Count | None = None
     """Use the first so many rows (null: all)."""
     harmful: bool = False

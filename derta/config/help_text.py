@@ -19,11 +19,7 @@ _WIDTH = 120
 
 def help_text(about: str, schema: type[Settings], groups: Mapping[str, list[str]], values: Mapping[str, Any]) -> str:
     """What a command does, its groups with their choices, and its keys.
-
-    Args:
-        about: the command's docstring.
-        values: of the composed configuration, nested and plain.
-    """
+    about: the command's docstring. values: of the composed configuration, nested and plain."""
     lines = [about.strip(), ""]
     if groups:
         lines += ["== Groups (group=choice) =="]

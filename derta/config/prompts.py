@@ -1,8 +1,11 @@
-"""Formats of the prompts of an evaluation: those of training data, and the columns of public benchmarks."""
+"""Where the prompts of an evaluation are, and their formats: those of training data, and the columns of public
+benchmarks."""
 
 from __future__ import annotations
 
-from derta.config.settings import Choice
+from dataclasses import dataclass
+
+from derta.config.settings import Choice, Settings
 
 
 class PromptFormat(Choice):
@@ -33,3 +36,16 @@ class PromptFormat(Choice):
     or_bench = "or_bench"
     wildjailbreak = "wildjailbreak"
     attack_prompts = "attack_prompts"
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptsConfig(Settings):
+    """Where prompts are."""
+
+    path: str = ""
+    """Dataset directory or file; empty means eval.path (or direction.path), and without that a set is left out."""
+    format: PromptFormat = PromptFormat.derta
+    split: str = "train"
+    """Split of a dataset directory."""
+    source: str | None = None
+    """Keep only the rows of this source (null: all)."""

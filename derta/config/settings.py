@@ -61,10 +61,7 @@ class Settings:
 
     def problems(self, key: str | Name = "") -> list[str]:
         """Everything wrong with these settings and those within them, each with key, value and remedy.
-
-        Args:
-            key: where they stand in a configuration ("eval.judging"), or how the keys below them read.
-        """
+        key: where they stand in a configuration ("eval.judging"), or how the keys below them read."""
         return checked(type(self), as_tree(self), key)[1]
 
 

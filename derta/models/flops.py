@@ -41,10 +41,7 @@ class ModelFlops:
     @classmethod
     def of(cls, model: Any, *, forward_only: bool = False) -> ModelFlops:
         """Counted on the model as it is trained: with its adapter, and under ZeRO-3 with whole sizes.
-
-        Args:
-            forward_only: without the backward pass, as a reference model of preference training is run.
-        """
+        forward_only: without the backward pass, as a reference model of preference training is run."""
         config = model.config.get_text_config()
         head = getattr(model.get_output_embeddings(), "weight", None)
         looked_up = {
@@ -78,10 +75,7 @@ def _used_share_of_experts(config: Any) -> float:
 
 def device_peak(configured: float | None, *, sixteen_bit: bool) -> float | None:
     """FLOP/s that one device could do: as configured, else from the table of known GPUs, else None.
-
-    Args:
-        sixteen_bit: whether matrices are multiplied in bfloat16 or float16; the table holds those figures only.
-    """
+    sixteen_bit: whether matrices are multiplied in bfloat16 or float16; the table holds those figures only."""
     if configured is not None:
         return configured
     if not sixteen_bit or not torch.cuda.is_available():

@@ -37,13 +37,8 @@ def generate(
     target: TargetModel, batch: Sequence[ModelInput], *, max_new_tokens: int, sampling: Sampling | None = None
 ) -> list[Generation]:
     """Continue every input of one batch until an end token or for `max_new_tokens` tokens.
-
-    Args:
-        sampling: None for greedy search.
-
-    Returns:
-        One `Generation` per input: prefill ids, then new ids, without the end token.
-    """
+    sampling: None for greedy search.
+    Returns one `Generation` per input: prefill ids, then new ids, without the end token."""
     if target.server is not None:
         return target.server.generate(batch, target.end_token_ids, max_new_tokens=max_new_tokens, sampling=sampling)
     import torch

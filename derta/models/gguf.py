@@ -25,17 +25,10 @@ SOURCE_FILE = "imported_from.json"
 
 def import_gguf(source: Path, output: Path, dtype: str = "float32") -> dict[str, Any]:
     """Write the model of a GGUF file into the new directory `output`, all of it or nothing.
-
-    Args:
-        dtype: of the stored weights; float32 keeps every number that the file stands for.
-
-    Returns:
-        What `imported_from.json` holds: file name, sha256, family, quantisation, parameters, dtype.
-
-    Raises:
-        InputError: no GGUF file, a part of a split one, an unknown family, a file without tokenizer; a directory that
-            holds something.
-    """
+    dtype: of the stored weights; float32 keeps every number that the file stands for.
+    Returns what `imported_from.json` holds: file name, sha256, family, quantisation, parameters, dtype.
+    Raises InputError: no GGUF file, a part of a split one, an unknown family, a file without tokenizer; a directory
+    that holds something."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"output={shown(output)} is there and not empty: name a new directory")
     fields = _read_fields(source)

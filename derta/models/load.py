@@ -113,14 +113,9 @@ def _read_template(name: str) -> str:
 
 def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedModel:
     """The causal language model, on the CPU or, under ZeRO-3, sharded as it is read.
-
-    Args:
-        dtype: torch's name of the precision the weights are held in.
-        placement: transformers' `device_map` or `tp_plan`, for models that are only evaluated.
-
-    Raises:
-        InputError: it cannot be loaded, or its files lack some of its weights.
-    """
+    dtype: torch's name of the precision the weights are held in. placement: transformers' `device_map` or `tp_plan`,
+    for models that are only evaluated.
+    Raises InputError: it cannot be loaded, or its files lack some of its weights."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

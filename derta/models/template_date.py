@@ -31,10 +31,7 @@ def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def fix_date(tokenizer: PreTrainedTokenizerBase, day: str | None = None) -> str | None:
     """The day this tokenizer's template writes from now on: `day`, else the one fixed before, else today's.
-
-    Returns:
-        The day as YYYY-MM-DD; None where the template writes none.
-    """
+    Returns the day as YYYY-MM-DD; None where the template writes none."""
     if not writes_date(tokenizer):
         return None
     known: str | None = day or vars(tokenizer).get(KEY)

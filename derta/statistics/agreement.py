@@ -29,14 +29,9 @@ def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> A
     Kappa (Cohen 1960) = (p_o - p_e) / (1 - p_e): p_o the observed agreement, p_e the one that two judges would reach
     who say "yes" as often as these two do, but independently. 1: always; 0: no more than that; null where p_e = 1
     (both say the same one thing of everything, so agreement shows nothing).
-
-    Args:
-        judged: per response, whether the judge says yes; None: unscored.
-        labels: per response, whether the label says yes; None: unlabelled.
-
-    Raises:
-        ValueError: lists of different lengths.
-    """
+    judged: per response, whether the judge says yes; None: unscored.
+    labels: per response, whether the label says yes; None: unlabelled.
+    Raises ValueError: lists of different lengths."""
     pairs = list(zip(judged, labels, strict=True))
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
     n = len(known)

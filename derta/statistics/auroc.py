@@ -31,10 +31,7 @@ def clustered_auroc(positives: Iterable[Sequence[float]], negatives: Iterable[Se
     The variance is that of Obuchowski (1997) for clustered data: of each row's mean place among the scores of the other
     side. The interval is Wilson's with an effective n = A (1 - A) / Var(A), never below the number of rows of the
     smaller side, which it also is where all scores are told apart.
-
-    Args:
-        positives, negatives: scores of each row (of a harmful or a benign response); rows may be empty.
-    """
+    positives, negatives: scores of each row (of a harmful or a benign response); rows may be empty."""
     sides = [[row for row in rows if len(row)] for rows in (positives, negatives)]
     counts = [sum(map(len, rows)) for rows in sides]
     if not all(sides):

@@ -65,10 +65,7 @@ def paired_difference(
     before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]], *, seed: int = 0
 ) -> PairedDifference:
     """Mean over attacks of (after - before) on the responses that both checkpoints have.
-
-    Args:
-        before, after: attack -> row id -> value of a scored response (0 or 1 for an outcome, or any number).
-    """
+    before, after: attack -> row id -> value of a scored response (0 or 1 for an outcome, or any number)."""
     pairs = {
         attack: {row_id: (cell[row_id], after[attack][row_id]) for row_id in cell if row_id in after[attack]}
         for attack, cell in before.items()

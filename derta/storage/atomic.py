@@ -47,19 +47,22 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_atomically(path, text.encode("utf-8", "backslashreplace"))  # half surrogates become JSON's escapes
 
 
+def write_output(path: str | None, content: Any) -> None:
+    """The JSON file that a command was asked for by output=PATH; nothing where it was not.
+    Raises InputError: it cannot be written."""
+    if path:
+        with write_errors_named(f"output={path}"):
+            write_json_atomically(Path(path), content)
+
+
 @contextmanager
 def new_folder(output: Path, named: str = "") -> Iterator[Path]:
     """An empty folder to fill, which becomes `output` when the body has ended well and is gone when it has not.
 
     What a killed process left of one is removed by the next. An `output` that is there is set aside until the new one
     stands, and then removed: the caller decides whether it may be.
-
-    Args:
-        named: how the user named it, for messages ("output=DIR").
-
-    Raises:
-        InputError: another process is filling it, or it cannot be written.
-    """
+    named: how the user named it, for messages ("output=DIR").
+    Raises InputError: another process is filling it, or it cannot be written."""
     named = named or str(output)
     partial = output.with_name(f".{output.name}{PARTIAL}")
     lock = output.with_name(f".{output.name}.lock")

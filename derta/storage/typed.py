@@ -16,13 +16,8 @@ Content = TypeVar("Content")
 
 def read_typed(of: type[Content], file: Path, what: str) -> Content:
     """The content of a file; keys that it lacks have their defaults, keys that are unknown are left out.
-
-    Args:
-        what: what the file is and how to make it again: "the summary of an evaluation; run the evaluation again".
-
-    Raises:
-        InputError: not JSON, or a field that is missing or wrong, which is named.
-        OSError: it cannot be read.
+    what: what the file is and how to make it again: "the summary of an evaluation; run the evaluation again".
+    Raises InputError: not JSON, or a field that is missing or wrong, which is named. Raises OSError: it cannot be read.
     """
     try:
         return _adapter(cast(Hashable, of)).validate_json(file.read_bytes())
