@@ -4,11 +4,18 @@ Nothing here imports torch, so `--help` and wrong values answer at once.
 """
 
 from derta.config.data import DataConfig, DataFormat, LongPrompts, ProbeConfig
-from derta.config.logging import LoggingConfig, WandbMode
 from derta.config.model import Dtype, ModelConfig
 from derta.config.objective import AblationConfig, Arm, Normalization, ObjectiveConfig
 from derta.config.run import TrainRunConfig
-from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
+from derta.config.training import (
+    DistributedConfig,
+    LoggingConfig,
+    OptimConfig,
+    PeftConfig,
+    PeftMethod,
+    TrainerConfig,
+    WandbMode,
+)
 
 __all__ = [
     "AblationConfig",

@@ -58,7 +58,7 @@ def reported() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(_PIPE_CLOSED)
-        if world_size() == 1 and not is_loader_death(error):
+        if world_size() == 1 and not _LOADER.search(str(error)):
             raise
         end_rank(error)
 
@@ -82,10 +82,6 @@ def _nobody_reads() -> bool:
     if gone := bool(stdout.poll(0)):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
-
-
-def is_loader_death(error: BaseException) -> bool:
-    return _LOADER.search(str(error)) is not None
 
 
 def end_rank(error: Exception) -> NoReturn:

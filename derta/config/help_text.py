@@ -42,7 +42,8 @@ def _keys(schema: type[Settings], values: Mapping[str, Any], defaults: Settings,
         usual = "default" if value in (default, plain(default)) else f"default {shown(default)}"
         yield f"  {key}={shown(value)}  ({words(annotation)}; {usual})"
         kind = bare(annotation)
-        yield from _paragraph(about.get(name) or (_docstring(kind) if _is_enum(kind) else ""), "      ")
+        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+        yield from _paragraph(about.get(name) or (_docstring(kind) if is_enum else ""), "      ")
         if item := item_settings(annotation):
             yield from _keys(item, {}, item(), f"{key}.NAME.")
 
@@ -53,10 +54,6 @@ def _paragraph(text: str, indent: str) -> list[str]:
 
 def _docstring(kind: type) -> str:
     return inspect.getdoc(kind) or ""
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def sentences(schema: type[Settings]) -> dict[str, str]:

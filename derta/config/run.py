@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from derta.config.data import DataConfig, DataFormat, ProbeConfig
-from derta.config.logging import LoggingConfig
 from derta.config.model import ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
 from derta.config.settings import Name, Settings
 from derta.config.sweep import SweepConfig
-from derta.config.training import DistributedConfig, OptimConfig, PeftConfig, TrainerConfig
+from derta.config.training import DistributedConfig, LoggingConfig, OptimConfig, PeftConfig, TrainerConfig
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""`optim`, `trainer`, `peft` and `distributed`: how a run is trained."""
+"""`optim`, `trainer`, `peft` and `distributed`: how a run is trained; `logging`: where its curves go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
 
 from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Settings, Text, Whole
 
@@ -15,10 +15,16 @@ Scheduler = Literal[  # of transformers, those that need no arguments of their o
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 Difference = Literal["data", "objective", "world_size", "pickles"]
+_NOT_IN_PROJECTS = "/\\#?%:"
+_LONGEST_PROJECT = 128
 _HUB_ID = re.compile(r"([\w.-]+/)?\w[\w.-]{0,95}", re.ASCII)
 _BATCH = 128  # the paper's
 _LARGEST_SEED = 2**32 - 1  # NumPy's limit
 _LONGEST_TIMEOUT = 365 * 24 * 60  # what any clock type underneath can hold
+
+
+def _names_a_project(text: str) -> bool:
+    return not set(text) & set(_NOT_IN_PROJECTS)
 
 
 def _share_or_steps(warmup: float) -> bool:
@@ -166,3 +172,39 @@ class DistributedConfig(Settings):
         if self.deepspeed is not None and stage not in (0, 1, 2, 3):
             place = key("deepspeed.zero_optimization.stage")
             yield f"{place}={stage}: expected 0, 1, 2 or 3 (see conf/distributed/)"
+
+
+class WandbMode(Choice):
+    """auto: online when a W&B key is configured, else offline (files only, no account)."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggingConfig(Settings):
+    """Curves in W&B; metrics.jsonl is always written."""
+
+    wandb_mode: WandbMode = WandbMode.auto
+    project: Annotated[
+        Text,
+        Predicate(_names_a_project),
+        MaxLen(_LONGEST_PROJECT),
+        f"a name of at most {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)} (W&B refuses them)",
+    ] = "derta"
+    """Project in W&B."""
+    run_name: str | None = None
+    """Name of the run in W&B; null takes the output directory's name."""
+    tags: list[Annotated[Text, MaxLen(64), "text of at most 64 characters (W&B takes no more)"]] = field(
+        default_factory=list
+    )
+    """Tags of the run in W&B, beside those it always has: arm, base model, and full or lora."""
+    group: Text | None = None
+    """Group of the run in W&B; null takes the name of the sweep's root, and no group without a sweep."""
+    sample_texts: bool = False
+    """Upload a few decoded training rows to W&B; off, because they may hold harmful text."""
+    peak_flops: Annotated[float, Gt(0), "FLOP/s of one device (9.89e14, say)"] | None = None
+    """FLOP/s of one device in the run's precision, which `mfu` is measured against; null takes the data sheet's figure
+    of a known GPU in 16 bit, and `mfu` is left out where there is none (on a CPU, say)."""
