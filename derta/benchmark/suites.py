@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,21 +73,16 @@ def run_benchmark(config: BenchmarkRunConfig) -> str:
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()
     described, command = machine(), shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
-    lines = run_suites(config.suites, config.size, say=lambda text: print(text, file=sys.stderr, flush=True))
-    return write(lines, described, command, Path(config.output))
-
-
-def run_suites(names: Sequence[str], size: str, say: Callable[[str], None]) -> list[Line]:
     lines: list[Line] = []
-    for name in names:
+    for name in config.suites:
         begin = time.perf_counter()
         for place in SUITES[name]:
             module, function = place.split(".")
-            found = getattr(importlib.import_module(f"derta.benchmark.{module}"), function)(size)
+            found = getattr(importlib.import_module(f"derta.benchmark.{module}"), function)(config.size)
             lines += found
-            say(as_table(found))
-        say(f"{name}: {time.perf_counter() - begin:.0f} s")
-    return lines
+            print(as_table(found), file=sys.stderr, flush=True)
+        print(f"{name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+    return write(lines, described, command, Path(config.output))
 
 
 def as_table(lines: Sequence[Line]) -> str:

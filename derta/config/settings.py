@@ -13,7 +13,6 @@ by `conflicts`, next to them.
 from __future__ import annotations
 
 import difflib
-import functools
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ Name = Callable[[str], str]
 """How a key below some settings reads to whoever gave it: objective.rto_dropout, or rto_dropout in Python."""
 Path = tuple[str, ...]
 SettingsT = TypeVar("SettingsT", bound="Settings")
+_ADAPTERS: dict[type, Any] = {}
 
 
 def _filled(text: str) -> bool:
@@ -200,12 +200,13 @@ def hints(schema: type[Settings]) -> dict[str, Any]:
     return {field.name: found[field.name] for field in fields(schema)}
 
 
-@functools.cache
 def _adapter(schema: type[Settings]) -> Any:
     """pydantic's reading of a schema, made once."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(schema)
+    if schema not in _ADAPTERS:
+        _ADAPTERS[schema] = TypeAdapter(schema)
+    return _ADAPTERS[schema]
 
 
 def _wrong(schema: type[Settings], tree: dict[str, Any]) -> list[Path]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-Run = TypeVar("Run")
-Value = TypeVar("Value")
 Cell = TypeVar("Cell")
 
 
@@ -55,11 +53,11 @@ M = TypeVar("M", bound=Named)
 
 
 @dataclass(frozen=True)
-class Measure(Generic[Run, Value]):
+class Measure:
     """The plainest one."""
 
     name: str
-    of: Callable[[Run], Value | None]
+    of: Callable[[Any], Any]
 
 
 def tabulate(
