@@ -8,14 +8,14 @@ import pytest
 
 from derta.errors import InputError
 from derta.miniature.formats import Format
-from derta.miniature.rows import HELPFUL_BORDERLINE, HELPFUL_FORMATS, generate
-from derta.miniature.variants import asked_item
+from derta.miniature.rows import HELPFUL_BORDERLINE, HELPFUL_FORMATS
+from derta.miniature.variants import asked_item, generate
 from derta.miniature.vocabulary import BANE_SPLIT, CRUEL_SPLIT, POTIONS, Split
 from derta.miniature.world import parse_query
 
 PARTS = (
     "warmup", "base", "helpful", "safety", "eval_harmful", "eval_benign", "eval_borderline",
-    "eval_harmful_dev", "eval_benign_dev", "eval_borderline_dev",
+    "eval_harmful_dev", "eval_benign_dev", "eval_borderline_dev", "helpful_plain", "borderline",
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_triples_refuse_and_answer() -> None:
         assert row["rejected"][0]["content"] == item.answer
 
 
-@pytest.mark.parametrize("part", ["helpful", "safety"])
+@pytest.mark.parametrize("part", ["helpful", "safety", "borderline"])
 def test_held_out_words_and_names_never_occur_in_fine_tuning(part: str) -> None:
     text = json.dumps(list(generate(part, 1500, 3)))
     seen, held_out = (
