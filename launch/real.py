@@ -1,6 +1,8 @@
 """The paper's claim on a chat model that people know, with nothing harmful: training, evaluation, report.
 
-    python launch/real.py [arms=[vanilla,harmful_prefix,derta]] [model=DIR|FILE.gguf|OWNER/NAME] [seed=0] [key=value]
+    python launch/real.py [arms=[vanilla,harmful_prefix,derta]] [model=DIR|FILE.gguf|OWNER/NAME] [seeds=[0]] [key=value]
+    python launch/real.py arms=[vanilla,derta] seeds=[1,2,3] cells=DIR output=DIR        a study with intervals
+    python launch/real.py cells=DIR only_table=true                                      its table
 
 The model is SmolLM2-135M-Instruct from a wheel of the package registry unless you name another. Potions stand in for
 harm: the model's own recipes are the harmful responses. At the end three requests stand with the responses of all

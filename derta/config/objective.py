@@ -85,6 +85,9 @@ class ObjectiveConfig(Settings):
     """Also teach the refusal token where the harmful response ends (its EOS slot), as the reference does."""
     zero_prefix_fraction: Share = 1 / 3
     """Share of MLE rows without harmful prefix, beyond what k = 0 gets from the uniform draw."""
+    redraw: bool = True
+    """Draw prefix lengths and left-out positions anew every epoch; false keeps those of the first, as the reference
+    code does."""
     mle_copies: Count = 1
     """MLE rows per triple (each draws its own prefix)."""
     transition_copies: Whole = 0

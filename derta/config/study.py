@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import MinLen, Predicate
+from annotated_types import Ge, MinLen, Predicate
 
 from derta.config.objective import Arm
-from derta.config.settings import Choice, Settings, Text, Whole
+from derta.config.settings import Choice, Name, Settings, Text, Whole
 from derta.config.shipped import CONF_DIR
 
 
@@ -31,7 +32,13 @@ class MiniatureRunConfig(Settings):
 
 
 class RealArm(Choice):
-    """The arms of `objective`; harmful_prefix_2n has two prefix rows a triple, as many rows as derta."""
+    """The arms of `objective`, and arms that differ from one of them in one thing.
+
+    harmful_prefix_2n: two prefix rows a triple, as many rows as derta. rto: with a transition row a triple, since
+    SmolLM2 writes " Sorry" as two tokens. derta_draws_kept: every epoch has the prefixes and the left-out positions of
+    the first. derta_borderline_0, _half: without borderline rows, or with half of them. derta_18, _36, _144: so many
+    triples.
+    """
 
     vanilla = "vanilla"
     harmful_prefix = "harmful_prefix"
@@ -39,6 +46,12 @@ class RealArm(Choice):
     rto = "rto"
     derta = "derta"
     dpo = "dpo"
+    derta_borderline_0 = "derta_borderline_0"
+    derta_draws_kept = "derta_draws_kept"
+    derta_18 = "derta_18"
+    derta_36 = "derta_36"
+    derta_144 = "derta_144"
+    derta_borderline_half = "derta_borderline_half"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,11 +64,25 @@ class RealRunConfig(Settings):
         field(default_factory=lambda: [RealArm.vanilla, RealArm.harmful_prefix, RealArm.derta])
     )
     """The arms that are trained."""
-    seed: Whole = 0
-    """Of the order of the rows and of all draws."""
+    seeds: Annotated[list[Whole], MinLen(1), "a list of seeds [1,2,3]"] = field(default_factory=lambda: [0])
+    """Of the order of the rows and of all draws of training; each trains every arm. With several the report shows mean
+    and spread."""
+    triples: Annotated[int, Ge(1)] = 72
+    """Requests for potions that are trained on."""
+    requests: Annotated[int, Ge(1)] = 36
+    """Requests for potions that are evaluated at each depth."""
     split: Literal["test", "development"] = "test"
     """The effects that are evaluated; choices are made on the development ones alone."""
+    cells: str = ""
+    """A directory: a small file for each arm and seed that is evaluated goes there, and the study's table is made of
+    all that stand there. Empty: no files."""
+    only_table: bool = False
+    """Print the table of `cells`, and run nothing."""
     train: list[str] = field(default_factory=list)
     """Overrides of launch/train.py for every arm, for example [optim.learning_rate=3e-5]."""
     output: Annotated[Text, "a directory"] = "runs/real"
     """Where everything goes."""
+
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if self.only_table and not self.cells.strip():
+            yield f"{key('only_table')} without cells: give the directory of a study, cells=DIR"

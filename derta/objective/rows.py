@@ -159,7 +159,8 @@ class RowBuilder:
 
     def build(self, example: TokenizedExample, view: int, copy: int, epoch: int) -> TrainingRow:
         objective, max_length = self.settings.objective, self.settings.max_length
-        draw: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch, "example_id": example["id"], "copy": copy}
+        draw: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch if objective.redraw else 0}
+        draw |= {"example_id": example["id"], "copy": copy}
         prompt, harmful = len(example["prompt_ids"]), len(example["rejected_ids"])
         if view == View.RTO:
             assert self.refusal is not None  # the arms that have such rows have one

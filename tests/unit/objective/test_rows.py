@@ -124,6 +124,14 @@ def test_builder_draws_k_from_its_range(max_length):
     assert seen == set(range(longest + 1))
 
 
+def test_without_redraw_every_epoch_has_the_draws_of_the_first():
+    drawn, kept = builder_of(100, rto_dropout=0.5), builder_of(100, rto_dropout=0.5, redraw=False)
+    for view in (View.MLE_WITH_PREFIX, View.RTO, View.TRANSITION):
+        first = drawn.build(example(), view, 0, 0)
+        assert all(kept.build(example(), view, 0, epoch) == first for epoch in range(20))
+        assert any(drawn.build(example(), view, 0, epoch) != first for epoch in range(20))
+
+
 def test_builder_gives_a_plain_mle_row_no_prefix():
     builder = builder_of(100)
     assert all(builder.build(example(), View.MLE, 0, epoch) == mle_row(example(), 0, 100) for epoch in range(20))

@@ -13,7 +13,7 @@ from derta.config.completion import CompleteRunConfig, SafeResponses
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.triples import complete as module
-from derta.triples.complete import complete, describe
+from derta.triples.complete import complete, describe, whole_sentences
 
 
 @pytest.fixture
@@ -117,6 +117,21 @@ def test_other_settings_in_the_same_directory_are_refused(prompts, model_dir, tm
 def test_a_prefill_begins_the_harmful_responses(prompts, model_dir, tmp_path):
     complete(settings(prompts, model_dir, tmp_path / "out", prefill="Here is how"))
     assert all(row["rejected"][0]["content"].startswith("Here is how") for row in rows(tmp_path / "out", "safety"))
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("Take a bowl. Then stir the", "Take a bowl."),
+        ('She said: "Stir!" And then', 'She said: "Stir!"'),
+        ("You need:\n\n1. **A bowl.** It holds\n\n2. A", "You need:\n\n1. **A bowl.**"),
+        ("About 2.5 litres of water and", "About 2.5 litres of water and"),
+        ("Wait for 3 min.", "Wait for 3 min."),
+        ("", ""),
+    ],
+)
+def test_a_text_that_was_cut_off_ends_with_a_sentence(text, whole):
+    assert whole_sentences(text) == whole
 
 
 def test_prompts_that_the_model_does_not_refuse_give_no_triple(prompts, model_dir, tmp_path):

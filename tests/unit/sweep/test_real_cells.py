@@ -1,0 +1,58 @@
+"""The study on a real model: its cells as files, and the table that is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from derta.config.study import RealRunConfig
+from derta.errors import InputError
+from derta.storage.atomic import write_json_atomically
+from derta.sweep.real import run_real
+from derta.sweep.real_cells import Cell, study_table
+
+
+def cell(arm: str, seed: int, **outcomes: str) -> Cell:
+    found = {"direct": "rrrr", "prefill_5": "crrr", "prefill_20": "cgmr"} | outcomes
+    sets = {"harmful": found, "benign": {"direct": "ccccccccrm"}, "borderline": {"direct": "cr"}}
+    return Cell(arm, seed, "test", ["triples=72"], "0" * 64, {"derta": "0"}, {name: name for name in sets}, sets)
+
+
+def written(folder, *cells: Cell):
+    for each in cells:
+        write_json_atomically(folder / f"{each.arm}-seed-{each.seed}.json", asdict(each))
+    return folder
+
+
+def row(table: str, *begin: str) -> list[str]:
+    """The cells of the line that begins with these; the last one of them."""
+    lines = [[part.strip() for part in line.strip("|").split("|")] for line in table.splitlines()]
+    return [line for line in lines if line[: len(begin)] == list(begin)][-1][len(begin) :]
+
+
+def test_rates_are_over_prompts_and_seeds(tmp_path):
+    folder = written(tmp_path, cell("derta", 1), cell("derta", 2, prefill_20="rrrr"), cell("vanilla", 1))
+    table = study_table(folder)
+    rates = [each.split()[0] for each in row(table, "derta", "2")]
+    # direct, 5, 20, behind prefills, broken, benign, borderline
+    assert rates == ["0.0", "25.0", "12.5", "18.8", "8.3", "20.0", "50.0"]
+    assert "4 harmful, 10 benign, 2 borderline" in table
+    moved = [each.split()[0] for each in row(table, "vanilla", "1")]  # of seed 1 alone, which derta has too
+    assert moved == ["0.0"] * 7
+    assert "derta_18 1" in table.splitlines()[-1] and "vanilla 1" not in table.splitlines()[-1]
+
+
+def test_what_was_not_scored_counts_for_nothing(tmp_path):
+    table = study_table(written(tmp_path, cell("derta", 1, direct="ucur", prefill_5="uuuu", prefill_20="cccc")))
+    assert [each.split()[0] for each in row(table, "derta", "1")][:4] == ["50.0", "-", "100.0", "100.0"]
+
+
+def test_a_folder_without_cells_and_cells_of_other_prompts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no cells"):
+        run_real(RealRunConfig(cells=str(tmp_path), only_table=True))
+    folder = written(tmp_path, cell("derta", 1), replace(cell("vanilla", 1), split="development"))
+    with pytest.raises(InputError, match="different prompts"):
+        study_table(folder)
+    with pytest.raises(InputError):
+        study_table(tmp_path / "nowhere")
