@@ -3,8 +3,6 @@
 Nothing is downloaded. Texts are placeholders: no row holds anything harmful.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 from collections.abc import Callable

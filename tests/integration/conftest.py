@@ -1,7 +1,5 @@
 """A tiny model, built data and three ways to train on them: in this process, in a forked one, by a real command."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -152,12 +150,7 @@ class TwoRanks:
 
 
 @pytest.fixture
-def start_two(
-    fork_server: subprocess.Popen,
-    second_server: subprocess.Popen,
-    arguments: Callable[..., list[str]],
-    tmp_path: Path,
-) -> Iterator[Callable[..., TwoRanks]]:
+def start_two(fork_server, second_server, arguments, tmp_path):
     """start_two(output_dir, *overrides, fault=...): launch/train.py in two forked processes that find each other."""
     launches: list[TwoRanks] = []
 
@@ -193,9 +186,7 @@ def _ask(
 
 
 @pytest.fixture
-def start(
-    fork_server: subprocess.Popen, arguments: Callable[..., list[str]], tmp_path: Path
-) -> Iterator[Callable[..., Launch]]:
+def start(fork_server, arguments, tmp_path):
     """start(output_dir, *overrides, fault=...): launch/train.py in a forked process, one at a time."""
     launches: list[Launch] = []
 
@@ -220,3 +211,21 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """small_disk(bytes): a directory on a disk of that size, or that one resized."""
+    place = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        options = f"size={size}" if place.is_dir() else ""
+        place.mkdir(exist_ok=True)
+        words = ["-o", f"remount,{options}"] if options else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        done = subprocess.run(["mount", *words, str(place)], capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no small disk without the right to mount: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(place)], capture_output=True)

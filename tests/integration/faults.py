@@ -10,8 +10,6 @@ DERTA_TEST_FAULT is JSON: {"kind": ..., "rank": the rank it befalls, "step": the
     worker     a loader process of that rank is killed
 """
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

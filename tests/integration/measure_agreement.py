@@ -4,8 +4,6 @@ Milliseconds of one agreement, and its share of a training step of two models un
 Not a test: times depend on what else the machine does.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 

@@ -6,8 +6,6 @@ of conf/distributed/. Gradients are counted between the micro-batches, where the
 storages are counted once, whatever number of tensors looks at them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

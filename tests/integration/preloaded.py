@@ -5,8 +5,6 @@ line on stdin, {"arguments": [...], "log": file, "cwd": directory, "environment"
 and then {"code": ...}. DERTA_TEST_FAULT in the environment breaks the run on purpose (see faults.py).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

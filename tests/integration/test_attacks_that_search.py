@@ -1,7 +1,5 @@
 """Attacks that sample or search, as parts of a whole evaluation of a real (untrained) miniature model."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

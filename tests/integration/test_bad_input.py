@@ -3,8 +3,6 @@
 Mistakes on the command line itself are in tests/unit/config; those in data files in tests/unit/data.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -12,14 +10,14 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_cases import TRAIN, contents, helpful, metrics, says_text, triple, write_rows
+from training_cases import TRAIN, contents, helpful, metrics, says_text, size_of, size_of_file, triple, write_rows
 
 from derta.errors import InputError
 
@@ -102,9 +100,7 @@ def test_the_settings_that_the_errors_name_mend_them(model_copy: Path, train: Tr
         ("", "no chat template"),
     ],
 )
-def test_chat_templates_that_cannot_be_used(
-    template: str, expected: str, model_copy: Path, refused: Callable[..., str]
-) -> None:
+def test_chat_templates_that_cannot_be_used(template, expected, model_copy, refused):
     (model_copy / "chat_template.jinja").write_text(template)
     assert expected in refused(f"model.name_or_path={model_copy}")
 
@@ -190,9 +186,7 @@ def test_a_model_directory_that_is_not_there(refused: Callable[..., str], tmp_pa
     assert "no such directory, and not a hub id" in refused(f"model.name_or_path={tmp_path}/missing")
 
 
-def test_a_relative_model_path_that_reads_like_a_hub_id(
-    command: Callable[..., subprocess.CompletedProcess], arguments: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_a_relative_model_path_that_reads_like_a_hub_id(command, arguments, tmp_path):
     """As a whole command: exit code, one message, no traceback, nothing written."""
     result = command(sys.executable, str(TRAIN), *arguments("new/run", "model.name_or_path=models/base"))
     assert result.returncode == 2
@@ -238,9 +232,7 @@ def test_a_configuration_that_does_not_fit_the_weights(model_copy: Path, refused
     assert "not a valid JSON file" in refused(f"model.name_or_path={model_copy}")
 
 
-def test_a_tokenizer_larger_than_the_model(
-    tiny_model: Callable[..., Any], model_copy: Path, refused: Callable[..., str]
-) -> None:
+def test_a_tokenizer_larger_than_the_model(tiny_model, model_copy, refused):
     tiny_model("llama", 300).save_pretrained(model_copy)
     assert "tokens and the model embeds 300" in refused(f"model.name_or_path={model_copy}")
 
@@ -282,9 +274,7 @@ def test_a_directory_with_something_else_in_it(refused: Callable[..., str], tmp_
     assert "is not empty (thesis.tex) and holds no run of derta" in message
 
 
-def test_another_run(
-    refused: Callable[..., str], train: Train, tmp_path: Path, rows_file: Path, data_dir: Path
-) -> None:
+def test_another_run(refused, train, tmp_path, rows_file, data_dir):
     """Every difference is listed: settings and data. A moved dataset is the same run; a config.yaml that cannot be read
     is none."""
     run = train(tmp_path / "run", "trainer.max_steps=1")
@@ -316,24 +306,6 @@ def test_resuming_from_what_is_no_checkpoint(refused: Callable[..., str], model_
 # A full disk
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """small_disk(bytes): a directory on a disk of that size, or that one resized."""
-    place = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        options = f"size={size}" if place.is_dir() else ""
-        place.mkdir(exist_ok=True)
-        words = ["-o", f"remount,{options}"] if options else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
-        done = subprocess.run(["mount", *words, str(place)], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"no small disk without the right to mount: {done.stderr.strip()}")
-        return place
-
-    yield mount
-    subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
-
-
 BEGUN = {"config.yaml", "metrics.jsonl", "README.md"}  # the card comes with the first checkpoint
 SAVING = ("trainer.max_steps=4", "trainer.save_steps=2", "optim.scheduler=constant")
 
@@ -343,19 +315,8 @@ def saved(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("saved") / "run", *SAVING)
 
 
-def size_of(directory: Path) -> int:
-    """As a tmpfs counts: whole pages."""
-    return sum(size_of_file(path) for path in directory.rglob("*") if path.is_file())
-
-
-def size_of_file(path: Path) -> int:
-    return -(-path.stat().st_size // 4096) * 4096
-
-
 @pytest.mark.parametrize("room", [0.05, 0.3, 0.5, 0.7, 0.9, 0.98])
-def test_a_full_disk_while_a_checkpoint_is_saved(
-    room: float, small_disk: Callable[[int], Path], train: Train, saved: Path
-) -> None:
+def test_a_full_disk_while_a_checkpoint_is_saved(room, small_disk, train, saved):
     """The second checkpoint finds room for part of itself; afterwards the first one leads to the same end."""
     checkpoint = size_of(saved / "checkpoint-2")
     disk = small_disk(int((1 + room) * checkpoint) + 3 * 4096)
@@ -374,9 +335,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved(
 
 
 @pytest.mark.parametrize("room", [0.05, 0.5, 0.75])
-def test_a_full_disk_while_the_final_model_is_saved(
-    room: float, small_disk: Callable[[int], Path], train: Train, saved: Path
-) -> None:
+def test_a_full_disk_while_the_final_model_is_saved(room, small_disk, train, saved):
     checkpoint = size_of(saved / "checkpoint-2")
     final = sum(size_of_file(saved / name) for name in contents(saved) if "/" not in name)
     run = small_disk(int(2 * checkpoint + room * final) + 4 * 4096) / "run"

@@ -1,7 +1,5 @@
 """What is said and done about checkpoints that cannot be trusted: cut, incomplete, of another run, of other ranks."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -45,9 +43,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_the_one_before_is_taken_and_leads_to_the_same_end(
-    damage: str, whole: Path, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_one_before_is_taken_and_leads_to_the_same_end(damage, whole, train, tmp_path, caplog):
     run = interrupted_copy(whole, tmp_path / "run", 4)
     do, said = DAMAGE[damage]
     do(run / "checkpoint-4")
@@ -90,9 +86,7 @@ def test_a_missing_optimizer_shard_under_zero(start: Callable[..., object], tmp_
     assert (tmp_path / "other" / "model.safetensors").read_bytes() == final
 
 
-def test_other_rows_and_another_objective_are_refused_unless_forced(
-    whole: Path, train: Train, tmp_path: Path, rows_file: Path
-) -> None:
+def test_other_rows_and_another_objective_are_refused_unless_forced(whole, train, tmp_path, rows_file):
     run = interrupted_copy(whole, tmp_path / "run", 4)
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("\n".join(rows_file.read_text().splitlines()[:-2]) + "\n")
@@ -110,9 +104,7 @@ def test_other_rows_and_another_objective_are_refused_unless_forced(
         train(run, *STEPS, "trainer.seed=7", "trainer.resume_despite=[data,objective,world_size]")
 
 
-def test_other_package_versions_are_said(
-    whole: Path, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_package_versions_are_said(whole, train, tmp_path, caplog):
     run = interrupted_copy(whole, tmp_path / "run", 4)
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["run"]["packages"]["trl"] = "1.0.0"
@@ -124,9 +116,7 @@ def test_other_package_versions_are_said(
     assert same_weights(run, whole)
 
 
-def test_another_number_of_ranks_without_deepspeed(
-    start_two: Callable[..., object], train: Train, tmp_path: Path
-) -> None:
+def test_another_number_of_ranks_without_deepspeed(start_two, train, tmp_path):
     """Two ranks go on from a checkpoint of one: nothing is random in this run, so only rounding differs."""
     settings = (*STEPS, "trainer.micro_batch_size=4", "trainer.global_batch_size=8")
     base = train(tmp_path / "base", *settings)

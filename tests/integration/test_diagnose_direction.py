@@ -1,7 +1,5 @@
 """launch/diagnose_direction.py as a user calls it: select on a table, a study of two models, mistakes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

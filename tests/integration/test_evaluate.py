@@ -1,7 +1,5 @@
 """launch/evaluate.py and launch/report.py on a real (untrained) miniature model: resume, ranks, bad input."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """launch/export.py: merged adapters and full models as plain Hugging Face directories, verified and all or nothing."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -84,9 +82,7 @@ def test_the_base_may_have_moved(adapter_run: Path, model_dir: Path, tmp_path: P
     assert exported(adapter, tmp_path / "merged", base=str(moved)).difference <= 1e-3
 
 
-def test_adapters_on_the_embedding(
-    train: Callable[..., Path], tiny_model: Callable[..., Any], llama3_tokenizer: Any, model_dir: Path, tmp_path: Path
-) -> None:
+def test_adapters_on_the_embedding(train, tiny_model, llama3_tokenizer, model_dir, tmp_path):
     """Merged with equal logits where the head is its own; refused before a step where it is tied to the embedding."""
     targets = "peft.target_modules=[q_proj,embed_tokens]"
     run = train(tmp_path / "run", *ADAPTER, targets)
@@ -107,9 +103,7 @@ def test_adapters_on_the_embedding(
     assert not (tmp_path / "refused").exists()
 
 
-def test_experts_of_a_mixture_are_merged(
-    train: Callable[..., Path], tiny_model: Callable[..., Any], llama3_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_experts_of_a_mixture_are_merged(train, tiny_model, llama3_tokenizer, tmp_path):
     base = tmp_path / "mixtral"
     tiny_model("mixtral", len(llama3_tokenizer)).save_pretrained(base)
     llama3_tokenizer.save_pretrained(base)

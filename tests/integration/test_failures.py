@@ -1,7 +1,5 @@
 """Ranks that die, hang or lose their loader: the cause stands first, and the job ends."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Steps that must not be taken, with two real ranks: plain data parallelism, ZeRO-2 and ZeRO-3."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +15,7 @@ COMMON = ("trainer.micro_batch_size=1", "trainer.max_steps=4", "trainer.save_ste
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_loss_that_is_not_finite_on_one_rank(
-    engine: str, start_two: Callable[..., Any], tmp_path: Path, data_dir: Path
-) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank(engine, start_two, tmp_path, data_dir):
     run = tmp_path / "run"
     launch = start_two(run, *COMMON, f"distributed={engine}", fault={"kind": "nan", "rank": 1, "step": 4})
     began = time.monotonic()
@@ -68,9 +64,7 @@ def test_updates_with_an_outlying_norm_are_left_out_and_counted(outliers: tuple[
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_leaves_the_same_updates_out(
-    engine: str, outliers: tuple[float, Path], start_two: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_every_engine_leaves_the_same_updates_out(engine, outliers, start_two, tmp_path):
     threshold, one_rank = outliers
     limit = f"trainer.skip_grad_norm_above={threshold}"
     launch = start_two(tmp_path / "run", *SKIPPING, "trainer.micro_batch_size=1", f"distributed={engine}", limit)

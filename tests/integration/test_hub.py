@@ -1,7 +1,5 @@
 """trainer.push_to_hub against a server that speaks the hub's few endpoints; secrets and permissions of a real run."""
 
-from __future__ import annotations
-
 import base64
 import json
 import subprocess
@@ -171,9 +169,7 @@ def test_pushed_after_training(here: Hub, train: Callable[..., Path], tmp_path: 
     assert len(sent(here)) == before
 
 
-def test_refused_before_training(
-    here: Hub, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_before_training(here, train, tmp_path, monkeypatch):
     here.private["team/guard"] = False
     with pytest.raises(InputError, match=r"team/guard is on the hub already and public.*hub_private_repo=false"):
         train(tmp_path / "run", "trainer.push_to_hub=true", "trainer.hub_model_id=team/guard")

@@ -4,8 +4,6 @@ sdist -> wheel -> pip install --target -> build_data, torchrun train, sweep, eva
 that holds nothing. The dependencies are those of this environment.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

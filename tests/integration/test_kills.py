@@ -5,8 +5,6 @@ The short version forks its processes from one that has imported everything; the
 `python` and `torchrun` as a user would.
 """
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys
@@ -42,7 +40,7 @@ class Moment:
     wait: float
 
     @classmethod
-    def draw(cls, rng: random.Random, kind: str) -> Moment:
+    def draw(cls, rng: random.Random, kind: str):
         step = rng.randrange(2, STEPS, 2) if kind in ("save", "half") else rng.randint(1, STEPS - 1)
         return cls(kind, step, rng.random(), rng.uniform(0, 0.02 if kind == "half" else 0.3))
 
@@ -142,9 +140,7 @@ class Forked(Killable):
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("single", "step"), ("zero2", "half"), ("zero3", "half")])
-def test_a_kill_costs_no_bit(
-    engine: str, kind: str, start: Callable[..., Any], start_two: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_kill_costs_no_bit(engine, kind, start, start_two, tmp_path):
     def launch(run: Path, engine: str) -> Forked:
         if engine == "single":
             one = start(run, *SETTINGS)

@@ -1,9 +1,6 @@
 """DeRTaTrainer in a user's own script, on rows in TRL's formats."""
 
-from __future__ import annotations
-
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,9 +65,7 @@ def fit(derta_args: Callable[..., Any], model_dir: Path) -> Callable[..., Any]:
     return run
 
 
-def test_a_ten_line_script(
-    command: Callable[..., subprocess.CompletedProcess], model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_ten_line_script(command, model_dir, tmp_path):
     """Conversational preference rows, a script of its own, a directory that loads and generates."""
     rows = write_rows(tmp_path / "rows.jsonl", [triple(i) for i in range(8)])
     script = tmp_path / "script.py"
@@ -101,9 +96,7 @@ def test_a_ten_line_script(
         ),
     ],
 )
-def test_preference_formats(
-    name: str, rows: list[dict[str, Any]], mle: int, rto: int, fit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_preference_formats(name, rows, mle, rto, fit, tmp_path):
     trainer = fit(rows)
     assert (trainer.row_report.mle_rows, trainer.row_report.rto_rows) == (mle, rto)
     trainer.save_model()

@@ -1,7 +1,5 @@
 """Guards, preemption and full disks of two ranks where the other tests do not go: bfloat16, ZeRO-1, offload, dpo."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bad_input import size_of, small_disk  # noqa: F401
 from test_signals import wait_for_lines
-from training_cases import metrics, says_text
+from training_cases import metrics, says_text, size_of
 
 CASES = {
     "bf16, data parallel": ("distributed=none", "model.dtype=bfloat16"),
@@ -63,11 +60,7 @@ def test_a_signal_costs_no_bit(case: str, start_two: Callable[..., Any], tmp_pat
     assert ours == theirs and len(ours) == 17
 
 
-def test_a_full_disk_under_two_ranks(
-    start_two: Callable[..., Any],
-    small_disk: Callable[[int], Path],  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_a_full_disk_under_two_ranks(start_two, small_disk, tmp_path):
     """Each rank writes a share of the checkpoint; one that finds no room ends both, and what was complete leads on."""
     settings = (*COMMON, "distributed=zero2", "trainer.max_steps=4", "trainer.save_steps=2")
     whole = tmp_path / "whole"

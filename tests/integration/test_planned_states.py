@@ -1,8 +1,6 @@
 """Predicted against measured: the model states of two ranks under ZeRO-1, 2 and 3, tensor by tensor, and the size of
 their checkpoints."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

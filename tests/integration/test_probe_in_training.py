@@ -1,9 +1,6 @@
 """The probe in runs of launch/train.py: hold-out rows, two kinds of trainer, metrics.jsonl and W&B, and no row text."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,9 +28,7 @@ def held_out_data(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("arm", ["derta", "dpo"])
-def test_the_hold_out_split_is_measured(
-    arm: str, train: Callable[..., Path], held_out_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_hold_out_split_is_measured(arm, train, held_out_data, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         run = train(
             tmp_path / "run", f"objective={arm}", f"data.path={held_out_data}", "trainer.eval_steps=2",

@@ -1,7 +1,5 @@
 """Interrupted runs: killed at any moment, started again with the same command, the same weights at the end."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -45,9 +43,7 @@ def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.parametrize("last_step", [2, 4])
-def test_every_checkpoint_leads_to_the_same_end(
-    last_step: int, whole: Path, train: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_every_checkpoint_leads_to_the_same_end(last_step, whole, train, tmp_path):
     """A line of metrics that was half written is replaced."""
     run = interrupted_copy(whole, tmp_path / "run", last_step)
     with (run / "metrics.jsonl").open("ab") as file:
@@ -57,9 +53,7 @@ def test_every_checkpoint_leads_to_the_same_end(
     assert curves(run) == curves(whole)
 
 
-def test_killed_between_the_last_checkpoint_and_the_final_model(
-    whole: Path, train: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_killed_between_the_last_checkpoint_and_the_final_model(whole, train, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)  # metrics.jsonl with its summary
     for name in ("finished.json", "model.safetensors", "README.md"):
@@ -136,9 +130,7 @@ def test_other_trainings_resume_as_exactly(settings: list[str], train: Callable[
     assert curves(run) == curves(whole)
 
 
-def test_a_run_that_goes_on_on_another_day(
-    train: Callable[..., Path], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_goes_on_on_another_day(train, model_dir, tmp_path, monkeypatch):
     """With a template that writes today's date: prompts and weights stay those of the first day."""
     from datetime import date
 

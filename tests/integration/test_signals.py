@@ -1,7 +1,5 @@
 """A signal on one rank ends all of them with a checkpoint; the next start goes on, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -30,9 +28,7 @@ def wait_for_lines(run: Path, count: int, alive: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_sigterm_to_one_rank_of_two_under_zero3(
-    arguments: Callable[..., list[str]], start_two: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_sigterm_to_one_rank_of_two_under_zero3(arguments, start_two, tmp_path):
     """Under a real torchrun; no checkpoints are asked for (trainer.save_steps=0), and one comes all the same."""
     run, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN)]

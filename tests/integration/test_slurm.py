@@ -1,7 +1,5 @@
 """Slurm jobs without a Slurm: the sbatch text that is generated, and the job body run here."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -102,9 +100,7 @@ def end(job: subprocess.Popen) -> None:
         job.wait()
 
 
-def test_the_script_trains_on_two_nodes_and_is_queued_again(
-    arguments: Callable[..., list[str]], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, tmp_path, request):
     """The script itself, and real torchruns that find one another; srun and scontrol stand for the cluster."""
     place = tmp_path / "bin"
     place.mkdir()

@@ -1,12 +1,8 @@
 """launch/sweep.py for real: jobs in torchruns of their own, one that fails, and the same command again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 from training_cases import ENVIRONMENT
 
@@ -15,9 +11,7 @@ from derta.config.shipped import CONF_DIR
 SWEEP = CONF_DIR.parent / "launch" / "sweep.py"
 
 
-def test_a_failed_job_leaves_the_others_alone_and_is_all_that_a_rerun_does(
-    tmp_path: Path, arguments: Callable[..., list[str]]
-) -> None:
+def test_a_failed_job_leaves_the_others_alone_and_is_all_that_a_rerun_does(tmp_path, arguments):
     def sweep() -> subprocess.CompletedProcess:
         overrides = arguments("${sweep.root}/seed-${trainer.seed}", "trainer.seed=1,2", "trainer.max_steps=1")
         return subprocess.run(

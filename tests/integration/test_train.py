@@ -1,14 +1,10 @@
 """Runs of launch/train.py: every arm, LoRA, ZeRO-3, accelerate; what a finished run leaves behind."""
 
-from __future__ import annotations
-
 import copy
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -65,9 +61,7 @@ def test_what_a_run_leaves(derta_run: Path, model_dir: Path, data_dir: Path) -> 
         assert expected in card.text
 
 
-def test_the_final_model_has_the_precision_of_its_base(
-    train: Callable[..., Path], model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_final_model_has_the_precision_of_its_base(train, model_dir, tmp_path, caplog):
     """A bfloat16 base is trained as float32 without DeepSpeed; checkpoints keep that, the final model does not."""
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(base)
@@ -134,9 +128,7 @@ def test_dpo_on_raw_text(train: Callable[..., Path], tmp_path: Path) -> None:
     assert json.loads((run / "derta_config.json").read_text())["rows"]["pairs"] == 4
 
 
-def test_dpo_trains_on_the_tokens_of_the_other_arms(
-    tiny_model: Callable[..., Any], llama3_tokenizer: Any, mixed_rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_dpo_trains_on_the_tokens_of_the_other_arms(tiny_model, llama3_tokenizer, mixed_rows, tmp_path):
     """And these are TRL's own, less what the template writes behind the end of a turn."""
     from datasets import Dataset
     from trl import DPOTrainer
@@ -169,9 +161,7 @@ def test_dpo_refuses_merged_tokens_without_the_prompt(train: Callable[..., Path]
     assert "zorblat" not in str(caught.value) and "Sor" not in str(caught.value)
 
 
-def test_rows_straight_from_a_file_under_an_odd_path(
-    train: Callable[..., Path], rows_file: Path, tmp_path: Path, derta_run: Path
-) -> None:
+def test_rows_straight_from_a_file_under_an_odd_path(train, rows_file, tmp_path, derta_run):
     """Paths with blanks, commas and other alphabets; the rows are those of the built dataset."""
     odd = tmp_path / "a b, c=d é 日本"
     odd.mkdir()
@@ -209,10 +199,7 @@ def _check_adapter(run: Path) -> None:
     assert all(weight.numel() > 0 and weight.abs().sum() > 0 for weight in b_weights)
 
 
-def test_accelerate_launch_trains_the_same(
-    command: Callable[..., subprocess.CompletedProcess], arguments: Callable[..., list[str]], tmp_path: Path,
-    derta_run: Path,
-) -> None:  # fmt: skip
+def test_accelerate_launch_trains_the_same(command, arguments, tmp_path, derta_run):
     accelerate = Path(sys.executable).with_name("accelerate")
     result = command(
         str(accelerate), "launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
@@ -224,12 +211,7 @@ def test_accelerate_launch_trains_the_same(
     assert not says_text(result.stdout + result.stderr)
 
 
-def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(
-    command: Callable[..., subprocess.CompletedProcess],
-    arguments: Callable[..., list[str]],
-    tmp_path: Path,
-    rows_file: Path,
-) -> None:
+def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(command, arguments, tmp_path, rows_file):
     """And measures P(refusal) while it trains: 3 + 3 rows in batches of 2 on two ranks, the last of them half empty."""
     overrides = ["peft=lora", "peft.r=4", "distributed=zero3", "trainer.micro_batch_size=2", "optim.learning_rate=1e-2"]
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]

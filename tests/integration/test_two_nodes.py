@@ -1,7 +1,5 @@
 """Two nodes, one rank each, that find one another by torchrun's rendezvous; ZeRO-3 checkpoints as plain directories."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket
@@ -52,9 +50,7 @@ def test_both_nodes_train_one_model(two_nodes: Path, train: Callable[..., Path],
     assert (two_nodes / "finished.json").is_file()
 
 
-def test_zero_state_becomes_a_plain_directory(
-    two_nodes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_zero_state_becomes_a_plain_directory(two_nodes, tmp_path, caplog):
     """As where stage3_gather_16bit_weights_on_model_save is off: only DeepSpeed's shards hold the weights."""
     run = tmp_path / "run"
     shutil.copytree(two_nodes, run)

@@ -1,7 +1,5 @@
 """The W&B run of a training run, read back with wandb's own reader: all curves, one run, and no text of the data."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -117,9 +115,7 @@ def kill_with_wandb(pid: int) -> None:
         process.kill()
 
 
-def test_an_evaluation_stands_in_the_run_of_its_model(
-    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_stands_in_the_run_of_its_model(train, tmp_path, monkeypatch):
     run = train(tmp_path / "run", "logging.wandb_mode=offline")
     summary = read_summary(Path(__file__).parents[1] / "unit" / "evaluation" / "old_summary.json")
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -1,7 +1,5 @@
 """What the tests of whole training runs share: rows, settings, and readers of what a run leaves."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -59,6 +57,15 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below, by its relative path."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def size_of(directory: Path) -> int:
+    """As a tmpfs counts: whole pages."""
+    return sum(size_of_file(path) for path in directory.rglob("*") if path.is_file())
+
+
+def size_of_file(path: Path) -> int:
+    return -(-path.stat().st_size // 4096) * 4096
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """`evaluation_case.py MODEL ROWS OUTPUT`: what DeRTaTrainer.evaluate says of the rows, as JSON, from rank 0."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

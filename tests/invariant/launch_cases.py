@@ -5,8 +5,6 @@ cases share one import. A case is {"ranks": 1 or 2, "port": free port, "argument
 launch/train.py}; a case of one rank runs on rank 0 as plain `python launch/train.py` would, without a process group.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

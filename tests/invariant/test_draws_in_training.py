@@ -3,8 +3,6 @@
 What is compared is what `compute_loss` receives: every id, label and objective of every micro-batch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Padded and flattened (padding-free) batches give the same losses and gradients."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -4,8 +4,6 @@ Every case is launch/train.py with real arguments; all of them share one torchru
 While they train, all but the last few measure P(refusal) on held-out rows, which must not depend on the split either.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

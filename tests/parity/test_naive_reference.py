@@ -8,8 +8,6 @@ rows and positions. It uses nothing of derta but the draws: the number k, and wh
     per_objective   w_mle (sum of MLE nll) / N_mle + w_rto (sum of RTO nll) / N_rto
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -5,8 +5,6 @@ the labels, ignore as many labels as the tokenised prefix has tokens, and in row
 label that is not ignored, the end of text included, by one token id.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The head that scores labelled positions only, against log-softmax of the model's own full logits."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -43,9 +41,7 @@ def padded_batch(vocabulary: int) -> tuple[dict[str, torch.Tensor], torch.Tensor
 @pytest.mark.parametrize(
     ("family", "tied"), [("llama", False), ("llama", True), ("mixtral", False), ("gemma2", False), ("opt", False)]
 )
-def test_numbers_and_gradients_are_those_of_full_logits(
-    family: str, tied: bool, in_tiles: bool, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_and_gradients_are_those_of_full_logits(family, tied, in_tiles, tiny_model, monkeypatch):
     if in_tiles:
         monkeypatch.setattr(head, "_AT_ONCE", 0)
         monkeypatch.setattr(head, "_CPU_TILE", 7)  # several tiles, the last of them narrower

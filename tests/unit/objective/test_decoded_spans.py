@@ -3,8 +3,6 @@
 Every case is tokenised, laid out and built by the real functions; the test decodes labels and compares whole strings.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draws: their distribution, and that they depend on (seed, epoch, id, copy) and on nothing else."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The template that base models are given: the same cut with byte-level and SentencePiece tokenizers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

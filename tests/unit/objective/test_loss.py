@@ -1,7 +1,5 @@
 """The loss as arithmetic: counts, scales and the dot product, with the numbers written out."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

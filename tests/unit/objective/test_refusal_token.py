@@ -1,7 +1,5 @@
 """The refusal token: one decision per tokenizer, the same for RTO's target and for MLE rows behind a harmful prefix."""
 
-from __future__ import annotations
-
 import importlib.resources
 import logging
 from typing import Any

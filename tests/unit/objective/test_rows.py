@@ -1,7 +1,5 @@
 """The drawings of derta/objective/rows.py as literal lists, and what happens to them at max_length."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

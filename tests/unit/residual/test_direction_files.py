@@ -1,7 +1,5 @@
 """Direction files: safetensors there and back, published `.pt` files converted, everything else refused."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

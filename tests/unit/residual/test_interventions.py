@@ -1,7 +1,5 @@
 """Interventions against weight orthogonalisation on a copy, against written-out algebra, and against leaving traces."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -348,9 +346,7 @@ def test_a_layer_that_is_not_there(tiny_model: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("family", "looked_for"), [("mamba", "looked for a list of blocks at model.layers.*backbone"), ("opt", "decoder")]
 )
-def test_a_model_that_cannot_be_hooked_says_what_was_looked_for(
-    family: str, looked_for: str, tiny_model: Callable[..., Any]
-) -> None:
+def test_a_model_that_cannot_be_hooked_says_what_was_looked_for(family, looked_for, tiny_model):
     with pytest.raises(InputError, match=looked_for):
         locate_blocks(tiny_model(family, VOCABULARY))
 

@@ -1,7 +1,5 @@
 """Training with the refusal direction ablated: what is computed, for which rows, and that nothing else changes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

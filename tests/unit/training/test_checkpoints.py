@@ -1,7 +1,5 @@
 """Which checkpoints count, which are removed, and that a file is written whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """What is found out before the first step: a fused head that is not log-softmax, and that looking leaves no trace."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable
 from typing import Any
@@ -52,9 +50,7 @@ def from_input_ids(log_probs: torch.Tensor, inputs: dict[str, Any]) -> torch.Ten
 
 
 @pytest.mark.parametrize("change", [without_rto, from_input_ids, lambda log_probs, _: log_probs * float("nan")])
-def test_a_head_that_is_not_log_softmax_is_caught_before_the_first_step(
-    change: Callable[..., torch.Tensor], make: Callable[..., DeRTaTrainer]
-) -> None:
+def test_a_head_that_is_not_log_softmax_is_caught_before_the_first_step(change, make):
     trainer = make()
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     change_head(trainer, change)
@@ -84,9 +80,7 @@ def test_the_head_of_today_passes(family: str, settings: dict[str, Any], make: C
 @pytest.mark.parametrize(
     "adapter", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}]
 )
-def test_adapters_that_would_merge_into_something_else(
-    adapter: dict[str, Any], make: Callable[..., DeRTaTrainer]
-) -> None:
+def test_adapters_that_would_merge_into_something_else(adapter, make):
     with pytest.raises(InputError, match="^target_modules holds the token embedding.* LM head is tied to it"):
         make(tied=True, more={"peft_config": LoraConfig(r=2, task_type="CAUSAL_LM", **adapter)})
 

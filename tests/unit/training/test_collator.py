@@ -1,7 +1,5 @@
 """Batches as literal lists: rows of this epoch, padded or flattened, with the objective beside the labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """DeRTaConfig: what SFTConfig offers and this trainer would pass over in silence is refused, all of it at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The order of an epoch: whole global batches whose make-up depends on (seed, epoch) alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from torch.utils.data import BatchSampler

@@ -1,7 +1,5 @@
 """Errors name what the reader has given: arguments of the library, or keys of the command line."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

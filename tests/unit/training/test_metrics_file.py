@@ -1,7 +1,5 @@
 """metrics.jsonl: a line per log, whole after an interruption."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The probe: its numbers by hand, the same as the evaluation's, and no trace of it in what is trained."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

@@ -1,7 +1,5 @@
 """Whose directory it is: config.yaml, differences between runs, directories that are made and unmade."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from functools import reduce
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The thread that notes signals ends with the run."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

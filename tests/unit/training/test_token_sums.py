@@ -1,7 +1,5 @@
 """Curves are ratios of sums over a window, not means of the micro-batches' ratios."""
 
-from __future__ import annotations
-
 import math
 import time
 

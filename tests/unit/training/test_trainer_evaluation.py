@@ -1,7 +1,5 @@
 """Evaluation: losses over all tokens, under transformers' names, on tables and on plain rows."""
 
-from __future__ import annotations
-
 import pytest
 from datasets import Dataset
 

@@ -1,7 +1,5 @@
 """Lines for people: the few numbers that matter, none of the dictionaries of all of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Online only where a key is configured; a run id that stays with the directory."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

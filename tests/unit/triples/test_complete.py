@@ -1,7 +1,5 @@
 """Prompts to rows with a real tiny model: what is kept, why not, whose files they are, and going on after a stop."""
 
-from __future__ import annotations
-
 import json
 import stat
 from pathlib import Path
