@@ -158,10 +158,8 @@ class Records(Part):
         if self.revision is None:
             found.append(f"revision: expected a commit hash of {self.hub}; fix: pin it (data_recipes/README.md)")
         elif not is_commit(self.revision) and not self.pin_on_build:
-            found.append(
-                f"revision: '{self.revision}' can move; fix: give a 40-digit commit hash, or pin_on_build: true to "
-                "record the hash it has at build time"
-            )
+            fix = "give a 40-digit commit hash, or pin_on_build: true to record the hash it has at build time"
+            found.append(f"revision: '{self.revision}' can move; fix: {fix}")
         return found
 
 
@@ -210,16 +208,13 @@ class Source(Records):
 
     def _column_problems(self) -> list[str]:
         adapter = ADAPTERS[self.adapter]
-        may_be_null = [*adapter.optional, *adapter.somewhere]
-        known = [*adapter.columns, *may_be_null]
-        found = []
+        known, found = [*adapter.columns, *adapter.optional, *adapter.somewhere], []
         for key, column in self.columns.items():
             if key not in known:
                 found.append(f"columns: unknown column '{key}'{nearest(key, known)}; fix: use {', '.join(known)}")
-            elif column is None and key not in may_be_null:
-                found.append(
-                    f"columns.{key}: the adapter '{self.adapter}' needs it; fix: name the column that holds it"
-                )
+            elif column is None and key in adapter.columns:
+                problem = f"columns.{key}: the adapter '{self.adapter}' needs it"
+                found.append(f"{problem}; fix: name the column that holds it")
         return found
 
 
@@ -318,10 +313,8 @@ def load_recipe(name: str, folder: Path) -> Recipe:
     path = next((p for p in (folder / f"{name}.yaml", Path(name), Path(f"{name}.yaml")) if p.is_file()), None)
     if path is None:
         known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise InputError(
-            f"recipe={name}: no such recipe{nearest(name, known)}; fix: give a path to a YAML file or one of "
-            f"{', '.join(known)}"
-        )
+        fix = f"give a path to a YAML file or one of {', '.join(known)}"
+        raise InputError(f"recipe={name}: no such recipe{nearest(name, known)}; fix: {fix}")
     return parse_recipe(read_yaml(path), path)
 
 
@@ -399,9 +392,8 @@ def pin_revision(recipe: Recipe, revision: str) -> None:
     """
     hub_sources = [source for source in recipe.sources if source.hub is not None]
     if not is_commit(revision):
-        raise InputError(
-            f"revision={revision}: expected a full commit hash of 40 hex digits; fix: copy it from the hub"
-        )
+        expected = "a full commit hash of 40 hex digits"
+        raise InputError(f"revision={revision}: expected {expected}; fix: copy it from the hub")
     if len(hub_sources) != 1:
         raise InputError(
             f"revision={revision}: the recipe has {len(hub_sources)} hub sources; "

@@ -111,8 +111,6 @@ def test_chat_templates_that_cannot_be_used(template, expected, model_copy, refu
         ("model.chat_template=nowhere.jinja", "model.chat_template=nowhere.jinja: no such file or tokenizer directory"),
         ("model.pad_token=nonsense", "model.pad_token='nonsense' is not in the vocabulary of"),
         ("objective.refusal_token_ids=[99999999999999999999]", "each from 0 to"),
-        ("objective.refusal_token_ids=[-1,3]", "each from 0 to"),
-        ("objective.refusal_text='I cannot'", "a word that opens ordinary answers too"),
     ],
 )
 def test_settings_that_do_not_fit_the_tokenizer(override: str, expected: str, refused: Callable[..., str]) -> None:
@@ -172,11 +170,6 @@ def test_max_length_that_drops_every_harmful_response(arm: str, refused: Callabl
 def test_no_rows_with_a_harmful_response(arm: str, expected: str, refused: Callable[..., str], tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [helpful(i) for i in range(4)])
     assert expected in refused("data.format=preference", f"data.path={file}", f"objective={arm}")
-
-
-def test_no_data_where_the_path_points(refused: Callable[..., str], tmp_path: Path) -> None:
-    message = refused(f"data.path={tmp_path}/nothing")
-    assert f"data.path={tmp_path}/nothing" in message and "launch/build_data.py" in message
 
 
 # Model directory

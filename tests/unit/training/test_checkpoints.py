@@ -1,15 +1,10 @@
 """Which checkpoints count, which are removed, and that a file is written whole or not at all."""
 
-import errno
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from derta.errors import InputError
-from derta.storage.atomic import write_json_atomically
 from derta.training.resume import (
     choose_checkpoint,
     complete_checkpoints,
@@ -80,16 +75,3 @@ def test_a_run_that_goes_on_from_a_step_has_no_later_checkpoints(tmp_path: Path)
         checkpoint(tmp_path, step)
     remove_later(tmp_path, 4)
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.json"
-    write_json_atomically(path, {"old": 1})
-
-    def full(_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError):
-        write_json_atomically(path, {"new": 2})
-    assert names(tmp_path) == ["file.json"] and json.loads(path.read_text()) == {"old": 1}
