@@ -9,6 +9,7 @@ their data from the hub, or from local files that a task file of your own names 
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 from derta.config.evaluation import LmEvalConfig
@@ -84,14 +85,21 @@ def _numbers(outcome: dict[str, Any]) -> dict[str, dict[str, Benchmark]]:
 
 def _tasks(config: LmEvalConfig) -> Any:
     try:
-        from lm_eval.tasks import TaskManager
+        return _task_manager(config.include_path)
     except ImportError as error:
         raise InputError(
             f'eval.lm_eval.tasks={list(config.tasks)} needs lm-eval: pip install "derta[eval]" '
             f"(missing: {error.name or 'lm_eval'})"
         ) from error
+
+
+@cache
+def _task_manager(include_path: str | None) -> Any:
+    """Once: it reads thousands of files."""
+    from lm_eval.tasks import TaskManager
+
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    return TaskManager(include_path=config.include_path)
+    return TaskManager(include_path=include_path)
 
 
 def _model(target: TargetModel, ranks: Ranks, batch_size: int) -> Any:
