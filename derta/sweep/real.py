@@ -136,7 +136,7 @@ def run_real(config: RealRunConfig) -> str:
 
 
 def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
-    """The stages for one model; see the drawing above. What is asked for first is run first.
+    """The stages for one model; see the drawing above.
 
     Args:
         model: GGUF file, directory or hub id.
@@ -146,8 +146,11 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         base, imported = root / "model", ["import"]
         command = launch_command("import_model", f"source={quoted(model)}", f"output={quoted(base)}")
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
-    variants = {arm.value: ARMS[arm] for arm in config.arms}
-    wanted = max(variant.triples or config.triples for variant in variants.values())
+    longest_first = sorted(config.arms, key=list(ARMS).index, reverse=True)
+    variants = {arm.value: ARMS[arm] for arm in longest_first}
+    # A study is run in several parts, which share the rows of the largest.
+    among = ARMS.values() if config.cells else variants.values()
+    wanted = max(variant.triples or config.triples for variant in among)
     for split, limit in (("train", wanted), (config.split, config.requests)):
         files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
         command = launch_command(
@@ -174,7 +177,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
             jobs.append(Job(f"{arm}{suffix}", command, after=[f"rows: {data}"], run_dir=home / arm, proof=proof))
     results = evaluations(config)
     for (label, seed), result in results.items():
-        home, suffix = _home(config, seed)
+        home, suffix = _home(config, seed) if label != "base" else (root, "")
         where = root / config.split / "rows"
         sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
         trained = base if label == "base" else home / label
@@ -193,9 +196,9 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
 
 
 def evaluations(config: RealRunConfig) -> dict[tuple[str, int], Path]:
-    """(label, seed) -> folder of its evaluation; the untouched model once, under the first seed."""
+    """(label, seed) -> folder of its evaluation; the untouched model once, as seed 0."""
     root = Path(config.output)
-    found = {("base", config.seeds[0]): root / f"evaluation-{config.split}" / "base"}
+    found = {("base", 0): root / f"evaluation-{config.split}" / "base"}
     for seed in config.seeds:
         home = _home(config, seed)[0] / f"evaluation-{config.split}"
         found |= {(arm.value, seed): home / arm.value for arm in config.arms}
