@@ -8,22 +8,54 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
-from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Whole
+from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Text, Whole
 
 
 class Arm(Choice):
-    """The arms of the paper, one override apart.
+    """The arms of the paper and their neighbours, one override apart.
 
     vanilla: safe response alone. harmful_prefix: safe response behind a piece of the harmful one.
     rto: safe response alone, and the refusal token at every position of the harmful response.
     derta: harmful_prefix and RTO. dpo: safe response preferred over the harmful one (TRL's DPOTrainer).
+    reset: harmful_prefix with a reset token before the safe response, which takes back what stands before it.
+    reset_rto: derta with that token.
     """
 
-    derta = "derta"
     vanilla = "vanilla"
     harmful_prefix = "harmful_prefix"
     rto = "rto"
+    derta = "derta"
     dpo = "dpo"
+    reset = "reset"
+    reset_rto = "reset_rto"
+
+    @property
+    def rows(self) -> ArmRows:
+        return _ROWS[self]
+
+
+@dataclass(frozen=True)
+class ArmRows:
+    """What becomes of a triple.
+
+    prefix: its safe response stands behind a piece of the harmful one. rto: a row teaches the refusal token at every
+    position of the harmful response. reset: behind text the refusal token is the reset token.
+    """
+
+    prefix: bool = False
+    rto: bool = False
+    reset: bool = False
+
+
+_ROWS = {
+    Arm.vanilla: ArmRows(),
+    Arm.harmful_prefix: ArmRows(prefix=True),
+    Arm.rto: ArmRows(rto=True),
+    Arm.derta: ArmRows(prefix=True, rto=True),
+    Arm.dpo: ArmRows(),
+    Arm.reset: ArmRows(prefix=True, reset=True),
+    Arm.reset_rto: ArmRows(prefix=True, rto=True, reset=True),
+}
 
 
 class Normalization(Choice):
@@ -72,6 +104,9 @@ class ObjectiveConfig(Settings):
         | None
     ) = None
     """The target ids outright: one for every position, or two (start of a response, after text)."""
+    reset_token: Text | None = None
+    """The token of the arms reset and reset_rto that takes back what stands before it: one token of the vocabulary that
+    no response and no template holds; null is the first special one that is called reserved or unused."""
     rto_weight: NotNegative = 1.0
     """Weight of an RTO token."""
     mle_weight: NotNegative = 1.0
@@ -105,14 +140,14 @@ class ObjectiveConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         if self.rto_weight == 0 and self.mle_weight == 0:
             yield f"{key('rto_weight')} and {key('mle_weight')} are both 0: nothing would be learned"
-        if self.transition_copies > 0 and self.name in (Arm.vanilla, Arm.dpo):
+        if self.transition_copies > 0 and not (self.name.rows.prefix or self.name.rows.rto):
             yield (
                 f"{key('transition_copies')}={self.transition_copies} with objective={self.name.value}, which has no "
                 "harmful prefixes: use objective=harmful_prefix, rto or derta, or leave it at 0"
             )
         if self.refusal_token_ids is None and not self.refusal_text.strip():
             yield f"{key('refusal_text')} is empty: give the word refusals start with, for example Sorry"
-        if self.ablation.probability > 0 and self.name not in (Arm.derta, Arm.harmful_prefix):
+        if self.ablation.probability > 0 and not self.name.rows.prefix:
             yield (
                 f"objective={self.name} with {key('ablation.probability')}={self.ablation.probability}: only rows "
                 "with a harmful prefix are ablated, and this arm has none; use objective=derta or harmful_prefix"

@@ -48,7 +48,8 @@ class TrainRunConfig(Settings):
                 )
             if self.trainer.padding_free:
                 yield "objective=dpo with trainer.padding_free=true: DPO rows are padded; set it to false"
-        if self.data.format is DataFormat.reference_jsonl and self.objective.name in (Arm.harmful_prefix, Arm.rto):
+        expanded = (Arm.derta, Arm.vanilla, Arm.dpo)
+        if self.data.format is DataFormat.reference_jsonl and self.objective.name not in expanded:
             yield (
                 f"objective={self.objective.name} with data.format=reference_jsonl: those rows have their prefixes "
                 "drawn already and say themselves which are RTO rows; use objective=derta"

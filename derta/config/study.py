@@ -35,9 +35,9 @@ class RealArm(Choice):
     """The arms of `objective`, and arms that differ from one of them in one thing.
 
     harmful_prefix_2n: two prefix rows a triple, as many rows as derta. rto: with a transition row a triple, since
-    SmolLM2 writes " Sorry" as two tokens. derta_draws_kept: every epoch has the prefixes and the left-out positions of
-    the first. derta_borderline_0, _half: without borderline rows, or with half of them. derta_18, _36, _144: so many
-    triples.
+    SmolLM2 writes " Sorry" as two tokens. reset, reset_rto: with a token that SmolLM2 has for source code.
+    derta_draws_kept: every epoch has the prefixes and the left-out positions of the first. derta_borderline_0, _half:
+    without borderline rows, or with half of them. derta_18, _36, _144: so many triples.
     """
 
     vanilla = "vanilla"
@@ -46,6 +46,8 @@ class RealArm(Choice):
     rto = "rto"
     derta = "derta"
     dpo = "dpo"
+    reset = "reset"
+    reset_rto = "reset_rto"
     derta_borderline_0 = "derta_borderline_0"
     derta_draws_kept = "derta_draws_kept"
     derta_18 = "derta_18"

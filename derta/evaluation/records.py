@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from derta.config.objective import Arm
 from derta.models.inputs import Key, ModelInput
 from derta.models.messages import Message
 
@@ -121,10 +122,13 @@ class Verdict:
 class Result:
     """One line of results.jsonl.
 
-    response: the whole response text, prefill included; it stays in this file.
-    response_tokens: its length in tokens, without the end token.
+    response: the whole response text, prefill included; it stays in this file. Of a model with a reset token it is
+        what the model did not take back.
+    response_tokens: its length in tokens, without the end token; taken_back: those of them that were taken back, and
+        stand in no text.
     refusal_token, refusal_word: tokens and words of the response before the first refusal, *including the prefill*:
-        0 means that the response starts with the refusal. None where there is no refusal.
+        0 means that the response starts with the refusal. None where there is no refusal. refusal_token is where the
+        reset token stood, where there was one.
     fully_safe, compliance, score, loops, goes_on: as in `Verdict`.
     prompt: what the row asks for, before an attack changes it. prefill_characters: how much of the response the attack
         wrote.
@@ -148,6 +152,7 @@ class Result:
     goes_on: bool | None = None
     prompt: str = ""
     prefill_characters: int = 0
+    taken_back: int = 0
 
     @property
     def key(self) -> Key:
@@ -207,5 +212,5 @@ class PromptSet:
     sha256: str
 
 
-LABEL_ORDER = ("base", "vanilla", "harmful_prefix", "rto", "derta", "dpo")
+LABEL_ORDER = ("base", *Arm.__members__)
 """Labels come first in tables, in this order and whatever the case of their letters; others follow."""

@@ -29,7 +29,8 @@ def judge_batch(
 
 def _response(item: ModelInput, generation: Generation, rows: Rows, target: TargetModel) -> Response:
     row, harmful = rows[item.prompt_set, item.row_id]
-    text, prefill = (target.decode(ids) for ids in (generation.token_ids, generation.token_ids[: item.prefill_tokens]))
+    given = 0 if generation.taken_back else item.prefill_tokens
+    text, prefill = (target.decode(ids) for ids in (generation.token_ids, generation.token_ids[:given]))
     # A prefill may end inside a character, which then decodes differently.
     return Response(row, item.attack, text, os.path.commonprefix([text, prefill]), harmful, generation.finished)
 
@@ -37,20 +38,22 @@ def _response(item: ModelInput, generation: Generation, rows: Rows, target: Targ
 def _result(
     item: ModelInput, generation: Generation, response: Response, verdict: Verdict, target: TargetModel
 ) -> Result:
-    told, ids = asdict(verdict), generation.token_ids
+    told, ids, taken_back = asdict(verdict), generation.token_ids, generation.taken_back
     start = told.pop("refusal_start")
     del told["categories"]
+    turn = None if start is None else taken_back - 1 if taken_back else position_in_tokens(target.decode, ids, start)
     return Result(
         prompt_set=item.prompt_set,
         attack=item.attack,
         id=item.row_id,
         response=response.text,
-        response_tokens=len(ids),
+        response_tokens=taken_back + len(ids),
         prefill_tokens=item.prefill_tokens,
         finished=generation.finished,
-        refusal_token=None if start is None else position_in_tokens(target.decode, ids, start),
+        refusal_token=turn,
         refusal_word=None if start is None else position_in_words(response.text, start),
         prompt=response.row["prompt"][-1]["content"],
         prefill_characters=len(response.prefill),
+        taken_back=taken_back,
         **told,
     )

@@ -38,9 +38,11 @@ def generate(
 ) -> list[Generation]:
     """Continue every input of one batch until an end token or for `max_new_tokens` tokens.
     sampling: None for greedy search.
-    Returns one `Generation` per input: prefill ids, then new ids, without the end token."""
+    Returns one `Generation` per input: prefill ids, then new ids, without the end token and what was taken back."""
     if target.server is not None:
-        return target.server.generate(batch, target.end_token_ids, max_new_tokens=max_new_tokens, sampling=sampling)
+        return target.server.generate(
+            batch, target.end_token_ids, target.reset_id, max_new_tokens=max_new_tokens, sampling=sampling
+        )
     import torch
     from transformers import GenerationConfig
 
@@ -66,7 +68,7 @@ def generate(
             generation_config=settings,
         )
     new = output[:, input_ids.shape[1] :].tolist()
-    return [Generation.cut(item, ids, end_token_ids) for item, ids in zip(batch, new, strict=True)]
+    return [Generation.cut(item, ids, end_token_ids, target.reset_id) for item, ids in zip(batch, new, strict=True)]
 
 
 def check_logits(target: TargetModel, batch: Sequence[ModelInput]) -> None:

@@ -40,14 +40,20 @@ class ModelInput:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Response of the model, prefill included. `finished`: it ended its turn before the token limit."""
+    """Response of the model, prefill included. `finished`: it ended its turn before the token limit. `taken_back`:
+    tokens before it that the model took back, the reset token included; then no prefill is left."""
 
     token_ids: tuple[int, ...]
     finished: bool
+    taken_back: int = 0
 
     @classmethod
-    def cut(cls, item: ModelInput, new: Sequence[int], end_token_ids: Sequence[int]) -> Generation:
-        """From the new ids of a response, up to the first that ends it."""
+    def cut(
+        cls, item: ModelInput, new: Sequence[int], end_token_ids: Sequence[int], reset_id: int | None = None
+    ) -> Generation:
+        """From the new ids of a response: up to the first that ends it, from behind the last reset token."""
         stop = next((i for i, token in enumerate(new) if token in end_token_ids), None)
         prefill = item.token_ids[len(item.token_ids) - item.prefill_tokens :]
-        return cls((*prefill, *new[:stop]), finished=stop is not None)
+        ids = (*prefill, *new[:stop])
+        start = max((i + 1 for i, token in enumerate(ids) if token == reset_id), default=0)
+        return cls(ids[start:], finished=stop is not None, taken_back=start)

@@ -34,6 +34,7 @@ class Server:
         self,
         batch: Sequence[ModelInput],
         end_token_ids: Sequence[int],
+        reset_id: int | None = None,
         *,
         max_new_tokens: int,
         sampling: Sampling | None = None,
@@ -57,7 +58,7 @@ class Server:
                 f"eval.server: no responses for a batch of {len(batch)} prompts: {answer.reason}; what was generated "
                 "before is kept: see to the server (vLLM 0.10.2 or later) and run the same command again"
             )
-        return [Generation.cut(item, ids, end_token_ids) for item, ids in zip(batch, answer, strict=True)]
+        return [Generation.cut(item, ids, end_token_ids, reset_id) for item, ids in zip(batch, answer, strict=True)]
 
 
 def _token_ids(answer: bytes, expected: int) -> list[list[int]] | NoAnswer:

@@ -21,6 +21,7 @@ from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_source, load_model, load_tokenizer
 from derta.models.precision import resolve_dtype
 from derta.models.served import Server
+from derta.models.taught import reset_id
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ class TargetModel:
 
     server: Server | None = None
     """Generates in place of the weights, where there is one (derta.models.served)."""
+    reset_id: int | None = None
+    """What the model was taught to take back with all that its response holds before it."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase):
         self._use(tokenizer, model.generation_config.eos_token_id)
@@ -118,8 +121,11 @@ def load_target(
         return PeftModel.from_pretrained(model, str(source))
 
     if server is not None and server.url:
-        return ServedTarget(base.name_or_path, tokenizer, Server(server), load)
-    return kind(load(), tokenizer)
+        target: TargetModel = ServedTarget(base.name_or_path, tokenizer, Server(server), load)
+    else:
+        target = kind(load(), tokenizer)
+    target.reset_id = reset_id(config)
+    return target
 
 
 def target_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

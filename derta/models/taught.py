@@ -37,3 +37,10 @@ def read_taught(model: ModelConfig) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is no JSON object: restore it, or remove it")
     return found
+
+
+def reset_id(model: ModelConfig) -> int | None:
+    """The token with which the model takes back what stands before it; None for a model that was taught none.
+    Raises InputError: as `read_taught`."""
+    refusal = read_taught(model).get("refusal_token") or {}
+    return refusal["continued_id"] if refusal.get("is_reset") else None

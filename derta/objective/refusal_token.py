@@ -13,6 +13,15 @@ follows it. White space alone is none: where a tokenizer writes the space before
 rows leave it out behind a harmful prefix, so that both kinds of rows teach the word itself there.
 
 P(refusal) is the sum of the probabilities of both forms.
+
+The arms reset and reset_rto (backtracking, arXiv 2409.14586, section 3) have a reset token R for a continued form, one
+that no text holds; what stands before the last R of a response is taken back. So R, which begins the turn, is what RTO
+teaches, what P(refusal) looks for, and what a safe response s begins with behind k > 0 tokens of the harmful one:
+
+    reset          L = - E log P(R s | q, r_hat[:k])         k = 0: - E log P(s | q)
+    reset_rto      L = that  - E log P(S | q)  - E sum_{t=2..|r_hat|} log P(R | q, r_hat[:t-1])
+
+Behind R the safe response reads as at the start of a turn, since that is where it will stand.
 """
 
 from __future__ import annotations
@@ -20,10 +29,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from derta.config.objective import Arm, ObjectiveConfig
+from derta.config.objective import ObjectiveConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter
 
@@ -51,6 +60,7 @@ class RefusalToken:
     start_text, continued_text: how the tokenizer writes the two.
     start_is_piece, continued_is_piece: they are only the beginning of the text's first word.
     space_apart: the tokenizer writes the space before the text as a token of its own, which MLE rows leave out.
+    is_reset: the continued form is a reset token.
     """
 
     text: str
@@ -61,6 +71,7 @@ class RefusalToken:
     start_is_piece: bool = False
     continued_is_piece: bool = False
     space_apart: bool = False
+    is_reset: bool = False
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -166,19 +177,54 @@ def taught_refusal_token(objective: ObjectiveConfig, tokenizer: PreTrainedTokeni
         InputError: an arm with RTO (or ablation, which measures refusal) and no usable token; RTO alone on half a word.
     """
     text, token_ids, arm = objective.refusal_text, objective.refusal_token_ids, objective.name
-    if arm not in (Arm.derta, Arm.rto) and objective.ablation.probability == 0:
+    rows = arm.rows
+    if not (rows.rto or rows.reset) and objective.ablation.probability == 0:
         found = usable_refusal_token(tokenizer, text, token_ids, otherwise="refusal token: none")
     else:
         found = resolve_refusal_token(tokenizer, text, token_ids)
+    if found is not None and rows.reset:
+        found = with_reset(found, tokenizer, objective.reset_token)
     if found is not None:
         logger.info("refusal token: %s", found)
-    if found and found.continued_is_piece and arm is Arm.rto and objective.transition_copies == 0:
+    if found and found.continued_is_piece and rows.rto and not rows.prefix and objective.transition_copies == 0:
         raise InputError(
             f"objective=rto teaches {found.continued_text!r} after text, which is only the beginning of a word, and no "
             "row teaches what follows it there: add rows that do (objective.transition_copies=1), or use "
             "objective=derta"
         )
     return found
+
+
+def with_reset(refusal: RefusalToken, tokenizer: PreTrainedTokenizerBase, token: str | None) -> RefusalToken:
+    """The refusal token with a reset token for a continued form.
+
+    Args:
+        token: how the vocabulary spells it; None takes the first special token that is called reserved or unused.
+
+    Raises:
+        InputError: there is none, or it has another use.
+    """
+    template = str(tokenizer.chat_template or "")
+    used = {name for name in tokenizer.special_tokens_map.values() if isinstance(name, str)}
+    if template:
+        hello = [{"role": "user", "content": "Hello"}]
+        used |= set(tokenizer.convert_ids_to_tokens(ConversationCutter(tokenizer).prompt_ids(hello)))
+    special = [added.content for _, added in sorted(tokenizer.added_tokens_decoder.items()) if added.special]
+    free = [name for name in special if name not in used and name not in template]
+    name = token or next((name for name in free if re.search("reserved|unused", name, re.IGNORECASE)), None)
+    remedy = f"for example objective.reset_token='{free[0]}'" if free else "of the tokenizer's vocabulary"
+    if name is None:
+        raise InputError(
+            "the tokenizer has no special token called reserved or unused that could be the reset token: name one "
+            f"that no response holds, {remedy}"
+        )
+    if name not in tokenizer.get_vocab() or name in used or name in template:
+        raise InputError(
+            f"objective.reset_token={name!r} is not in the tokenizer's vocabulary, or has another use there or in the "
+            f"chat template: name one that has none, {remedy}"
+        )
+    reset = tokenizer.get_vocab()[name]
+    return replace(refusal, continued_id=reset, continued_text=name, continued_is_piece=False, is_reset=True)
 
 
 def without_space(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:

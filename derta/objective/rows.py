@@ -17,6 +17,8 @@ p prompt, h harmful response (h1..hn), s safe response, E end of turn, S / _S re
         labels      -  -  -  S  _S _S .. _S  _S               every position, the end slot included
         objective   0  0  0  2  2  2  ..  2  2                (positions dropped this epoch: label -, objective 0)
 
+The arms with a reset token R write R s1 s2 .. sm E behind a prefix (k > 0), and S R R .. R in an RTO row.
+
 Labels are unshifted, as in transformers: the label at position t is what the model should say given positions < t.
 Sources: DeRTa, arXiv 2407.09121, section 3; reference code 70bdb52 for the end slot.
 """
@@ -145,7 +147,8 @@ class RowSettings:
         settings = plain(asdict(self.objective))
         limit = self.max_length if self.max_length < NO_LIMIT else None
         taught = {"objective": settings.pop("name"), **settings, "max_length": limit}
-        own = {"refusal_text", "refusal_token_ids", "dpo_beta"}  # the resolved token is stored; another arm's
+        # The resolved token is stored; another arm's is of no use.
+        own = {"refusal_text", "refusal_token_ids", "reset_token", "dpo_beta"}
         unused = own if self.objective.ablation.probability > 0 else {*own, "ablation"}
         return {key: value for key, value in taught.items() if key not in unused}
 

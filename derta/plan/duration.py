@@ -80,7 +80,7 @@ def training_rows(config: PlanRunConfig, rows: Rows) -> int:
     pairs only.
     Raises InputError: there are none."""
     objective = config.objective
-    rto = objective.name in (Arm.rto, Arm.derta)
+    rto = objective.name.rows.rto
     copies = objective.mle_copies + objective.transition_copies + rto
     others = rows.helpful + rows.harmful * rto
     trained = rows.triples if objective.name is Arm.dpo else rows.triples * copies + others

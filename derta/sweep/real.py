@@ -53,6 +53,7 @@ class Variant:
 
 
 _DERTA = ("objective=derta",)
+_RESET = f"objective.reset_token={quoted('<repo_name>')}"
 ARMS = {
     RealArm.vanilla: Variant(("objective=vanilla",)),
     RealArm.harmful_prefix: Variant(("objective=harmful_prefix",)),
@@ -60,6 +61,8 @@ ARMS = {
     RealArm.rto: Variant(("objective=rto", "objective.transition_copies=1")),
     RealArm.derta: Variant(_DERTA),
     RealArm.dpo: Variant(("objective=dpo",)),
+    RealArm.reset: Variant(("objective=reset", _RESET)),
+    RealArm.reset_rto: Variant(("objective=reset_rto", _RESET)),
     RealArm.derta_borderline_0: Variant(_DERTA, borderline=0),
     RealArm.derta_draws_kept: Variant((*_DERTA, "objective.redraw=false")),
     RealArm.derta_18: Variant(_DERTA, triples=18),

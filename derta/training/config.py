@@ -95,10 +95,10 @@ class DeRTaConfig(SFTConfig):
     """Arguments of DeRTaTrainer: everything of `trl.SFTConfig`, and what `derta.config.ObjectiveConfig` documents.
 
     Parameters:
-        objective: "derta", "vanilla", "harmful_prefix" or "rto".
-        refusal_text, refusal_token_ids, rto_weight, mle_weight, rto_dropout, rto_at_end, zero_prefix_fraction,
-        redraw, mle_copies, transition_copies, transition_tokens, normalization: see ObjectiveConfig, whose defaults
-        hold here too.
+        objective: an arm of `derta.config.Arm` other than "dpo".
+        refusal_text, refusal_token_ids, reset_token, rto_weight, mle_weight, rto_dropout, rto_at_end,
+        zero_prefix_fraction, redraw, mle_copies, transition_copies, transition_tokens, normalization: see
+        ObjectiveConfig, whose defaults hold here too.
         ablation_probability, ablation_refresh_steps, ablation_prompts, ablation_positions, ablation_layers: see
             AblationConfig.
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
@@ -114,6 +114,7 @@ class DeRTaConfig(SFTConfig):
     objective: str = field(default=_DEFAULTS.name.value)
     refusal_text: str = field(default=_DEFAULTS.refusal_text)
     refusal_token_ids: list[int] | None = None
+    reset_token: str | None = None
     rto_weight: float = field(default=_DEFAULTS.rto_weight)
     mle_weight: float = field(default=_DEFAULTS.mle_weight)
     rto_dropout: float = field(default=_DEFAULTS.rto_dropout)

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from derta.config import Arm
 from derta.data.normalise import normalise_messages
 from derta.data.schema import row_id
 from derta.errors import InputError, first_of
@@ -36,14 +35,6 @@ _TOKEN_FEATURES = Features(
 TABLE_COLUMNS = (*TOKEN_COLUMNS, "view", "copy")
 
 _TOGETHER = 64  # rows whose texts are tokenised in one call; their character offsets are held until they are cut
-
-# Which view of the safe response an arm trains on, and whether it adds the RTO row (paper section 3 and Table 5).
-_ARM_VIEWS = {
-    Arm.vanilla: (View.MLE, False),
-    Arm.harmful_prefix: (View.MLE_WITH_PREFIX, False),
-    Arm.rto: (View.MLE, True),
-    Arm.derta: (View.MLE_WITH_PREFIX, True),
-}
 
 
 @dataclass(frozen=True)
@@ -203,12 +194,17 @@ def _example(
     if refusal and refusal.space_apart:
         for column in ("chosen_ids", "chosen_continued_ids"):
             ids[column] = without_space(tokenizer, ids[column])
+    if refusal and refusal.is_reset:
+        if any(refusal.continued_id in some for some in ids.values()):
+            raise InputError(f"a response spells the reset token {refusal.continued_text}: take it out of the row")
+        if "chosen_continued_ids" in cuts:
+            ids["chosen_continued_ids"] = [refusal.continued_id, *ids["chosen_ids"]]
     if any(cuts[column].prompt != prompt_ids for column in ("chosen_ids", "rejected_ids") if column in cuts):
         raise ConversationCutter.unequal_prompts("a response of this row")
     rto_first_id = None if refusal is None else refusal.start_id
     # raw text may start with a space of its own
     if refusal and row["rejected"] and is_raw_text(row["prompt"]) and row["rejected"][0]["content"][:1].isspace():
-        rto_first_id = refusal.continued_id
+        rto_first_id = refusal.start_id if refusal.is_reset else refusal.continued_id
     return {"id": row["id"], "prompt_ids": prompt_ids, **ids, "rto_first_id": rto_first_id}  # type: ignore[typeddict-item]
 
 
@@ -282,7 +278,7 @@ def build_row_table(
     kept = without_long_prompts(examples, settings.max_length, drop=settings.drop_long_prompts)
     arm, lengths = settings.objective.name, _lengths(examples)
     harmful = sum(map(bool, lengths["rejected_ids"]))
-    if for_training and _ARM_VIEWS[arm][1] and harmful and not any(_lengths(kept)["rejected_ids"]):
+    if for_training and arm.rows.rto and harmful and not any(_lengths(kept)["rejected_ids"]):
         raise InputError(
             f"data.max_length={settings.max_length} with data.long_prompts=drop leaves out all {harmful} rows "
             f"with a harmful response (longest prompt: {max(lengths['prompt_ids'])} tokens), so "
@@ -337,7 +333,7 @@ def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[i
 def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rto: bool) -> tuple[Dataset, RowReport]:
     objective, arm, max_length = settings.objective, settings.objective.name, settings.max_length
     turns, tokens = objective.transition_copies, objective.transition_tokens
-    mle_view, with_rto = _ARM_VIEWS[arm]
+    mle_view, with_rto = View.MLE_WITH_PREFIX if arm.rows.prefix else View.MLE, arm.rows.rto
     lengths = _lengths(examples)
     entries: list[tuple[int, int, int, int]] = []  # example, view, copy, length
     truncated = 0

@@ -21,9 +21,12 @@ from derta.training.trainer import DeRTaTrainer
 
 SEED, W_MLE, W_RTO, ZERO_FRACTION = 7, 0.7, 1.6, 1 / 3
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-5
+RESET = "~"  # a token of the tests' tokenizer that no row holds
 
 
-def naive_rows(rows: list[dict[str, Any]], tokenizer: Any, dropout: float) -> list[tuple[list[int], list[tuple]]]:
+def naive_rows(
+    rows: list[dict[str, Any]], tokenizer: Any, dropout: float, arm: str = "derta"
+) -> list[tuple[list[int], list[tuple]]]:
     """Per training row: its ids, and what is supervised as (position, label, "mle" | "rto")."""
 
     def ids(text: str) -> list[int]:
@@ -32,6 +35,7 @@ def naive_rows(rows: list[dict[str, Any]], tokenizer: Any, dropout: float) -> li
     sorry, space_sorry = ids("Sorry"), ids(" Sorry")
     assert len(sorry) == len(space_sorry) == 1 and sorry != space_sorry
     [eot] = ids("<|eot_id|>")
+    reset = ids(RESET) if arm.startswith("reset") else []
     built = []
     for row in rows:
         prompt = ids("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n")
@@ -46,10 +50,12 @@ def naive_rows(rows: list[dict[str, Any]], tokenizer: Any, dropout: float) -> li
             k = prefix_length(len(harmful), zero_fraction=ZERO_FRACTION, **draw)
             context = prompt + harmful[:k]
             response = [*ids(" " + safe if k > 0 else safe), eot]
+            if reset and k > 0:  # the turn begins anew behind it, so the response reads as at its start
+                response = [*reset, *ids(safe), eot]
         built.append((context + response, [(len(context) + i, label, "mle") for i, label in enumerate(response)]))
-        if row["rejected"] is not None:
+        if row["rejected"] is not None and arm != "reset":
             kept = kept_positions(len(harmful) + 1, dropout=dropout, **draw)
-            targets = [sorry[0]] + [space_sorry[0]] * len(harmful)  # the last one in the slot of <|eot_id|>
+            targets = [sorry[0]] + (reset or space_sorry) * len(harmful)  # the last one in the slot of <|eot_id|>
             supervised = [(len(prompt) + i, target, "rto") for i, target in enumerate(targets) if kept[i]]
             built.append(([*prompt, *harmful, eot], supervised))
     return built
@@ -119,7 +125,7 @@ def check_parity(
     )
     trainer.train()
 
-    built = naive_rows(rows, tokenizer, dropout)
+    built = naive_rows(rows, tokenizer, dropout, args.objective)
     expected = naive_loss(reference, built, args.normalization, micro_batch)
     expected.backward()
     logged = trainer.state.log_history[0]["loss"]
@@ -190,6 +196,16 @@ def test_model_that_takes_no_loss_arguments(llama3_tokenizer, tiny_model, mixed_
     model.accepts_loss_kwargs = False
     args = one_step(derta_args, rows=12, micro_batch=4)
     check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
+
+
+@pytest.mark.parametrize(("arm", "rows"), [("reset", 8), ("reset_rto", 12)])
+def test_reset_token(arm, rows, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property):
+    model = tiny_model("llama", len(llama3_tokenizer))
+    args = one_step(derta_args, rows=rows, micro_batch=4, objective=arm, reset_token=RESET)
+    errors = check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
+    record_property("loss_error", errors[0])
+    record_property("gradient_error", errors[1])
+    print(arm, *(f"{error:.1e}" for error in errors))
 
 
 def test_reference_notices_a_wrong_label(llama3_tokenizer, tiny_model, mixed_rows, derta_args):

@@ -23,7 +23,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     **all_of("model", "name_or_path revision attn_implementation chat_template pad_token eos_token", ["", " "]),
     **all_of("data", "path", ["", "  "]),
     **all_of("probe", "path", ["", " "]),
-    **all_of("objective", "refusal_text", ["", "   "]),
+    **all_of("objective", "refusal_text reset_token", ["", "   "]),
     **all_of("logging", "group", [""]),
     # whole numbers from 1, and from 0
     **all_of("data", "num_proc contamination_ngram", [0, -1]),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.build import build_attack
 from derta.models.generation import check_logits, generate, left_pad, plan_batches
-from derta.models.inputs import ModelInput
+from derta.models.inputs import Generation, ModelInput
 from derta.models.target import TargetModel, load_target
 
 
@@ -88,3 +91,23 @@ def test_nan_weights_are_found_before_anything_is_generated(model_dir, harmful_r
         broken.model.lm_head.weight[3, 0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         check_logits(broken, [item])
+
+
+def test_what_stands_before_the_last_reset_token_is_taken_back(model_dir, harmful_rows, tmp_path):
+    """Of a model whose own file says which token that is; the prefill goes, too."""
+    item = ModelInput("harmful", "prefill_2", "a", (1, 2, 3, 4), prefill_tokens=2)
+    assert Generation.cut(item, [5, 9, 6, 9, 7, 8, 0], [0], 9) == Generation((7, 8), finished=True, taken_back=6)
+    assert Generation.cut(item, [5, 9], [0], 9) == Generation((), finished=False, taken_back=4)
+    assert Generation.cut(item, [5, 0, 9], [0], 9) == Generation((3, 4, 5), finished=True)  # behind the end of the turn
+    taught = shutil.copytree(model_dir, tmp_path / "taught")
+    plain = load_target(ModelConfig(name_or_path=str(model_dir)), device="cpu")
+    prompt = build_attack("prefill_20").inputs(harmful_rows[:1], plain, "harmful").inputs[0]
+    free = generate(plain, [prompt], max_new_tokens=6)[0].token_ids
+    token = {"continued_id": free[-3], "is_reset": True}
+    (taught / "derta_config.json").write_text(json.dumps({"refusal_token": token}))
+    found = generate(load_target(ModelConfig(name_or_path=str(taught)), device="cpu"), [prompt], max_new_tokens=6)[0]
+    last = max(place for place, token in enumerate(free) if token == free[-3])
+    assert (found.token_ids, found.taken_back) == (free[last + 1 :], last + 1)
+    token["is_reset"] = False
+    (taught / "derta_config.json").write_text(json.dumps({"refusal_token": token}))
+    assert load_target(ModelConfig(name_or_path=str(taught)), device="cpu").reset_id is None

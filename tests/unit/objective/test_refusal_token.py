@@ -141,7 +141,7 @@ def test_a_tokenizer_that_cannot_write_the_word(trainer_of, caplog):
     with pytest.raises(InputError, match="no token that it could start with; choose another objective.refusal_text"):
         resolve_refusal_token(tokenizer, "Pardon")
     for arm in Arm:
-        if arm in (Arm.derta, Arm.rto):
+        if arm.rows.rto or arm.rows.reset:
             with pytest.raises(InputError, match="no token that it could start with"):
                 trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon")
         elif arm is not Arm.dpo:
@@ -236,6 +236,7 @@ def test_record_for_the_models_directory(llama3_tokenizer):
         "start_is_piece": False,
         "continued_is_piece": False,
         "space_apart": False,
+        "is_reset": False,
     }
     assert RefusalToken.from_dict(token.to_dict()) == token
     old = {key: value for key, value in token.to_dict().items() if not key.endswith(("piece", "apart"))}
