@@ -45,7 +45,7 @@ class Variant:
 
     overrides: tuple[str, ...]
     triples: int | None = None
-    borderline: int = 40
+    borderline: int = 56
 
     def data(self, triples: int) -> str:
         """The folder of its rows."""
@@ -68,9 +68,9 @@ ARMS = {
     RealArm.derta_18: Variant(_DERTA, triples=18),
     RealArm.derta_36: Variant(_DERTA, triples=36),
     RealArm.derta_144: Variant(_DERTA, triples=144),
-    RealArm.derta_borderline_half: Variant(_DERTA, borderline=20),
+    RealArm.derta_borderline_half: Variant(_DERTA, borderline=28),
 }
-_HELPFUL = 48  # rows
+_HELPFUL = 40  # rows
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 

@@ -49,6 +49,7 @@ class Cell:
 
 def write_cells(config: RealRunConfig, results: Mapping[tuple[str, int], Path]) -> None:
     """A file for each evaluation that has finished; (label, seed) -> its folder."""
+    Path(config.cells).mkdir(parents=True, exist_ok=True)
     for (arm, seed), folder in results.items():
         if (folder / SUMMARY_FILE).is_file():
             cell = _cell(config, arm, seed, folder)
