@@ -204,17 +204,21 @@ def tiny_trainer(
     derta_args: Callable[..., Any], tiny_model: Callable[..., Any], llama3_tokenizer: Any, mixed_rows: list
 ) -> Callable[..., Any]:
     """tiny_trainer(**arguments): DeRTaTrainer of a tiny Llama on `mixed_rows`; kind: a subclass of it, rows: others,
-    family: of the model, more: what the trainer itself is given."""
+    family and attention: of the model, more: what the trainer itself is given."""
     from datasets import Dataset
 
     from derta.training.trainer import DeRTaTrainer
 
     def make(
         *, kind: type = DeRTaTrainer, family: str = "llama", tied: bool = False, rows: list | None = None,
-        tokenizer: Any = llama3_tokenizer, more: dict[str, Any] | None = None, **arguments: Any,
+        attention: str | None = None, tokenizer: Any = llama3_tokenizer, more: dict[str, Any] | None = None,
+        **arguments: Any,
     ) -> Any:  # fmt: skip
+        model = tiny_model(family, len(tokenizer), tied=tied)
+        if attention is not None:
+            model.config._attn_implementation = attention
         return kind(
-            tiny_model(family, len(tokenizer), tied=tied),
+            model,
             args=derta_args(**arguments),
             train_dataset=Dataset.from_list(mixed_rows if rows is None else rows),
             processing_class=tokenizer,

@@ -36,7 +36,8 @@ class ModelConfig(Settings):
     """Hub commit hash, tag or branch; pin it for anything you publish."""
     dtype: Dtype = Dtype.auto
     attn_implementation: Text | None = None
-    """As in transformers (sdpa, eager, flash_attention_2, ...); null leaves the model's own choice."""
+    """As in transformers (sdpa, eager, flex_attention, flash_attention_2, ...), or varlen (for flattened rows, see
+    trainer.padding_free); null leaves the model's own choice."""
     chat_template: Text | None = None
     """Jinja file or tokenizer directory, for base models that come without one."""
     pad_token: Text | None = None

@@ -46,7 +46,7 @@ class TrainRunConfig(Settings):
                     "objective=dpo with data.format=reference_jsonl: those rows are already expanded and hold no "
                     "pairs; use data.format=derta or preference"
                 )
-            if self.trainer.padding_free:
+            if self.trainer.padding_free is True:
                 yield "objective=dpo with trainer.padding_free=true: DPO rows are padded; set it to false"
         expanded = (Arm.derta, Arm.vanilla, Arm.dpo)
         if self.data.format is DataFormat.reference_jsonl and self.objective.name not in expanded:

@@ -73,8 +73,14 @@ class TrainerConfig(Settings):
     """Of everything that is drawn: order of the rows, prefixes, dropout."""
     shuffle: bool = True
     """Draw a new order of the rows every epoch."""
-    padding_free: bool = False
-    """Flattened batches (needs an attention implementation that keeps packed sequences apart)."""
+    padding_free: Annotated[Literal["auto"] | bool, "auto, true or false"] = "auto"
+    """Rows of a batch one behind the other, without padding. auto: on a CUDA GPU in 16 bit, where the model's attention
+    is sdpa and FlashAttention 3, torch's own varlen kernel or FlashAttention 2 can take its place, or where it is
+    flash_attention_2, flash_attention_3, flex_attention or varlen already. true keeps the model's attention; with sdpa
+    and eager it takes a mask of all tokens by all tokens."""
+    pad_to_multiple_of: Count | None = None
+    """Batches are padded to a multiple of so many tokens, so that GPU libraries see few shapes and plan for each once;
+    null is 16 on an accelerator and 1 on a CPU."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     logging_steps: Count = 10

@@ -120,6 +120,8 @@ def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedM
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    import derta.models.varlen  # noqa: F401  (registers an attention implementation)
+
     if config.trust_remote_code:
         logger.warning("model.trust_remote_code=true: code that comes with %s will run", config.name_or_path)
     source = check_source(config.name_or_path)

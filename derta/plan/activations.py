@@ -11,7 +11,8 @@ Bytes per token and decoder layer that torch saves, in bfloat16 and with an atte
     feed-forward      gate, its activation, up, their product; k times with experts                       8 I k
     experts           each chosen expert's input and output                                               4 H k
     norms of q and k  where the model has them                                                            6 (A + K)
-    padding mask      turned into numbers of the attention's precision                                    2 s
+    mask              turned into numbers of the attention's precision; s is of all rows where they are
+                      flattened, and there is none with varlen, flex_attention and flash_attention        2 s
     eager attention   scores in float32 and bfloat16, and once more where they are capped                 6 or 8 heads s
 
 A float32 residual stream takes 26 H: inputs and normalised inputs in float32, and a bfloat16 copy of the output for
@@ -55,9 +56,9 @@ def layer_bytes(shape: ModelShape, settings: Settings) -> int:
     if shape.normed_queries:
         per_token += 6 * (a + k)
     if shape.attention_implementation == "eager":
-        per_token += (8 if shape.capped else 6) * shape.heads * settings.length
-    elif settings.padded:
-        per_token += 2 * settings.length
+        per_token += (8 if shape.capped else 6) * shape.heads * settings.keys
+    else:
+        per_token += 2 * settings.keys
     return int(per_token * settings.tokens) + 2 * shape.adapted_stack
 
 

@@ -20,7 +20,8 @@ ASSUMPTIONS = (
     "time: rows have tokens_per_row tokens (null: data.max_length); the MFU is the stated one, not measured",
     f"{CONTEXT / GIB:.1f} GiB of the GPU go to CUDA and NCCL; {HEADROOM:.0%} of the rest stay free, because the "
     "allocator's fragmentation was not measured",
-    "attention keeps no s x s scores (sdpa, flash); model.attn_implementation=eager is counted as such",
+    "attention keeps no s x s scores (sdpa, varlen, flash); model.attn_implementation=eager is counted as such",
+    "rows are flattened without a mask where trainer.padding_free=auto allows it on a GPU",
 )
 
 

@@ -19,7 +19,8 @@ class Settings:
     """What of a configuration memory depends on.
 
     stage: None without DeepSpeed. weight: bytes of a weight of the (base) model. rows: of one micro-batch as the model
-    sees it (DPO sees two per pair). length: tokens of the longest row.
+    sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each query has a score or a mask
+    for, where there is one: those of its row, or, flattened, those of all rows.
     """
 
     ranks: int
@@ -32,7 +33,7 @@ class Settings:
     checkpointing: bool
     rows: int
     length: int
-    padded: bool
+    keys: int
     reference: bool
     reduce_bucket: int
     prefetch: int
@@ -49,6 +50,7 @@ class Settings:
         lora = config.peft.method is PeftMethod.lora
         float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora)
         dpo = config.objective.name is Arm.dpo
+        rows, length = config.trainer.micro_batch_size * (2 if dpo else 1), config.data.max_length
 
         def elements(name: str, default: int, auto: int) -> int:
             value = zero.get(name, default)
@@ -64,9 +66,9 @@ class Settings:
             lora=lora,
             dropout=lora and config.peft.dropout > 0,
             checkpointing=config.trainer.gradient_checkpointing,
-            rows=config.trainer.micro_batch_size * (2 if dpo else 1),
-            length=config.data.max_length,
-            padded=not config.trainer.padding_free,
+            rows=rows,
+            length=length,
+            keys=_keys(config, shape, rows, dpo),
             reference=dpo and not lora,
             reduce_bucket=elements("reduce_bucket_size", _BUCKET, square),
             prefetch=elements("stage3_prefetch_bucket_size", 50_000_000, int(0.9 * square)),
@@ -92,3 +94,11 @@ class Settings:
 def _on_host(zero: dict[str, object], name: str) -> bool:
     part = zero.get(name)
     return isinstance(part, dict) and part.get("device") in ("cpu", "nvme")
+
+
+def _keys(config: PlanRunConfig, shape: ModelShape, rows: int, dpo: bool) -> int:
+    """With padding_free=auto a GPU flattens rows of a model with sdpa, without a mask."""
+    wanted, has_mask = config.trainer.padding_free, shape.attention_implementation in ("sdpa", "eager")
+    if wanted is False or dpo or (wanted == "auto" and shape.attention_implementation == "eager"):
+        return config.data.max_length
+    return rows * config.data.max_length if wanted is True and has_mask else 0

@@ -98,6 +98,8 @@ def empty_model(config: TrainRunConfig) -> tuple[Any, str]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    import derta.models.varlen  # noqa: F401  (registers an attention implementation)
+
     architecture, source = read_architecture(config)
     if config.model.attn_implementation is not None:
         architecture._attn_implementation = config.model.attn_implementation

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from derta.training.dpo import PairConfig
 
+# A batch grows by 8 tokens a row on average (1.7% of 480), and rows of up to 1,024 come in 64 lengths. cuDNN took about
+# 0.3 s for each new one on an H200.
+_MULTIPLE = 16
+
 
 def arguments(config: TrainRunConfig, *, world_size: int, dtype: str) -> DeRTaConfig | PairConfig:
     """The arguments of the trainer of the configured arm."""
@@ -62,6 +66,7 @@ def _shared_arguments(config: TrainRunConfig, *, world_size: int, dtype: str) ->
         "run_name": config.logging.run_name or Path(config.output_dir).name,
         "push_to_hub": False,
         "max_length": config.data.max_length,
+        "pad_to_multiple_of": trainer.pad_to_multiple_of or (None if on_cpu else _MULTIPLE),
         "peak_flops": config.logging.peak_flops,
         "skip_grad_norm_above": trainer.skip_grad_norm_above,
     }

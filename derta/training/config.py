@@ -27,6 +27,8 @@ _ARGUMENTS = {
     "model.pad_token": "tokenizer.pad_token",
     "model.eos_token": "tokenizer.eos_token",
     "model.attn_implementation": "attn_implementation",
+    "trainer.padding_free=false": "padding_free=False",
+    "trainer.padding_free": "padding_free",
     "trainer.skip_grad_norm_above": "skip_grad_norm_above",
     "peft.target_modules": "target_modules",
 }
@@ -104,6 +106,7 @@ class DeRTaConfig(SFTConfig):
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
             GPUs, and leaves `mfu` out where the table has none.
         drop_long_prompts: leave rows out whose prompt alone fills max_length, instead of refusing them.
+        padding_free: flattened batches: True, False, or "auto" (see `derta.training.checks.decide_flattened`).
         skip_grad_norm_above: leave updates with a larger global gradient norm out and count them; None takes them all.
         shuffle: draw a new order of the rows every epoch (train_sampling_strategy="sequential" turns it off).
 
@@ -130,6 +133,7 @@ class DeRTaConfig(SFTConfig):
     ablation_prompts: int = field(default=_DEFAULTS.ablation.prompts)
     ablation_positions: list[int] = field(default_factory=lambda: list(_DEFAULTS.ablation.positions))
     ablation_layers: list[int] | None = None
+    padding_free: bool | str = "auto"  # type: ignore[assignment]
     drop_long_prompts: bool = False
     skip_grad_norm_above: float | None = None
     shuffle: bool = True
@@ -147,6 +151,8 @@ class DeRTaConfig(SFTConfig):
         if self.normalization not in [choice.value for choice in Normalization]:
             problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
         arm = self.objective if self.objective in arms else _DEFAULTS.name.value
+        if self.padding_free not in ("auto", True, False):
+            problems.append(f"padding_free={self.padding_free!r}: expected 'auto', True or False")
         found = self._objective(arm).problems(lambda key: key.replace("ablation.", "ablation_"))
         problems += [problem.replace("null", "None") for problem in found]
         for name, what in (("peak_flops", "FLOP/s of one device"), ("skip_grad_norm_above", "a gradient norm")):

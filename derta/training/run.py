@@ -120,6 +120,8 @@ def prepare(config: TrainRunConfig) -> Prepared:
     rows = load_rows(config.data.path, config.data.format.value)
     check_contamination(config.data, rows)
     config.trainer.settle_batch(len(rows.dataset), ranks)
+    if config.trainer.padding_free == "auto" and not torch.cuda.is_available():
+        config.trainer.padding_free = False  # as runs from before there was a choice have it in their config.yaml
 
     check_source(config.model.name_or_path)
     settle_dates(config, recorded=resume.recorded_date(Path(config.output_dir)))
@@ -193,7 +195,8 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     from derta.training.trainer import DeRTaTrainer
 
     trainer = DeRTaTrainer(model, train_dataset=rows.dataset, **common)
-    check_positions(model, max(trainer.train_dataset["length"]))
+    multiple = trainer.args.pad_to_multiple_of or 1
+    check_positions(model, -(-max(trainer.train_dataset["length"]) // multiple) * multiple)
     logger.info("rows: %s", trainer.row_report)
     return trainer
 

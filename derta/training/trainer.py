@@ -34,7 +34,7 @@ from derta.objective.loss import count_objectives, objective_loss, objective_sca
 from derta.objective.refusal_token import taught_refusal_token
 from derta.objective.rows import RowBuilder
 from derta.training.card import Origin, create_card, save_derta_config
-from derta.training.checks import check_attention, check_head, check_rows_stay_apart
+from derta.training.checks import check_head, check_rows_stay_apart, decide_flattened
 from derta.training.collator import ABLATED, ROW_IDS, DeRTaCollator, epoch_clock
 from derta.training.config import DeRTaConfig, library_names
 from derta.training.dataset import TABLE_COLUMNS, build_row_table, fill_up
@@ -45,6 +45,7 @@ from derta.training.progress import show_progress
 from derta.training.safe_starts import report_safe_starts
 from derta.training.sampler import GlobalBatchSampler
 from derta.training.throughput import Stopwatch, flops_and_peak
+from derta.training.undisturbed import is_sharded
 
 if TYPE_CHECKING:
     from derta.training.probe import RefusalProbe
@@ -135,9 +136,12 @@ class DeRTaTrainer(SFTTrainer):
         elif eval_dataset is not None:
             eval_dataset = self._build_eval_table(eval_dataset, args)
         # TRL prepares rows once, for one objective; ours are rows already. It also refuses padding_free with a
-        # max_length that it would not enforce: the collator does.
+        # max_length that it would not enforce: the collator does. And it does not know padding_free="auto".
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[dict-item]
-        max_length, args.max_length = args.max_length, None
+        (max_length, padding_free), (args.max_length, args.padding_free) = (
+            (args.max_length, args.padding_free),
+            (None, False),
+        )
         super().__init__(
             model=model,
             args=args,
@@ -146,13 +150,12 @@ class DeRTaTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        args.max_length = max_length
+        args.max_length, args.padding_free = max_length, padding_free
         is_adapter = isinstance(self.model, PeftModel)
         if is_adapter:
             check_adapted_ends(self.model)
         score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
-        if self.padding_free:
-            check_attention(self.model)
+        self.padding_free = decide_flattened(self)
         sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
         responses = [*sample["chosen_ids"], *sample["rejected_ids"]]
         add_end_tokens(self.model, sorted({ids[-1] for ids in responses if ids}))
@@ -235,7 +238,7 @@ class DeRTaTrainer(SFTTrainer):
         if not self._is_checked and samples:
             self._is_checked = True
             check_head(self, samples[0], 0 if self.refusal_token is None else self.refusal_token.continued_id)
-            if self.padding_free:
+            if self.padding_free and is_sharded(self):  # others were run when they were made
                 check_rows_stay_apart(self)
         self.guards.begin_step(samples)
         self.stopwatch.start()

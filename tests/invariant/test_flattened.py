@@ -1,13 +1,14 @@
-"""Padded and flattened (padding-free) batches give the same losses and gradients."""
+"""Padded and flattened (padding-free) batches give the same losses and gradients, whichever attention computes them."""
 
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
 from derta.errors import InputError
-from derta.training.checks import check_attention
+from derta.models.varlen import VARLEN
 from derta.training.trainer import DeRTaTrainer
 
 STEPS, TOLERANCE = 5, 1e-5
@@ -36,10 +37,11 @@ def train(trainer: DeRTaTrainer) -> tuple[list[float], dict[str, Any]]:
 @pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt2"])
 def test_padded_and_flattened(family, tiny_trainer, record_property):
     """12 rows in steps of 2 x 3: a row that saw its neighbour, or a wrong position, would show at once."""
-    results = []
-    for padding_free in (False, True):
+
+    def trained(attention: str, padding_free: bool) -> tuple[list[float], dict[str, Any]]:
         trainer = tiny_trainer(
             family=family,
+            attention=attention,
             per_device_train_batch_size=3,
             gradient_accumulation_steps=2,
             max_steps=STEPS,
@@ -49,23 +51,49 @@ def test_padded_and_flattened(family, tiny_trainer, record_property):
             rto_weight=1.5,
             padding_free=padding_free,
         )
-        results.append(train(trainer))
-    (padded, padded_gradients), (flattened, flattened_gradients) = results
-    assert len(padded) == len(flattened) == STEPS and padded[0] - padded[-1] > 0.05
-    deviation = max(abs(a - b) for a, b in zip(padded, flattened, strict=True))
-    record_property("deviation", deviation)
-    assert deviation < TOLERANCE
+        return train(trainer)
+
+    padded, padded_gradients = trained("sdpa", False)
+    assert len(padded) == STEPS and padded[0] - padded[-1] > 0.05
     largest = max(gradient.norm() for gradient in padded_gradients.values())
-    for name, gradient in padded_gradients.items():
+    for attention in ("sdpa", "eager", VARLEN):
+        flattened, gradients = trained(attention, True)
+        assert len(flattened) == STEPS
+        deviation = max(abs(a - b) for a, b in zip(padded, flattened, strict=True))
         # Against the larger of its own size and a speck of the largest: key biases have no gradient but rounding.
-        scale = max(gradient.norm(), 1e-3 * largest)
-        assert (gradient - flattened_gradients[name]).norm() / scale < TOLERANCE, name
+        apart = max(
+            float((gradient - gradients[name]).norm() / max(gradient.norm(), 1e-3 * largest))
+            for name, gradient in padded_gradients.items()
+        )
+        record_property(f"deviation of {attention}", (deviation, apart))
+        assert deviation < TOLERANCE and apart < TOLERANCE, attention
+
+
+def test_evaluation_between_flattened_steps(tiny_trainer):
+    """A batch with a row of its own for each sequence, and one row alone, go through `varlen` as through sdpa."""
+    said = []
+    for attention in ("sdpa", VARLEN):
+        model = tiny_trainer(family="mistral", attention=attention, padding_free=False).model.eval()
+        ids = torch.arange(80).reshape(2, 40)
+        mask = (torch.arange(40) >= torch.tensor([[7], [0]])).long()
+        said.append([model(ids, attention_mask=mask).logits[0, 7:], model(ids[:1]).logits, generated(model, ids[:1])])
+    for ours, theirs in zip(*said, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def generated(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    return model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"padding_free": True}, {"padding_free": True, "pad_to_multiple_of": 8}, {"activation_checkpointing": True}],
-    ids=["flattened", "flattened to a multiple of 8", "activation checkpointing"],
+    [
+        {"padding_free": True},
+        {"padding_free": True, "pad_to_multiple_of": 8, "attention": VARLEN},
+        {"pad_to_multiple_of": 16},
+        {"activation_checkpointing": True},
+    ],
+    ids=["flattened", "flattened to a multiple of 8", "padded to a multiple of 16", "activation checkpointing"],
 )
 def test_lora(change, tiny_trainer):
     """12 rows as one padded micro-batch, and as four micro-batches of three in other ways, with an adapter."""
@@ -87,20 +115,64 @@ def test_lora(change, tiny_trainer):
     assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE)
 
 
-def test_attention_that_ignores_row_boundaries_is_refused(tiny_model):
-    model = tiny_model("llama", 50)
-    model.config._attn_implementation = "some_other_attention"
-    with pytest.raises(InputError, match="some_other_attention.*attend to one another"):
-        check_attention(model)
+@pytest.mark.parametrize("attention", ["some_other_attention", "flex_attention"])
+def test_attention_that_cannot_flatten_is_refused(attention, tiny_trainer):
+    with pytest.raises(InputError, match=f"padding_free=True with.*'{attention}'"):
+        tiny_trainer(attention=attention, padding_free=True)
 
 
 @pytest.mark.parametrize("family", ["opt", "mamba"])
 def test_model_whose_flattened_rows_see_one_another_is_refused(family, tiny_trainer):
-    """Found by running it, before the first step: nothing in its configuration tells. Padded it trains."""
-    for padding_free in (True, False):
-        trainer = tiny_trainer(family=family, per_device_train_batch_size=4, max_steps=1, padding_free=padding_free)
-        if padding_free:
-            with pytest.raises(InputError, match="lets flattened rows see one another; use padded batches"):
-                trainer.train()
-        else:
-            trainer.train()
+    """Found by running it: nothing in its configuration tells. Padded it trains, which auto takes on a CPU."""
+    arguments = {"family": family, "per_device_train_batch_size": 4, "max_steps": 1}
+    with pytest.raises(InputError, match="lets flattened rows see one another; use padded batches"):
+        tiny_trainer(**arguments, padding_free=True)
+    trainer = tiny_trainer(**arguments)
+    assert trainer.padding_free is False
+    trainer.train()
+
+
+def test_capped_scores_are_not_passed_over(tiny_trainer):
+    with pytest.raises(InputError, match="'varlen' knows neither sinks nor capped scores"):
+        tiny_trainer(family="gemma2", attention=VARLEN, padding_free=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("attention", [VARLEN, "flex_attention", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
+def test_kernels_of_a_gpu(family, attention, tiny_trainer):
+    """The kernels that training runs there, in bfloat16, against padded batches; auto takes one of them."""
+    losses = []
+    for kind, padding_free in (("sdpa", False), (attention, True), ("sdpa", "auto")):
+        trainer = tiny_trainer(
+            family=family, attention=kind, padding_free=padding_free, per_device_train_batch_size=6, max_steps=STEPS,
+            use_cpu=False, bf16=True, learning_rate=1e-3,
+        )  # fmt: skip
+        assert trainer.padding_free is (padding_free is not False)
+        losses.append(train(trainer)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3) and losses[2] == pytest.approx(losses[0], rel=5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 16])
+def test_the_varlen_kernel_is_the_row_by_row_one(window, tiny_model):
+    """Outputs and gradients of three rows, more heads than keys have, in bfloat16 and row by row in float32."""
+    from transformers import AttentionInterface
+
+    attention = AttentionInterface()[VARLEN]
+    layer = tiny_model("llama", 50).model.layers[0].self_attn.cuda()
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, heads, 300, 16, device="cuda") for heads in (4, 2, 2)]
+    bounds = torch.tensor([0, 70, 71, 300], dtype=torch.int32, device="cuda")
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [heads.clone().requires_grad_() for heads in inputs]
+        typed = [heads.to(dtype) for heads in leaves]
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            said, _ = attention(
+                layer, *typed, None, scaling=0.25, sliding_window=window, cu_seq_lens_q=bounds, max_length_q=229
+            )
+        said.float().square().sum().backward()
+        found.append([said.float(), *(heads.grad for heads in leaves)])
+    for exact, rounded in zip(*found, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()

@@ -38,7 +38,11 @@ CASES: dict[str, tuple[int, int, list[str]]] = {
     "ZeRO-2": (2, 4, ["distributed=zero2"]),
     "ZeRO-2, 2 accumulation": (2, 2, ["distributed=zero2"]),
     "ZeRO-3": (2, 4, ["distributed=zero3"]),
-    "ZeRO-3 flattened, 2 accumulation": (2, 2, ["distributed=zero3", "trainer.padding_free=true"]),
+    "ZeRO-3 flattened, 2 accumulation": (
+        2,
+        2,
+        ["distributed=zero3", "trainer.padding_free=true", "model.attn_implementation=varlen"],
+    ),
     "2 ranks, resumed": (2, 4, ["trainer.resume={2 ranks x 4}/checkpoint-3"]),
     "1x8, no probe": (1, 8, ["trainer.eval_steps=0"]),
     "2 ranks x 4, no probe": (2, 4, ["trainer.eval_steps=0"]),

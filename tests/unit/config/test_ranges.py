@@ -60,13 +60,15 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "peft.target_modules": [[], [""], ["lm_head"]],
     "trainer.hub_model_id": ["", "a/b/c", "a b"],
     "trainer.max_steps": [0, -2],
+    "trainer.padding_free": ["sometimes", 2, None],
+    "trainer.pad_to_multiple_of": [0, -8],
     "trainer.seed": [-1, 2**32, 10**30],
     "trainer.resume_despite": [["model"], ["data", "everything"]],
 }
 FREE = """
     data.contamination data.format data.long_prompts distributed.deepspeed logging.wandb_mode logging.run_name
     logging.sample_texts model.dtype model.trust_remote_code objective.name objective.normalization objective.rto_at_end
-    objective.redraw peft.method peft.target_parameters trainer.shuffle trainer.padding_free
+    objective.redraw peft.method peft.target_parameters trainer.shuffle
     trainer.gradient_checkpointing trainer.resume trainer.push_to_hub trainer.hub_private_repo
 """
 

@@ -52,8 +52,9 @@ def config_for(family: str, layers: int, place: Path, *, lora: bool, attention: 
 
 
 def settings_for(config: PlanRunConfig, **changes: Any) -> Settings:
-    """bfloat16 throughout, as under ZeRO, unless changed."""
+    """bfloat16 throughout, as under ZeRO, and padded, unless changed."""
     changes = {"stage": 2, "weight": 2, "rows": ROWS, "length": LENGTH, "checkpointing": False, **changes}
+    changes = {"keys": changes["length"], **changes}
     return replace(Settings.of(config, model_shape(config)), **changes)
 
 
@@ -71,7 +72,7 @@ def built(config: PlanRunConfig) -> torch.nn.Module:
     return model
 
 
-def saved_bytes(config: PlanRunConfig, *, checkpointing: bool) -> int:
+def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, flattened: bool = False) -> int:
     """What the decoder's forward saves, each storage once; parameters are no activations."""
     model = built(config)
     if checkpointing:
@@ -88,7 +89,11 @@ def saved_bytes(config: PlanRunConfig, *, checkpointing: bool) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if flattened:
+            positions = torch.arange(LENGTH).repeat(ROWS)[None]
+            model.model(input_ids=ids.reshape(1, -1), position_ids=positions, use_cache=False)
+        else:
+            model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
@@ -108,6 +113,36 @@ def test_saved_tensors_of_a_layer(family: str, lora: bool, attention: str, tmp_p
     measured = sum(sign * saved_bytes(config, checkpointing=False) for sign, config in ((1, four), (-1, two)))
     predicted = layer_bytes(model_shape(two), settings_for(two))
     assert predicted == pytest.approx(measured / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_flattened_rows_under_a_mask(attention: str, tmp_path: Path) -> None:
+    two, four = (config_for("llama", layers, tmp_path, lora=False, attention=attention) for layers in (2, 4))
+    measured = sum(
+        sign * saved_bytes(config, checkpointing=False, flattened=True) for sign, config in ((1, four), (-1, two))
+    )
+    predicted = layer_bytes(model_shape(two), settings_for(two, keys=ROWS * LENGTH))
+    assert predicted == pytest.approx(measured / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("padding_free", "attention", "keys"),
+    [
+        ("auto", None, 0),
+        ("auto", "eager", 100),
+        ("auto", "varlen", 0),
+        (False, None, 100),
+        (True, None, 800),
+        (True, "eager", 800),
+        (True, "varlen", 0),
+    ],
+)
+def test_keys_of_a_query(padding_free: Any, attention: str | None, keys: int, tmp_path: Path) -> None:
+    """Eight rows of at most 100 tokens; no mask where rows are flattened without one, as auto does on a GPU."""
+    config = config_for("llama", 2, tmp_path, lora=False, attention="sdpa")
+    config.model.attn_implementation, config.data.max_length = attention, 100
+    config.trainer.padding_free, config.trainer.micro_batch_size = padding_free, 8
+    assert Settings.of(config, model_shape(config)).keys == keys
 
 
 def test_a_checkpointed_layer_keeps_its_input(tmp_path: Path) -> None:
