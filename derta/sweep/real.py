@@ -71,6 +71,7 @@ ARMS = {
     RealArm.derta_borderline_half: Variant(_DERTA, borderline=28),
 }
 _HELPFUL = 40  # rows
+_MORE = "train_more"  # folder of the rows for arms with more triples than the others
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 
@@ -151,22 +152,25 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
     longest_first = sorted(config.arms, key=list(ARMS).index, reverse=True)
     variants = {arm.value: ARMS[arm] for arm in longest_first}
-    # A study is run in several parts, which share the rows of the largest.
-    among = ARMS.values() if config.cells else variants.values()
-    wanted = max(variant.triples or config.triples for variant in among)
-    for split, limit in (("train", wanted), (config.split, config.requests)):
+    completed = {"train": ("train", config.triples), config.split: (config.split, config.requests)}
+    more = max(variant.triples or config.triples for variant in variants.values())
+    if more > config.triples:
+        completed[_MORE] = ("train", more)
+    for folder, (split, limit) in completed.items():
         files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
         command = launch_command(
-            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / split)}", f"limit={limit}",
+            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / folder)}", f"limit={limit}",
             *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=36", "max_new_tokens=112",
             "helpful_max_new_tokens=64",
         )  # fmt: skip
-        jobs.append(Job(f"complete: {split}", command, after=imported, proof=root / split / "rows" / "safety.jsonl"))
+        jobs.append(Job(f"complete: {folder}", command, after=imported, proof=root / folder / "rows" / "safety.jsonl"))
     for data, variant in {variant.data(config.triples): variant for variant in variants.values()}.items():
-        recipe = _recipe(root, data, variant.triples or config.triples, variant.borderline)
+        triples = variant.triples or config.triples
+        source = "train" if triples <= config.triples else _MORE
+        recipe = _recipe(root, source, data, triples, variant.borderline)
         rows = launch_command("build_data", f"recipe={quoted(recipe)}", f"output={quoted(root / data)}")
         proof = root / data / "manifest.json"
-        jobs.append(Job(f"rows: {data}", [*rows, "overwrite=true"], after=["complete: train"], proof=proof))
+        jobs.append(Job(f"rows: {data}", [*rows, "overwrite=true"], after=[f"complete: {source}"], proof=proof))
     for seed in config.seeds:
         home, suffix = _home(config, seed)
         for arm, variant in variants.items():
@@ -180,7 +184,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
             jobs.append(Job(f"{arm}{suffix}", command, after=[f"rows: {data}"], run_dir=home / arm, proof=proof))
     results = evaluations(config)
     for (label, seed), result in results.items():
-        home, suffix = _home(config, seed) if label != "base" else (root, "")
+        home, suffix = _home(config, seed)
         where = root / config.split / "rows"
         sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
         trained = base if label == "base" else home / label
@@ -211,14 +215,14 @@ def evaluations(config: RealRunConfig) -> dict[tuple[str, int], Path]:
 def _home(config: RealRunConfig, seed: int) -> tuple[Path, str]:
     """Where the runs of a seed lie, and what its jobs are called by."""
     root = Path(config.output)
-    return (root, "") if config.seeds == [0] else (root / f"seed{seed}", f", seed {seed}")
+    return (root, "") if seed == 0 else (root / f"seed{seed}", f", seed {seed}")
 
 
-def _recipe(root: Path, name: str, triples: int, borderline: int) -> Path:
-    """The recipe of the first rows that were completed below `root`."""
+def _recipe(root: Path, source: str, name: str, triples: int, borderline: int) -> Path:
+    """The recipe of the first rows that were completed in `root`/`source`."""
     counts = {"safety": triples, "helpful": _HELPFUL, "borderline": borderline}
     sources = [
-        {"name": part, "adapter": "preference", "path": str((root / "train" / "rows" / f"{part}.jsonl").resolve())}
+        {"name": part, "adapter": "preference", "path": str((root / source / "rows" / f"{part}.jsonl").resolve())}
         | {"count": count, "select": "first", "allow_fewer": True}
         | ({"borderline": True} if part == "borderline" else {})
         for part, count in counts.items()

@@ -26,7 +26,7 @@ from derta.statistics.two_way import Interval, rate_interval, two_way_interval
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
 
-SEEDS = (1, 2, 3)
+SEEDS = (0, 1, 2)
 """Of the study."""
 _DEEP = "mean behind prefills"
 _COMPARED = "derta"
@@ -105,10 +105,9 @@ def study_table(folder: Path) -> str:
     if differences := list(_differences(arms, columns)):
         text += [f"\nThe same minus {_COMPARED}, prompt by prompt, over the seeds that both have:\n"]
         text += [markdown([["arm", "seeds", *columns], *differences])]
-    missing = [
-        f"{arm} {seed}" for seed in SEEDS for arm in RealArm.__members__ if seed not in _seeds(arms.get(arm, ()))
-    ]
-    return "\n".join([*text, f"\nNot run (arm, seed): {', '.join(missing) or 'none'}."])
+    missing = {arm: set(SEEDS) - {cell.seed for cell in arms.get(arm, ())} for arm in RealArm.__members__}
+    left = [f"{arm} (seeds {', '.join(map(str, sorted(seeds)))})" for arm, seeds in missing.items() if seeds]
+    return "\n".join([*text, f"\nNot run: {'; '.join(left) or 'none'}."])
 
 
 def _differences(arms: Mapping[str, Sequence[Cell]], columns: Sequence[str]) -> Iterator[list[str]]:
@@ -150,12 +149,8 @@ def _percent(table: np.ndarray, interval: Callable[[np.ndarray], Interval]) -> s
     if not table.size:
         return "-"
     found = interval(table)
-    ends = "" if found.low is None else f" [{100 * found.low:.0f}, {100 * (found.high or 0.0):.0f}]"
+    ends = "" if found.low in (None, found.high) else f" [{100 * found.low:.0f}, {100 * (found.high or 0.0):.0f}]"
     return f"{100 * (found.mean or 0.0):.1f}{ends}"
-
-
-def _seeds(cells: Sequence[Cell]) -> set[int]:
-    return {cell.seed for cell in cells}
 
 
 def _counts(cell: Cell) -> str:

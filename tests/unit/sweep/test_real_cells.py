@@ -40,7 +40,7 @@ def test_rates_are_over_prompts_and_seeds(tmp_path):
     assert "4 harmful, 10 benign, 2 borderline" in table
     moved = [each.split()[0] for each in row(table, "vanilla", "1")]  # of seed 1 alone, which derta has too
     assert moved == ["0.0"] * 7
-    assert "derta_18 1" in table.splitlines()[-1] and "vanilla 1" not in table.splitlines()[-1]
+    assert "; derta_18 (seeds 0, 1, 2)" in table.splitlines()[-1] and "vanilla (seeds 0, 2);" in table.splitlines()[-1]
 
 
 def test_what_was_not_scored_counts_for_nothing(tmp_path):
