@@ -146,6 +146,7 @@ def _tiny_model(family: str, vocab_size: int, *, tied: bool = False, seed: int =
     }
     configs: dict[str, Callable[[], Any]] = {
         "llama": lambda: hf.LlamaConfig(**common, **shape),
+        "wide_heads": lambda: hf.LlamaConfig(**common, **shape, head_dim=16),  # FlexAttention takes no narrower ones
         "mistral": lambda: hf.MistralConfig(**common, **shape, sliding_window=16),
         "mixtral": lambda: hf.MixtralConfig(
             **common, **shape, num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.1

@@ -138,8 +138,9 @@ def _asked(plan: Plan) -> str:
     strategy = "no DeepSpeed" if settings.stage is None else f"ZeRO-{settings.stage}"
     moved = [n for n, on in (("optimizer", settings.offload_optimizer), ("weights", settings.offload_parameters)) if on]
     offload = f" ({' and '.join(moved)} offloaded)" if moved else ""
+    rows = {0: "flattened", settings.length: "padded"}.get(settings.keys, "flattened under a mask")
     return (
         f"{strategy}{offload}, {'LoRA' if settings.lora else 'full'}, micro-batch of {settings.rows} x "
-        f"{settings.length:,} tokens, {plan.accumulation} of them per GPU and step, "
+        f"{settings.length:,} tokens, {rows}, {plan.accumulation} of them per GPU and step, "
         f"{'with' if settings.checkpointing else 'without'} checkpointing"
     )

@@ -138,8 +138,10 @@ def test_capped_scores_are_not_passed_over(tiny_trainer):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("attention", [VARLEN, "flex_attention", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [*(("wide_heads", kind) for kind in (VARLEN, "flex_attention", "sdpa")), ("mistral", VARLEN), ("gpt2", VARLEN)],
+)
 def test_kernels_of_a_gpu(family, attention, tiny_trainer):
     """The kernels that training runs there, in bfloat16, against padded batches; auto takes one of them."""
     losses = []

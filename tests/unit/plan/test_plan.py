@@ -200,7 +200,7 @@ def test_table_and_json(lora: ModelShape, tmp_path: Path) -> None:
     text, content = render(plan), json.loads(json.dumps(plan.to_dict()))
     assert "70,553,706,496" not in text and f"{70_553_706_496 + 1_242_562_560:,} parameters" in text
     assert "fits" in text and "assumed: " in text and "distributed=" in text
-    assert "asked for: ZeRO-3, LoRA, micro-batch of 8 x 512 tokens, 2 of them per GPU and step, with" in text
+    assert "asked for: ZeRO-3, LoRA, micro-batch of 8 x 512 tokens, flattened, 2 of them per GPU and step, with" in text
     assert "69.9 usable (79.1 less 1.5 and 10% headroom)" in text and "was not measured" in text
     assert content["rank_bytes"]["peak"] == plan.memory.peak and content["fits"] is True
 
