@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
-from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Text, Whole
+from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Settings, Share, Text, Whole
 
 
 class Arm(Choice):
@@ -18,7 +18,8 @@ class Arm(Choice):
     rto: safe response alone, and the refusal token at every position of the harmful response.
     derta: harmful_prefix and RTO. dpo: safe response preferred over the harmful one (TRL's DPOTrainer).
     reset: harmful_prefix with a reset token before the safe response, which takes back what stands before it.
-    reset_rto: derta with that token.
+    reset_rto: derta with that token. constrained: vanilla, each token held against the model before its first step,
+    the first ones most (Qi et al.).
     """
 
     vanilla = "vanilla"
@@ -28,6 +29,7 @@ class Arm(Choice):
     dpo = "dpo"
     reset = "reset"
     reset_rto = "reset_rto"
+    constrained = "constrained"
 
     @property
     def rows(self) -> ArmRows:
@@ -39,12 +41,14 @@ class ArmRows:
     """What becomes of a triple.
 
     prefix: its safe response stands behind a piece of the harmful one. rto: a row teaches the refusal token at every
-    position of the harmful response. reset: behind text the refusal token is the reset token.
+    position of the harmful response. reset: behind text the refusal token is the reset token. constrained: tokens of
+    safe and helpful responses are held against a reference.
     """
 
     prefix: bool = False
     rto: bool = False
     reset: bool = False
+    constrained: bool = False
 
 
 _ROWS = {
@@ -55,6 +59,7 @@ _ROWS = {
     Arm.dpo: ArmRows(),
     Arm.reset: ArmRows(prefix=True, reset=True),
     Arm.reset_rto: ArmRows(prefix=True, rto=True, reset=True),
+    Arm.constrained: ArmRows(constrained=True),
 }
 
 
@@ -132,6 +137,11 @@ class ObjectiveConfig(Settings):
     transition_tokens: Count = 8
     """Tokens of the safe response that such a row teaches."""
     normalization: Normalization = Normalization.token
+    constrained_betas: Annotated[
+        list[Positive], MinLen(3), MaxLen(3), "a list of three numbers above 0 (first token, second to fifth, further)"
+    ] = field(default_factory=lambda: [0.5, 2.0, 0.1])
+    """How near the constrained arm keeps the first token of a response, the second to fifth, and those after to the
+    model before its first step."""
     dpo_beta: Annotated[float, Gt(0)] = 0.1
     """Beta of the dpo arm."""
     ablation: AblationConfig = field(default_factory=AblationConfig)

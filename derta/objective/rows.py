@@ -149,6 +149,7 @@ class RowSettings:
         taught = {"objective": settings.pop("name"), **settings, "max_length": limit}
         # The resolved token is stored; another arm's is of no use.
         own = {"refusal_text", "refusal_token_ids", "reset_token", "dpo_beta"}
+        own |= set() if self.objective.name.rows.constrained else {"constrained_betas"}
         unused = own if self.objective.ablation.probability > 0 else {*own, "ablation"}
         return {key: value for key, value in taught.items() if key not in unused}
 

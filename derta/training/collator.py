@@ -5,6 +5,8 @@
     both        lengths: tokens of each row, on the host (rows that fill a batch up are not in it)
     both        ablated: bool, in the shape of input_ids: tokens of rows trained with the refusal direction ablated;
                 only where that is on
+    both        reference: int32, the bits of the reference's float32 log P of every label that the arm holds against
+                it, 0 elsewhere; only in such arms (transformers rounds floats of a batch to the precision of DeepSpeed)
     both        row_ids: B names, for messages about a batch; taken out before the model sees it
 
 Draws happen here, in the loader worker, from a hash of (seed, epoch, example id); the epoch is read from shared memory,
@@ -25,6 +27,7 @@ from derta.objective.rows import RowBuilder, TokenObjective, View
 # Keys of a batch that are taken out before the model sees it.
 ROW_IDS = "row_ids"
 ABLATED = "ablated"
+REFERENCE = "reference"
 
 
 def epoch_clock() -> torch.Tensor:
@@ -39,10 +42,13 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
     Args:
         builder: makes the row of (example, view, copy, epoch).
         epoch: an `epoch_clock`, which the trainer sets.
+        reference: row id -> the reference's log-probabilities of the labels with the objective `held`.
     """
 
     builder: RowBuilder
     epoch: torch.Tensor
+    reference: dict[str, torch.Tensor] | None = None
+    held: TokenObjective = TokenObjective.NONE
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         epoch = int(self.epoch)
@@ -59,7 +65,17 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
             ablated = [self.builder.is_ablated(row["id"], row["view"], row["copy"], epoch) for row in examples]
             tokens = [torch.full((len(row["input_ids"]),), is_one) for row, is_one in zip(rows, ablated, strict=True)]
             batch[ABLATED] = self._wide(tokens, batch)
+        if self.reference is not None:
+            values = [self._reference_of(example["id"], row) for example, row in zip(examples, objective, strict=True)]
+            batch[REFERENCE] = self._wide(values, batch)
         return batch
+
+    def _reference_of(self, name: str, objective: torch.Tensor) -> torch.Tensor:
+        column, places = torch.zeros(len(objective)), objective == self.held
+        if places.any():
+            assert self.reference is not None
+            column[places] = self.reference[name]
+        return column.view(torch.int32)
 
     def _wide(self, rows: list[torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
         """One number per token, in the shape of the batch's input_ids; 0 at padding."""

@@ -16,14 +16,17 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from derta.config import Arm
 from derta.models.flops import ModelFlops
+from derta.objective.reference import held_objective
+from derta.objective.rows import TokenObjective
 from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.training.throughput import Stopwatch, rates
 
 METRICS_FILE = "metrics.jsonl"
 _SUMMARY_KEY = "train_runtime"  # only in the last line of a run
 ONLY_IN_SUMMARY = {_SUMMARY_KEY, "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
-_ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob")
+_ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob", "held")
 _ON_HOST = ("tokens", "slots", "squares")
 
 
@@ -31,17 +34,18 @@ class TokenSums:
     """Running sums of one mode (training or evaluation).
 
     Logged: mle_loss, rto_loss (nats per token), mle_tokens, rto_tokens (supervised tokens in the window, all ranks),
-    refusal_prob (mean P(refusal token) over RTO tokens), mle_token_accuracy, padding_share (of the tokens a batch has
-    room for), tokens_per_second (input tokens without padding, all ranks), supervised_tokens_per_second, num_tokens
-    (input tokens of the window; the trainer adds them up), and mfu where the model's FLOPs and the device's peak are
-    known.
+    refusal_prob (mean P(refusal token) over RTO tokens), mle_token_accuracy, ARM_loss (of an arm with a reference: its
+    own loss per token that is held), padding_share (of the tokens a batch has room for), tokens_per_second (input
+    tokens without padding, all ranks), supervised_tokens_per_second, num_tokens (input tokens of the window; the
+    trainer adds them up), and mfu where the model's FLOPs and the device's peak are known.
 
     Args:
         watch: what the rates are divided by; there are none while it has not been started.
+        arm: by name.
     """
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
+    def __init__(self, watch: Stopwatch, arm: str = Arm.derta.value) -> None:
+        self.watch, self.arm, self.held = watch, arm, held_objective(Arm(arm))
         self._on_device: torch.Tensor | None = None
         self._on_host = [0] * len(_ON_HOST)
 
@@ -53,6 +57,7 @@ class TokenSums:
         objective: torch.Tensor,
         lengths: Sequence[int],
         slots: int,
+        scores: torch.Tensor | None = None,
     ) -> None:
         """One micro-batch, without host synchronisation.
 
@@ -60,6 +65,7 @@ class TokenSums:
             log_probs, correct, objective: [B, T].
             lengths: tokens of each row.
             slots: tokens the batch has room for, padding included.
+            scores: [B, T], of `objective.reference.reference_scores`.
         """
         mle, rto = objective == 1, objective == 2
         nothing = log_probs.new_zeros(())
@@ -70,6 +76,9 @@ class TokenSums:
             -torch.where(rto, log_probs, nothing).sum(),
             rto.sum(),
             torch.where(rto, log_probs.exp(), nothing).sum(),
+            -torch.where(objective == self.held, scores, nothing).sum()
+            if self.held and scores is not None
+            else nothing,
         ]
         # MPS has no float64; everywhere else counts stay exact far beyond one window.
         dtype = torch.float32 if log_probs.device.type == "mps" else torch.float64
@@ -102,6 +111,8 @@ class TokenSums:
         if total["rto_tokens"]:
             curves["rto_loss"] = total["rto_nll"] / total["rto_tokens"]
             curves["refusal_prob"] = total["refusal_prob"] / total["rto_tokens"]
+        if self.held and (tokens := total["mle_tokens" if self.held is TokenObjective.MLE else "rto_tokens"]):
+            curves[f"{self.arm}_loss"] = total["held"] / tokens
         return curves
 
 

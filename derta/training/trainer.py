@@ -6,6 +6,8 @@ ours (rows, their order, counting, loss, curves), and what else watches a step i
 
     rows    GlobalBatchSampler, DeRTaCollator          guards      losses and gradients that are not finite, outliers
     curves  TokenSums, Stopwatch                       ablation    rows without the refusal direction, where it is on
+                                                       reference   log-probabilities before the first step, where the
+                                                                   arm holds the model against them
 """
 
 from __future__ import annotations
@@ -31,17 +33,19 @@ from derta.models.load import add_end_tokens, check_adapted_ends
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
+from derta.objective.reference import held_objective, reference_scores
 from derta.objective.refusal_token import taught_refusal_token
 from derta.objective.rows import RowBuilder
 from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.checks import check_head, check_rows_stay_apart, decide_flattened
-from derta.training.collator import ABLATED, ROW_IDS, DeRTaCollator, epoch_clock
+from derta.training.collator import ABLATED, REFERENCE, ROW_IDS, DeRTaCollator, epoch_clock
 from derta.training.config import DeRTaConfig, library_names
 from derta.training.dataset import TABLE_COLUMNS, build_row_table, fill_up
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
 from derta.training.metrics import TokenSums
 from derta.training.progress import show_progress
+from derta.training.reference import ReferenceLogProbs
 from derta.training.safe_starts import report_safe_starts
 from derta.training.sampler import GlobalBatchSampler
 from derta.training.throughput import Stopwatch, flops_and_peak
@@ -118,6 +122,12 @@ class DeRTaTrainer(SFTTrainer):
             )
         self.origin = origin or Origin()
         settings = args.row_settings()
+        held = held_objective(settings.objective.name)
+        if held is not None and eval_dataset is not None:
+            raise InputError(
+                f"objective={args.objective!r} holds rows against the model before its first step, and evaluation rows "
+                "have no such reference: leave eval_dataset out"
+            )
         self.refusal_token = taught_refusal_token(settings.objective, processing_class)
         self._builder = RowBuilder(refusal=self.refusal_token, settings=settings)
         # Every rank tokenises for itself, at the same time: there is no cache that one could fill for the others.
@@ -171,7 +181,8 @@ class DeRTaTrainer(SFTTrainer):
         self._eval_collator = replace(self.data_collator, epoch=epoch_clock())  # its epoch stays 0
         self._is_checked = False  # known once the model is wrapped and can be run
         self.guards, self.stopwatch = Guards(self, args.skip_grad_norm_above), Stopwatch()
-        self._token_sums = {"train": TokenSums(self.stopwatch), "eval": TokenSums(Stopwatch())}
+        self._token_sums = {"train": TokenSums(self.stopwatch, args.objective), "eval": TokenSums(Stopwatch())}
+        self.reference = None if held is None else ReferenceLogProbs(self, self._builder, held)
         ablation, self.ablation = self._builder.settings.objective.ablation, None
         if ablation.probability > 0:
             from derta.training.ablation import DirectionPrompts, TrainingDirection
@@ -218,6 +229,8 @@ class DeRTaTrainer(SFTTrainer):
             checkpoint = kwargs["resume_from_checkpoint"]
             self.guards.begin(kwargs["model"])
             self._say_what_repeats()
+            if self.reference is not None:
+                self.reference.begin(None if checkpoint is None else Path(checkpoint))
             if self.ablation is not None:
                 self.ablation.load(None if checkpoint is None else Path(checkpoint))
         # transformers reaches the sampler through accelerate's wrappers, but not once batches are skipped on a resume.
@@ -265,7 +278,7 @@ class DeRTaTrainer(SFTTrainer):
         if return_outputs:
             raise InputError("DeRTaTrainer builds no logits: compute_metrics and return_outputs are not available")
         inputs = {name: value for name, value in inputs.items() if name not in (ROW_IDS, ABLATED)}
-        objective, lengths = inputs.pop("objective"), inputs.pop("lengths")
+        objective, lengths, reference = inputs.pop("objective"), inputs.pop("lengths"), inputs.pop(REFERENCE, None)
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
@@ -273,14 +286,18 @@ class DeRTaTrainer(SFTTrainer):
         outputs = model(**inputs, fused_lm_head=True)
         counts = count_objectives(objective) if num_items_in_batch is None else num_items_in_batch
         scales = objective_scales(counts, self._weights, self.args.normalization)
-        loss = objective_loss(outputs.log_probs, objective[:, 1:], scales)
+        scores = outputs.log_probs
+        if reference is not None:
+            against = reference[:, 1:].view(torch.float32)
+            scores = reference_scores(self._builder.settings.objective, scores, objective[:, 1:], against)
+        loss = objective_loss(scores, objective[:, 1:], scales)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the counts are global, and DDP averages over the ranks
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
         self._token_sums["train" if self.model.training else "eval"].add(
-            outputs.log_probs, outputs.is_top1, objective[:, 1:], lengths, inputs["input_ids"].numel()
+            outputs.log_probs, outputs.is_top1, objective[:, 1:], lengths, inputs["input_ids"].numel(), scores
         )
         return self.guards.watched(loss) if self.model.training else loss
 

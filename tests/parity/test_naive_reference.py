@@ -43,7 +43,7 @@ def naive_rows(
         prompt += ids("<|start_header_id|>assistant<|end_header_id|>\n\n")
         safe = row["chosen"][0]["content"].strip()
         draw = {"seed": SEED, "epoch": 0, "example_id": row["id"], "copy": 0}
-        if row["rejected"] is None:
+        if row["rejected"] is None or arm == "vanilla":
             context, response = prompt, [*ids(safe), eot]
         else:
             harmful = ids(row["rejected"][0]["content"])
@@ -53,7 +53,7 @@ def naive_rows(
             if reset and k > 0:  # the turn begins anew behind it, so the response reads as at its start
                 response = [*reset, *ids(safe), eot]
         built.append((context + response, [(len(context) + i, label, "mle") for i, label in enumerate(response)]))
-        if row["rejected"] is not None and arm != "reset":
+        if row["rejected"] is not None and arm not in ("reset", "vanilla"):
             kept = kept_positions(len(harmful) + 1, dropout=dropout, **draw)
             targets = [sorry[0]] + (reset or space_sorry) * len(harmful)  # the last one in the slot of <|eot_id|>
             supervised = [(len(prompt) + i, target, "rto") for i, target in enumerate(targets) if kept[i]]

@@ -53,6 +53,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "logging.tags": [[""], ["x" * 65]],
     "model.template_date": ["", "26 Jul", "2026-13-01"],
     "objective.refusal_token_ids": [[], [1, 2, 3]],
+    "objective.constrained_betas": [[], [0.5, 2.0], [0.5, 0.0, 0.1], [0.5, 2.0, NAN]],
     "objective.ablation.positions": [[], [0], [-1, 2]],
     "objective.ablation.layers": [[], [-1]],
     "optim.scheduler": ["", "cosin", "reduce_lr_on_plateau"],

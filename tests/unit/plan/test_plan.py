@@ -98,7 +98,9 @@ def test_arms_make_different_numbers_of_rows() -> None:
     data = Rows(10, 100, 0, "")
     rows = {arm: training_rows(composed(f"objective={arm.value}"), data) for arm in Arm}
     with_rto = dict.fromkeys((Arm.derta, Arm.rto, Arm.reset_rto), 120)
-    assert rows == with_rto | dict.fromkeys((Arm.vanilla, Arm.harmful_prefix, Arm.reset), 110) | {Arm.dpo: 10}
+    assert rows == with_rto | dict.fromkeys((Arm.vanilla, Arm.harmful_prefix, Arm.reset, Arm.constrained), 110) | {
+        Arm.dpo: 10
+    }
     more = composed("objective=derta", "objective.mle_copies=2", "objective.transition_copies=3")
     assert training_rows(more, data) == 10 * (2 + 3 + 1) + 100
 

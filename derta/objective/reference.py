@@ -1,0 +1,54 @@
+"""Losses that hold a model against a reference: itself, as it was before its first step.
+
+r_t = log pi(y_t) - log pi_ref(y_t), for the tokens t = 1..n of a response that its row supervises.
+
+    constrained    L = - sum_t (2 / b_t) log sigma(b_t r_t)       safe and helpful responses; b_1, b_2..b_5, b_6.. are
+                                                                  objective.constrained_betas
+                   Its gradient is that of the nll times 2 sigma(-b_t r_t), which is 1 at the start and falls as a token
+                   becomes more likely: the larger b_t, the nearer the token stays to the reference.
+                   Qi et al., arXiv 2406.05946, section 4.1, equation 3.
+
+Each is a score per token that takes the place of log P(y_t) in `loss.objective_loss`: weights and the mean over the
+global batch are those of every arm, and at b r = 0 the gradient is that of the arm without reference.
+Shapes: B rows, T next-token positions.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from derta.config.objective import Arm, ObjectiveConfig
+from derta.objective.rows import TokenObjective
+
+_EARLY = 5  # tokens of a response with a b of their own: the first, and the second to this one
+
+
+def held_objective(arm: Arm) -> TokenObjective | None:
+    """Which tokens an arm holds against the reference; None where it needs none."""
+    return TokenObjective.MLE if arm.rows.constrained else None
+
+
+def reference_scores(
+    settings: ObjectiveConfig, log_probs: torch.Tensor, objective: torch.Tensor, reference: torch.Tensor
+) -> torch.Tensor:
+    """[B, T]: what stands in place of the log-probabilities, which are kept where nothing is held.
+
+    Args:
+        log_probs, objective: [B, T], as in `loss.objective_loss`. reference: [B, T], log pi_ref of the labels.
+    """
+    kind = held_objective(settings.name)
+    assert kind is not None
+    held = torch.eq(objective, int(kind))
+    beta = log_probs.new_tensor(settings.constrained_betas)
+    place = places(held)
+    beta = beta[(place > 0).long() + (place >= _EARLY).long()]
+    scores = 2 / beta * torch.nn.functional.logsigmoid(beta * (log_probs - reference))
+    return torch.where(held, scores, log_probs)
+
+
+def places(held: torch.Tensor) -> torch.Tensor:
+    """int64 [B, T]: for held positions how many held ones stand before it in its row. Flattened rows are apart: each
+    begins with a prompt, which is not held."""
+    numbers = torch.arange(held.shape[1], device=held.device)
+    starts = held & ~torch.nn.functional.pad(held[:, :-1], (1, 0))
+    return numbers - (starts * numbers).cummax(dim=1).values

@@ -1,0 +1,88 @@
+"""The arms that hold a model against itself before its first step, against a reference that is as naive as can be.
+
+At the first step the two models are equal and the losses say nothing of their coefficients, so the second one is
+looked at: the weights it starts from, and the first ones for the reference. Rows, tolerances and how gradients are
+compared are those of test_naive_reference.py.
+"""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from test_naive_reference import GRADIENT_TOLERANCE, LOSS_TOLERANCE, GradientsBeforeStep, naive_rows, one_step
+from transformers import TrainerCallback
+
+from derta.training.trainer import DeRTaTrainer
+
+BETAS = [0.7, 1.9, 0.3]
+
+
+class WeightsAfterStep(TrainerCallback):
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self.weights = copy.deepcopy(self.model.state_dict())
+
+
+def log_prob(model: Any, ids: list[int], position: int, label: int) -> torch.Tensor:
+    return torch.log_softmax(model(torch.tensor([ids]), use_cache=False).logits[0, position - 1], dim=-1)[label]
+
+
+def naive_constrained(model: Any, first: Any, rows: list[dict[str, Any]], tokenizer: Any) -> torch.Tensor:
+    """Mean over all tokens of -(2 / b_t) log sigma(b_t (log pi - log pi_ref)); b_1, b_2..b_5, b_6.."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for ids, supervised in naive_rows(rows, tokenizer, dropout=0.0, arm="vanilla"):
+        for t, (position, label, _) in enumerate(supervised, start=1):
+            beta = BETAS[0] if t == 1 else BETAS[1] if t <= 5 else BETAS[2]
+            with torch.no_grad():
+                known = log_prob(first, ids, position, label)
+            ratio = log_prob(model, ids, position, label) - known
+            total = total - 2 / beta * torch.log(1 / (1 + torch.exp(-beta * ratio)))
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_constrained(padding_free, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property):
+    model = tiny_model("llama", len(llama3_tokenizer))
+    args = one_step(
+        derta_args, rows=8, micro_batch=4, objective="constrained", constrained_betas=BETAS, padding_free=padding_free,
+        learning_rate=0.01, lr_scheduler_type="constant",
+    )  # fmt: skip
+    args.max_steps = 2
+    first, after, capture = copy.deepcopy(model).double(), WeightsAfterStep(model), GradientsBeforeStep(model)
+    rows = Dataset.from_list(mixed_rows)
+    trainer = DeRTaTrainer(
+        model, args=args, train_dataset=rows, processing_class=llama3_tokenizer, callbacks=[capture, after]
+    )
+    trainer.train()
+    second = copy.deepcopy(first)
+    second.load_state_dict(after.weights)
+    expected = naive_constrained(second, first, mixed_rows, llama3_tokenizer)
+    expected.backward()
+    line = trainer.state.log_history[1]
+    loss_error = abs(line["loss"] - expected.item())
+    assert loss_error <= LOSS_TOLERANCE * max(1.0, expected.item()), (line["loss"], expected.item())
+    assert abs(line["constrained_loss"] - expected.item()) <= LOSS_TOLERANCE * max(1.0, expected.item())
+    assert abs(line["loss"] - trainer.state.log_history[0]["loss"]) > 0.01, "the models differ by now"
+    worst = gradient_error(second, capture.gradients)
+    assert worst <= GRADIENT_TOLERANCE
+    record_property("loss_error", loss_error)
+    record_property("gradient_error", worst)
+    print(f"constrained loss {loss_error:.1e} gradient {worst:.1e}")
+
+
+def gradient_error(model: Any, gradients: dict[str, torch.Tensor]) -> float:
+    """The largest relative deviation of a parameter's gradient; where it is zero but for rounding, rounding is left."""
+    largest, worst = max(p.grad.norm().item() for p in model.parameters()), 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.grad.norm() < 1e-9 * largest:
+            assert gradients[name].norm() < 1e-6 * largest, name
+        else:
+            deviation = (gradients[name].double() - parameter.grad).norm() / parameter.grad.norm()
+            worst = max(worst, deviation.item())
+    return worst
