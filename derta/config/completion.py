@@ -34,6 +34,8 @@ class CompleteRunConfig(Settings):
     """Files of benign prompts that look harmful."""
     limit: Count | None = None
     """At most so many prompts of each file, from its start (null: all)."""
+    helpful_limit: Count | None = None
+    """At most so many prompts of each helpful or borderline file (null: limit)."""
     output: Annotated[Text, "a directory"] = ""
     """Where the rows go, and everything that the model wrote; readable by its owner only."""
     model: ModelConfig = field(default_factory=ModelConfig)

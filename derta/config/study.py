@@ -69,7 +69,7 @@ class RealRunConfig(Settings):
     seeds: Annotated[list[Whole], MinLen(1), "a list of seeds [1,2,3]"] = field(default_factory=lambda: [0])
     """Of the order of the rows and of all draws of training; each trains every arm. With several the report shows mean
     and spread."""
-    triples: Annotated[int, Ge(1)] = 72
+    triples: Annotated[int, Ge(1)] = 60
     """Requests for potions that are trained on."""
     requests: Annotated[int, Ge(1)] = 36
     """Requests for potions that are evaluated at each depth."""

@@ -45,7 +45,7 @@ class Variant:
 
     overrides: tuple[str, ...]
     triples: int | None = None
-    borderline: int = 56
+    borderline: int = 96
 
     def data(self, triples: int) -> str:
         """The folder of its rows."""
@@ -68,9 +68,9 @@ ARMS = {
     RealArm.derta_18: Variant(_DERTA, triples=18),
     RealArm.derta_36: Variant(_DERTA, triples=36),
     RealArm.derta_144: Variant(_DERTA, triples=144),
-    RealArm.derta_borderline_half: Variant(_DERTA, borderline=28),
+    RealArm.derta_borderline_half: Variant(_DERTA, borderline=48),
 }
-_HELPFUL = 40  # rows
+_HELPFUL = 32  # rows
 _MORE = "train_more"  # folder of the rows for arms with more triples than the others
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
@@ -152,6 +152,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
     longest_first = sorted(config.arms, key=list(ARMS).index, reverse=True)
     variants = {arm.value: ARMS[arm] for arm in longest_first}
+    helpful = max(_HELPFUL, *(variant.borderline for variant in ARMS.values()))
     completed = {"train": ("train", config.triples), config.split: (config.split, config.requests)}
     more = max(variant.triples or config.triples for variant in variants.values())
     if more > config.triples:
@@ -161,7 +162,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         command = launch_command(
             "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / folder)}", f"limit={limit}",
             *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=36", "max_new_tokens=112",
-            "helpful_max_new_tokens=64",
+            "helpful_max_new_tokens=64", *([f"helpful_limit={helpful}"] if split == "train" else []),
         )  # fmt: skip
         jobs.append(Job(f"complete: {folder}", command, after=imported, proof=root / folder / "rows" / "safety.jsonl"))
     for data, variant in {variant.data(config.triples): variant for variant in variants.values()}.items():

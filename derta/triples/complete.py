@@ -55,7 +55,8 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
     """
     if problems := config.problems():
         raise InputError.listing("these settings cannot run:", problems)
-    prompts = {part: _read(getattr(config, part), part, config.limit) for part in ("harmful", "helpful", "borderline")}
+    limits = {"harmful": config.limit} | dict.fromkeys(("helpful", "borderline"), config.helpful_limit or config.limit)
+    prompts = {part: _read(getattr(config, part), part, limit) for part, limit in limits.items()}
     templates = _templates(config.safe_templates) if config.safe is SafeResponses.templates else []
     output = Path(config.output)
     dates = settle_dates(config, output / IDENTITY_FILE)

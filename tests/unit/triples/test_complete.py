@@ -81,6 +81,13 @@ def test_files_are_their_owners_alone(prompts, model_dir, tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path.name
 
 
+@pytest.mark.parametrize(("limits", "kept"), [({"limit": 4}, (4, 4)), ({"limit": 4, "helpful_limit": 2}, (4, 2))])
+def test_limits_are_of_each_file(limits, kept, prompts, tmp_path, chat_server):
+    chat_server.script = lambda body: "Here is what I know."
+    found = complete(settings(prompts, Path(), tmp_path / "out", endpoint=chat_server.config(), **limits))
+    assert found["counts"]["rows"] == {"safety": kept[0], "helpful": kept[1], "borderline": 0}
+
+
 @pytest.mark.parametrize("stops", [(1,), (2, 1)])
 def test_a_stopped_completion_ends_with_the_same_bytes(stops, prompts, model_dir, tmp_path, monkeypatch):
     whole = complete(settings(prompts, model_dir, tmp_path / "whole"))
