@@ -19,7 +19,8 @@ class Arm(Choice):
     derta: harmful_prefix and RTO. dpo: safe response preferred over the harmful one (TRL's DPOTrainer).
     reset: harmful_prefix with a reset token before the safe response, which takes back what stands before it.
     reset_rto: derta with that token. constrained: vanilla, each token held against the model before its first step,
-    the first ones most (Qi et al.).
+    the first ones most (Qi et al.). door: harmful_prefix, and the harmful response made less likely than it was before
+    the first step (NPO).
     """
 
     vanilla = "vanilla"
@@ -30,6 +31,7 @@ class Arm(Choice):
     reset = "reset"
     reset_rto = "reset_rto"
     constrained = "constrained"
+    door = "door"
 
     @property
     def rows(self) -> ArmRows:
@@ -42,13 +44,20 @@ class ArmRows:
 
     prefix: its safe response stands behind a piece of the harmful one. rto: a row teaches the refusal token at every
     position of the harmful response. reset: behind text the refusal token is the reset token. constrained: tokens of
-    safe and helpful responses are held against a reference.
+    safe and helpful responses are held against a reference. unlearn: a row makes the harmful response less likely than
+    a reference does.
     """
 
     prefix: bool = False
     rto: bool = False
     reset: bool = False
     constrained: bool = False
+    unlearn: bool = False
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the harmful response has a row of its own."""
+        return self.rto or self.unlearn
 
 
 _ROWS = {
@@ -60,6 +69,7 @@ _ROWS = {
     Arm.reset: ArmRows(prefix=True, reset=True),
     Arm.reset_rto: ArmRows(prefix=True, rto=True, reset=True),
     Arm.constrained: ArmRows(constrained=True),
+    Arm.door: ArmRows(prefix=True, unlearn=True),
 }
 
 
@@ -113,7 +123,7 @@ class ObjectiveConfig(Settings):
     """The token of the arms reset and reset_rto that takes back what stands before it: one token of the vocabulary that
     no response and no template holds; null is the first special one that is called reserved or unused."""
     rto_weight: NotNegative = 1.0
-    """Weight of an RTO token."""
+    """Weight of an RTO token, or of a token of the harmful response that the door arm unlearns."""
     mle_weight: NotNegative = 1.0
     """Weight of an MLE token."""
     rto_dropout: Annotated[
@@ -142,6 +152,8 @@ class ObjectiveConfig(Settings):
     ] = field(default_factory=lambda: [0.5, 2.0, 0.1])
     """How near the constrained arm keeps the first token of a response, the second to fifth, and those after to the
     model before its first step."""
+    door_beta: Positive = 0.5
+    """Beta of the door arm: the larger, the sooner a harmful response that has become less likely is let go."""
     dpo_beta: Annotated[float, Gt(0)] = 0.1
     """Beta of the dpo arm."""
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -150,7 +162,7 @@ class ObjectiveConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         if self.rto_weight == 0 and self.mle_weight == 0:
             yield f"{key('rto_weight')} and {key('mle_weight')} are both 0: nothing would be learned"
-        if self.transition_copies > 0 and not (self.name.rows.prefix or self.name.rows.rto):
+        if self.transition_copies > 0 and not (self.name.rows.prefix or self.name.rows.harmful):
             yield (
                 f"{key('transition_copies')}={self.transition_copies} with objective={self.name.value}, which has no "
                 "harmful prefixes: use objective=harmful_prefix, rto or derta, or leave it at 0"

@@ -48,6 +48,8 @@ class RealArm(Choice):
     dpo = "dpo"
     reset = "reset"
     reset_rto = "reset_rto"
+    constrained = "constrained"
+    door = "door"
     derta_borderline_0 = "derta_borderline_0"
     derta_draws_kept = "derta_draws_kept"
     derta_18 = "derta_18"

@@ -6,10 +6,15 @@ r_t = log pi(y_t) - log pi_ref(y_t), for the tokens t = 1..n of a response that 
                                                                   objective.constrained_betas
                    Its gradient is that of the nll times 2 sigma(-b_t r_t), which is 1 at the start and falls as a token
                    becomes more likely: the larger b_t, the nearer the token stays to the reference.
-                   Qi et al., arXiv 2406.05946, section 4.1, equation 3.
+                   Qi et al., arXiv 2406.05946, section 4.
+
+    door           L = MLE of harmful_prefix + (2 / b) log(1 + exp(b sum_t r_t))    the harmful response y, t = 1..n
+                   b is objective.door_beta. The second term is NPO: it lowers log pi(y), the less the lower it is.
+                   It is a loss of the row and not of its tokens, so 1 / n of it stands at each.
+                   DOOR, arXiv 2503.03710; NPO, arXiv 2404.05868.
 
 Each is a score per token that takes the place of log P(y_t) in `loss.objective_loss`: weights and the mean over the
-global batch are those of every arm, and at b r = 0 the gradient is that of the arm without reference.
+global batch are those of every arm. At r = 0 the gradient is that of the nll, and in door's second term minus that.
 Shapes: B rows, T next-token positions.
 """
 
@@ -25,7 +30,7 @@ _EARLY = 5  # tokens of a response with a b of their own: the first, and the sec
 
 def held_objective(arm: Arm) -> TokenObjective | None:
     """Which tokens an arm holds against the reference; None where it needs none."""
-    return TokenObjective.MLE if arm.rows.constrained else None
+    return TokenObjective.MLE if arm.rows.constrained else TokenObjective.RTO if arm.rows.unlearn else None
 
 
 def reference_scores(
@@ -39,6 +44,8 @@ def reference_scores(
     kind = held_objective(settings.name)
     assert kind is not None
     held = torch.eq(objective, int(kind))
+    if settings.name.rows.unlearn:
+        return torch.where(held, _npo(log_probs - reference, held, settings.door_beta), log_probs)
     beta = log_probs.new_tensor(settings.constrained_betas)
     place = places(held)
     beta = beta[(place > 0).long() + (place >= _EARLY).long()]
@@ -50,5 +57,18 @@ def places(held: torch.Tensor) -> torch.Tensor:
     """int64 [B, T]: for held positions how many held ones stand before it in its row. Flattened rows are apart: each
     begins with a prompt, which is not held."""
     numbers = torch.arange(held.shape[1], device=held.device)
-    starts = held & ~torch.nn.functional.pad(held[:, :-1], (1, 0))
-    return numbers - (starts * numbers).cummax(dim=1).values
+    return numbers - (_starts(held) * numbers).cummax(dim=1).values
+
+
+def _starts(held: torch.Tensor) -> torch.Tensor:
+    return held & ~torch.nn.functional.pad(held[:, :-1], (1, 0))
+
+
+def _npo(ratio: torch.Tensor, held: torch.Tensor, beta: float) -> torch.Tensor:
+    """[B, T]: at every held token -1/n of its row's loss, whose log-ratios stand in `ratio`."""
+    row = _starts(held).flatten().cumsum(0)  # each row of the batch has a number of its own
+    nothing = ratio.new_zeros(held.numel() + 1)
+    total = nothing.index_add(0, row, (ratio * held).flatten())
+    count = nothing.index_add(0, row, held.flatten().to(ratio.dtype))
+    loss = 2 / beta * torch.nn.functional.softplus(beta * total) / count.clamp(min=1)
+    return -loss[row].view_as(ratio)

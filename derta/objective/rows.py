@@ -17,6 +17,11 @@ p prompt, h harmful response (h1..hn), s safe response, E end of turn, S / _S re
         labels      -  -  -  S  _S _S .. _S  _S               every position, the end slot included
         objective   0  0  0  2  2  2  ..  2  2                (positions dropped this epoch: label -, objective 0)
 
+    Unlearning row, in place of the RTO row (door)
+        input_ids   p  p  p  h1 h2 h3 .. hn  E
+        labels      -  -  -  h1 h2 h3 .. hn  E
+        objective   0  0  0  2  2  2  ..  2  2
+
 The arms with a reset token R write R s1 s2 .. sm E behind a prefix (k > 0), and S R R .. R in an RTO row.
 
 Labels are unshifted, as in transformers: the label at position t is what the model should say given positions < t.
@@ -41,7 +46,7 @@ NO_LIMIT = 1 << 30  # tokens per row, where no max_length is given
 
 
 class TokenObjective(IntEnum):
-    """What a token is supervised for."""
+    """What a token is supervised for. In an arm that unlearns harmful responses RTO stands for that."""
 
     NONE = 0
     MLE = 1
@@ -117,6 +122,19 @@ def rto_row(example: TokenizedExample, refusal: RefusalToken, kept: np.ndarray, 
     }
 
 
+def unlearning_row(example: TokenizedExample, max_length: int, *, at_end: bool) -> TrainingRow:
+    """The harmful response itself, whose tokens are made less likely."""
+    prompt, harmful = example["prompt_ids"], example["rejected_ids"]
+    held = rto_positions(len(prompt), len(harmful), max_length, at_end=at_end)
+    ids = (prompt + harmful)[: max(max_length, len(prompt))]
+    before, behind = len(prompt), len(ids) - len(prompt) - held
+    return {
+        "input_ids": ids,
+        "labels": [IGNORE] * before + harmful[:held] + [IGNORE] * behind,
+        "objective": [int(TokenObjective.NONE)] * before + [int(TokenObjective.RTO)] * held + [0] * behind,
+    }
+
+
 def longest_prefix(prompt: int, safe: int, harmful: int, max_length: int) -> int:
     """Largest k, from numbers of tokens (end tokens included): the whole harmful response, or what leaves room for the
     prompt and the whole safe response."""
@@ -149,7 +167,9 @@ class RowSettings:
         taught = {"objective": settings.pop("name"), **settings, "max_length": limit}
         # The resolved token is stored; another arm's is of no use.
         own = {"refusal_text", "refusal_token_ids", "reset_token", "dpo_beta"}
-        own |= set() if self.objective.name.rows.constrained else {"constrained_betas"}
+        rows = self.objective.name.rows
+        own |= set() if rows.constrained else {"constrained_betas"}
+        own |= set() if rows.unlearn else {"door_beta"}
         unused = own if self.objective.ablation.probability > 0 else {*own, "ablation"}
         return {key: value for key, value in taught.items() if key not in unused}
 
@@ -166,6 +186,8 @@ class RowBuilder:
         draw: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch if objective.redraw else 0}
         draw |= {"example_id": example["id"], "copy": copy}
         prompt, harmful = len(example["prompt_ids"]), len(example["rejected_ids"])
+        if view == View.RTO and objective.name.rows.unlearn:
+            return unlearning_row(example, max_length, at_end=objective.rto_at_end)
         if view == View.RTO:
             assert self.refusal is not None  # the arms that have such rows have one
             positions = rto_positions(prompt, harmful, max_length, at_end=objective.rto_at_end)

@@ -80,7 +80,7 @@ def training_rows(config: PlanRunConfig, rows: Rows) -> int:
     pairs only.
     Raises InputError: there are none."""
     objective = config.objective
-    rto = objective.name.rows.rto
+    rto = objective.name.rows.harmful
     copies = objective.mle_copies + objective.transition_copies + rto
     others = rows.helpful + rows.harmful * rto
     trained = rows.triples if objective.name is Arm.dpo else rows.triples * copies + others

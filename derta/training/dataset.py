@@ -39,7 +39,8 @@ _TOGETHER = 64  # rows whose texts are tokenised in one call; their character of
 
 @dataclass(frozen=True)
 class RowReport:
-    """What became of the examples. Truncated rows lose the end of their response (and its end token)."""
+    """What became of the examples. RTO rows are those of the harmful response, also where it is unlearned. Truncated
+    rows lose the end of their response (and its end token)."""
 
     examples: int
     mle_rows: int
@@ -278,7 +279,7 @@ def build_row_table(
     kept = without_long_prompts(examples, settings.max_length, drop=settings.drop_long_prompts)
     arm, lengths = settings.objective.name, _lengths(examples)
     harmful = sum(map(bool, lengths["rejected_ids"]))
-    if for_training and arm.rows.rto and harmful and not any(_lengths(kept)["rejected_ids"]):
+    if for_training and arm.rows.harmful and harmful and not any(_lengths(kept)["rejected_ids"]):
         raise InputError(
             f"data.max_length={settings.max_length} with data.long_prompts=drop leaves out all {harmful} rows "
             f"with a harmful response (longest prompt: {max(lengths['prompt_ids'])} tokens), so "
@@ -333,7 +334,7 @@ def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[i
 def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rto: bool) -> tuple[Dataset, RowReport]:
     objective, arm, max_length = settings.objective, settings.objective.name, settings.max_length
     turns, tokens = objective.transition_copies, objective.transition_tokens
-    mle_view, with_rto = View.MLE_WITH_PREFIX if arm.rows.prefix else View.MLE, arm.rows.rto
+    mle_view, with_rto = View.MLE_WITH_PREFIX if arm.rows.prefix else View.MLE, arm.rows.harmful
     lengths = _lengths(examples)
     entries: list[tuple[int, int, int, int]] = []  # example, view, copy, length
     truncated = 0

@@ -35,7 +35,8 @@ class TokenSums:
 
     Logged: mle_loss, rto_loss (nats per token), mle_tokens, rto_tokens (supervised tokens in the window, all ranks),
     refusal_prob (mean P(refusal token) over RTO tokens), mle_token_accuracy, ARM_loss (of an arm with a reference: its
-    own loss per token that is held), padding_share (of the tokens a batch has room for), tokens_per_second (input
+    own loss per token that is held), unlearn_loss, unlearn_tokens (where the arm unlearns: nats per token of the
+    harmful response, which rise), padding_share (of the tokens a batch has room for), tokens_per_second (input
     tokens without padding, all ranks), supervised_tokens_per_second, num_tokens (input tokens of the window; the
     trainer adds them up), and mfu where the model's FLOPs and the device's peak are known.
 
@@ -102,16 +103,20 @@ class TokenSums:
         total = dict(zip(_ON_DEVICE + _ON_HOST, summed, strict=True))
         self._on_device, self._on_host = None, [0] * len(_ON_HOST)
         total["supervised"] = total["mle_tokens"] + total["rto_tokens"]
-        curves = {name: total[name] for name in ("mle_tokens", "rto_tokens")} | {"num_tokens": total["tokens"]}
+        unlearns = self.held is TokenObjective.RTO
+        harmful = "unlearn" if unlearns else "rto"
+        curves = {"mle_tokens": total["mle_tokens"], f"{harmful}_tokens": total["rto_tokens"]}
+        curves |= {"num_tokens": total["tokens"]}
         peak = None if peak_flops is None else peak_flops * accelerator.num_processes
         curves |= rates(total, self.watch.read(), flops, peak)
         if total["mle_tokens"]:  # an absent objective has no curve, rather than a curve of zeros
             curves["mle_loss"] = total["mle_nll"] / total["mle_tokens"]
             curves["mle_token_accuracy"] = total["mle_correct"] / total["mle_tokens"]
         if total["rto_tokens"]:
-            curves["rto_loss"] = total["rto_nll"] / total["rto_tokens"]
-            curves["refusal_prob"] = total["refusal_prob"] / total["rto_tokens"]
-        if self.held and (tokens := total["mle_tokens" if self.held is TokenObjective.MLE else "rto_tokens"]):
+            curves[f"{harmful}_loss"] = total["rto_nll"] / total["rto_tokens"]
+            if not unlearns:
+                curves["refusal_prob"] = total["refusal_prob"] / total["rto_tokens"]
+        if self.held and (tokens := total["rto_tokens" if unlearns else "mle_tokens"]):
             curves[f"{self.arm}_loss"] = total["held"] / tokens
         return curves
 

@@ -139,7 +139,7 @@ class DeRTaTrainer(SFTTrainer):
             num_proc=args.dataset_num_proc,
         )
         train_table, self.row_report = self._build_table(train_dataset)
-        if self.refusal_token is not None:
+        if self.refusal_token is not None and settings.objective.name.rows.rto:
             report_safe_starts(train_table, self.refusal_token, args.refusal_token_ids)
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._build_eval_table(rows, args) for name, rows in eval_dataset.items()}

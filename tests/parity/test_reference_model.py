@@ -11,12 +11,20 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from test_naive_reference import GRADIENT_TOLERANCE, LOSS_TOLERANCE, GradientsBeforeStep, naive_rows, one_step
+from test_naive_reference import (
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    W_MLE,
+    W_RTO,
+    GradientsBeforeStep,
+    naive_rows,
+    one_step,
+)
 from transformers import TrainerCallback
 
 from derta.training.trainer import DeRTaTrainer
 
-BETAS = [0.7, 1.9, 0.3]
+BETAS, BETA = [0.7, 1.9, 0.3], 0.4
 
 
 class WeightsAfterStep(TrainerCallback):
@@ -46,12 +54,33 @@ def naive_constrained(model: Any, first: Any, rows: list[dict[str, Any]], tokeni
     return total / count
 
 
+def naive_door(model: Any, first: Any, rows: list[dict[str, Any]], tokenizer: Any) -> torch.Tensor:
+    """Weighted over all supervised tokens: nll behind harmful prefixes, and (2 / b) log(1 + (pi / pi_ref)^b) of whole
+    harmful responses. What test_naive_reference.py calls an RTO row is the harmful response, at its own tokens."""
+    total, weight = torch.zeros((), dtype=torch.float64), 0.0
+    for ids, supervised in naive_rows(rows, tokenizer, dropout=0.0, arm="derta"):
+        if supervised[0][2] == "mle":
+            for position, label, _ in supervised:
+                total = total - W_MLE * log_prob(model, ids, position, label)
+            weight += W_MLE * len(supervised)
+            continue
+        ratio = torch.zeros((), dtype=torch.float64)
+        for position, _, _ in supervised:
+            with torch.no_grad():
+                known = log_prob(first, ids, position, ids[position])
+            ratio = ratio + log_prob(model, ids, position, ids[position]) - known
+        total = total + W_RTO * 2 / BETA * torch.log(1 + torch.exp(ratio) ** BETA)
+        weight += W_RTO * len(supervised)
+    return total / weight
+
+
 @pytest.mark.parametrize("padding_free", [False, True])
-def test_constrained(padding_free, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property):
+@pytest.mark.parametrize(("arm", "count", "naive"), [("constrained", 8, naive_constrained), ("door", 12, naive_door)])
+def test_arm(arm, count, naive, padding_free, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property):
     model = tiny_model("llama", len(llama3_tokenizer))
     args = one_step(
-        derta_args, rows=8, micro_batch=4, objective="constrained", constrained_betas=BETAS, padding_free=padding_free,
-        learning_rate=0.01, lr_scheduler_type="constant",
+        derta_args, rows=count, micro_batch=4, objective=arm, constrained_betas=BETAS, door_beta=BETA, redraw=False,
+        padding_free=padding_free, learning_rate=0.01, lr_scheduler_type="constant",
     )  # fmt: skip
     args.max_steps = 2
     first, after, capture = copy.deepcopy(model).double(), WeightsAfterStep(model), GradientsBeforeStep(model)
@@ -62,18 +91,24 @@ def test_constrained(padding_free, llama3_tokenizer, tiny_model, mixed_rows, der
     trainer.train()
     second = copy.deepcopy(first)
     second.load_state_dict(after.weights)
-    expected = naive_constrained(second, first, mixed_rows, llama3_tokenizer)
+    expected = naive(second, first, mixed_rows, llama3_tokenizer)
     expected.backward()
     line = trainer.state.log_history[1]
     loss_error = abs(line["loss"] - expected.item())
     assert loss_error <= LOSS_TOLERANCE * max(1.0, expected.item()), (line["loss"], expected.item())
-    assert abs(line["constrained_loss"] - expected.item()) <= LOSS_TOLERANCE * max(1.0, expected.item())
+    if arm == "door":
+        parts = W_MLE * line["mle_tokens"] * line["mle_loss"], W_RTO * line["unlearn_tokens"] * line["door_loss"]
+        curve = sum(parts) / (W_MLE * line["mle_tokens"] + W_RTO * line["unlearn_tokens"])
+        assert line["unlearn_loss"] > trainer.state.log_history[0]["unlearn_loss"]
+    else:
+        curve = line["constrained_loss"]
+    assert abs(curve - expected.item()) <= 10 * LOSS_TOLERANCE * max(1.0, expected.item())
     assert abs(line["loss"] - trainer.state.log_history[0]["loss"]) > 0.01, "the models differ by now"
     worst = gradient_error(second, capture.gradients)
     assert worst <= GRADIENT_TOLERANCE
     record_property("loss_error", loss_error)
     record_property("gradient_error", worst)
-    print(f"constrained loss {loss_error:.1e} gradient {worst:.1e}")
+    print(f"{arm} loss {loss_error:.1e} gradient {worst:.1e}")
 
 
 def gradient_error(model: Any, gradients: dict[str, torch.Tensor]) -> float:

@@ -38,7 +38,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     **all_of("optim", "weight_decay max_grad_norm", [NAN, INF, -0.1]),
     **all_of("distributed", "timeout_minutes", [NAN, INF, 0.0, -1.0, 1e300]),
     **all_of("logging", "peak_flops", [NAN, INF, 0.0, -1e15]),
-    **all_of("objective", "dpo_beta", [NAN, INF, 0.0, -0.1]),
+    **all_of("objective", "dpo_beta door_beta", [NAN, INF, 0.0, -0.1]),
     **all_of("optim", "learning_rate", [NAN, INF, 0.0, -1e-4]),
     **all_of("trainer", "epochs skip_grad_norm_above", [NAN, INF, 0.0, -1.0]),
     # shares, and shares below 1

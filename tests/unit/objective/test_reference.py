@@ -27,4 +27,16 @@ def test_constrained_scores():
 
 
 def test_arms_of_the_paper_need_no_reference():
-    assert {arm for arm in Arm if held_objective(arm) is not None} == {Arm.constrained}
+    assert {arm for arm in Arm if held_objective(arm) is not None} == {Arm.constrained, Arm.door}
+
+
+def test_a_row_of_door_is_one_number_spread_over_its_tokens():
+    """Two rows of 3 and 2 tokens in one flattened batch, and a padded one of 1; MLE tokens stay as they are."""
+    settings = ObjectiveConfig(name=Arm.door, door_beta=0.5)
+    objective = torch.tensor([[0, 2, 2, 2, 0, 2, 2, 0], [2, 0, 1, 1, 0, 0, 0, 0]])
+    log_probs = torch.full((2, 8), -2.0)
+    reference = log_probs + torch.tensor([[9.0, 1, 2, 3, 9, -1, -2, 9], [4, 9, 9, 9, 9, 9, 9, 9]])
+    found = reference_scores(settings, log_probs, objective, reference)
+    rows = [-4 * math.log1p(math.exp(0.5 * ratio)) for ratio in (-6, 3, -4)]  # sums of log pi - log pi_ref
+    expected = [[-2, *[rows[0] / 3] * 3, -2, *[rows[1] / 2] * 2, -2], [rows[2], *[-2] * 7]]
+    assert found.tolist() == [pytest.approx(row) for row in expected]

@@ -149,7 +149,7 @@ def test_a_tokenizer_that_cannot_write_the_word(trainer_of, caplog):
             assert trainer.refusal_token is None
             trainer.save_model(trainer.args.output_dir)
             assert read_taught(ModelConfig(name_or_path=trainer.args.output_dir))["refusal_token"] is None
-    assert caplog.text.count("refusal token: none: ") == 3
+    assert caplog.text.count("refusal token: none: ") == 4
     assert usable_refusal_token(tokenizer, "Pardon", group="eval") is None
     assert "choose another eval.refusal_text" in caplog.text
 

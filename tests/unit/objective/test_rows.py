@@ -16,6 +16,7 @@ from derta.objective.rows import (
     mle_row,
     rto_positions,
     rto_row,
+    unlearning_row,
 )
 
 S, _S, E, X = 90, 91, 99, -100  # refusal token (start, continued), end of turn, ignored
@@ -73,6 +74,16 @@ def test_rto_row_without_the_end_slot():
     row = rto_row(example(), REFUSAL, all_kept(4), max_length=100)
     assert row["labels"] == [X, X, X, S, _S, _S, _S, X]
     assert row["objective"] == [0, 0, 0, 2, 2, 2, 2, 0]
+
+
+def test_unlearning_row():
+    """The harmful response is its own label, with or without its end token, and loses its end at max_length."""
+    row = unlearning_row(example(), max_length=100, at_end=True)
+    assert row["input_ids"] == [1, 2, 3, 11, 12, 13, 14, E]
+    assert row["labels"] == [X, X, X, 11, 12, 13, 14, E] and row["objective"] == [0, 0, 0, 2, 2, 2, 2, 2]
+    row = unlearning_row(example(), max_length=100, at_end=False)
+    assert row["labels"] == [X, X, X, 11, 12, 13, 14, X] and row["objective"] == [0, 0, 0, 2, 2, 2, 2, 0]
+    assert unlearning_row(example(), max_length=5, at_end=True)["labels"] == [X, X, X, 11, 12]
 
 
 def test_rto_row_with_dropped_positions():
