@@ -60,7 +60,7 @@ ARMS = {
     RealArm.harmful_prefix_2n: Variant(("objective=harmful_prefix", "objective.mle_copies=2")),
     RealArm.rto: Variant(("objective=rto", "objective.transition_copies=1")),
     RealArm.derta: Variant(_DERTA),
-    RealArm.dpo: Variant(("objective=dpo",)),
+    RealArm.dpo: Variant(("objective=dpo", "trainer.padding_free=false")),
     RealArm.reset: Variant(("objective=reset", _RESET)),
     RealArm.reset_rto: Variant(("objective=reset_rto", _RESET)),
     RealArm.constrained: Variant(("objective=constrained",)),

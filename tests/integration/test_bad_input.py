@@ -377,7 +377,8 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
     assert result.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - trainer.sede=3: no key 'sede'; did you mean optim.scheduler or trainer.seed?",
-        "  - objective=derto: no such choice; objective can be derta, dpo, harmful_prefix, rto, vanilla",
+        "  - objective=derto: no such choice; objective can be constrained, derta, door, dpo, harmful_prefix, reset, "
+        "reset_rto, rto, vanilla",
         "  - objective.rto_dropout=1: expected a probability in [0, 1); "
         "to train without RTO use objective=harmful_prefix",
         "  - trainer.epochs=many: expected a number above 0",

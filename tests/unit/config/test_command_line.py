@@ -63,7 +63,7 @@ def test_the_shipped_configuration_has_no_problem() -> None:
         ("model.name_or_path=[a,b]", "expected text"),
         ("output_dir=null", "expected text; null is not allowed here"),
         ("~model.name_or_path", "a key cannot be deleted; give it a value"),
-        ("objective=derto", "no such choice; objective can be derta, dpo, harmful_prefix, rto, vanilla"),
+        ("objective=derto", "no such choice; objective can be constrained, derta, door, dpo, harmful_prefix, reset, "),
         ("distributed=zero9", "no such choice; distributed can be none, zero1, zero2, zero3, zero3_offload"),
         ("trainer=1", "no such choice; trainer can be miniature, paper"),
         ("~trainer", "no such choice; trainer can be miniature, paper"),
@@ -173,12 +173,14 @@ def test_help_says_what_every_key_means_and_may_hold() -> None:
     assert result.returncode == 0, result.stderr
     text = " ".join(result.stdout.split())
     for part in (
-        "torchrun --nproc_per_node N launch/train.py", "objective: derta, dpo, harmful_prefix, rto, vanilla",
+        "torchrun --nproc_per_node N launch/train.py",
+        "objective: constrained, derta, door, dpo, harmful_prefix, reset, reset_rto, rto, vanilla",
         "distributed: none, zero1, zero2, zero3, zero3_offload", 'eval "$(python launch/train.py -sc install=bash)"',
         "trainer.global_batch_size=8 (null or a whole number, at least 1; default null) Rows per optimizer step",
         "objective.rto_dropout=0.0 (a probability in [0, 1); to train without RTO use objective=harmful_prefix; "
         "default) Probability that a position of an RTO row carries no loss in an epoch",
-        "objective.name=derta (one of derta, vanilla, harmful_prefix, rto, dpo; default) The arms of the paper",
+        "objective.name=derta (one of vanilla, harmful_prefix, rto, derta, dpo, reset, reset_rto, constrained, door; "
+        "default) The arms of the paper",
     ):  # fmt: skip
         assert part in text
 
@@ -223,7 +225,7 @@ def test_help_shows_the_chosen_values_and_explains_wrong_ones() -> None:
     assert result.returncode == 0 and "  objective.name=rto " in result.stdout
     assert "  trainer.seed=7 " in result.stdout
     result = run("--help", "objective=nothing")
-    assert result.returncode == 2 and "objective can be derta, dpo" in result.stderr
+    assert result.returncode == 2 and "objective can be constrained, derta" in result.stderr
     assert "Traceback" not in result.stderr
 
 
