@@ -69,9 +69,9 @@ def test_the_shipped_configuration_has_no_problem() -> None:
         ("~trainer", "no such choice; trainer can be miniature, paper"),
         ("objective=derta,vanilla", "several values: a sweep is `python launch/sweep.py -m ...`"),
         ("data.path=a,b", "several values"),
-        ("data.path=/tmp/a=b", "Hydra cannot read this value; put it in quotes inside quotes"),
-        ("data.path=/tmp/é", "Hydra cannot read this value"),
-        ("data.path=/tmp/{x}", "Hydra cannot read this value"),
+        ("data.path=runs/a=b", "Hydra cannot read this value; put it in quotes inside quotes"),
+        ("data.path=runs/é", "Hydra cannot read this value"),
+        ("data.path=runs/{x}", "Hydra cannot read this value"),
         ("seed", "expected key=value or group=choice"),
     ],
 )
@@ -116,7 +116,7 @@ def test_files_of_the_user_s_are_checked_as_the_command_line_is(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
-@pytest.mark.parametrize("value", ["/tmp/a b", '"/tmp/a,b=c"', '"/tmp/日本 é"', "/tmp/a-b_c.d", "'/tmp/{x}'"])
+@pytest.mark.parametrize("value", ["runs/a b", '"runs/a,b=c"', '"runs/日本 é"', "runs/a-b_c.d", "'runs/{x}'"])
 def test_odd_paths_are_taken_as_they_are(value: str) -> None:
     assert found(f"data.path={value}", f"output_dir={value}") == []
 

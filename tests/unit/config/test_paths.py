@@ -9,7 +9,7 @@ import pytest
 from derta.config import DataConfig, ModelConfig, PeftConfig, ProbeConfig, TrainRunConfig
 from derta.config.paths import expand_home, home_in_argument
 
-HOME = "/home/someone"
+HOME = "/HOME"
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,9 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("output_dir=~/runs/a b", "output_dir=/home/someone/runs/a b"),
-        ("data.path=~", "data.path=/home/someone"),
-        ("runs=[~/a,~/b,~]", "runs=[/home/someone/a,/home/someone/b,/home/someone]"),
+        ("output_dir=~/runs/a b", "output_dir=/HOME/runs/a b"),
+        ("data.path=~", "data.path=/HOME"),
+        ("runs=[~/a,~/b,~]", "runs=[/HOME/a,/HOME/b,/HOME]"),
         ("data.path=runs/~/a~", "data.path=runs/~/a~"),
         ("~model.revision", "~model.revision"),
         ("~trainer", "~trainer"),

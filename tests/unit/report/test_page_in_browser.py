@@ -1,4 +1,6 @@
-"""report.html in a real browser: Debian's chromium, headless, driven by selenium. Skipped where there is none."""
+"""report.html in a real browser: Debian's chromium, headless, driven by selenium. Skipped where there is none.
+
+The file is long because all of it shares one browser and one page, which take seconds to start."""
 
 import base64
 import json

@@ -1,16 +1,20 @@
-"""The study on a real model: its cells as files, and the table that is made of them."""
+"""The study on a real model: its arms, its cells as files, and the table that is made of them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 
 import pytest
+from report_cases import result, summarised, write_evaluation
 
-from derta.config.study import RealRunConfig
+from derta.config.compose import read
+from derta.config.run import TrainRunConfig
+from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
+from derta.evaluation.records import Outcome
 from derta.storage.atomic import write_json_atomically
-from derta.sweep.real import run_real
-from derta.sweep.real_cells import Cell, study_table
+from derta.sweep.real import ARMS, plan_real, run_real
+from derta.sweep.real_cells import Cell, study_table, write_cells
 
 
 def cell(arm: str, seed: int, **outcomes: str) -> Cell:
@@ -43,6 +47,20 @@ def test_rates_are_over_prompts_and_seeds(tmp_path):
     assert "; derta_18 (seeds 0, 1, 2)" in table.splitlines()[-1] and "vanilla (seeds 0, 2);" in table.splitlines()[-1]
 
 
+def test_a_finished_evaluation_leaves_a_letter_per_prompt_and_no_text(tmp_path):
+    outcomes = [Outcome.COMPLIED, Outcome.REFUSED, Outcome.MALFORMED_REFUSAL, Outcome.GARBLED]
+    results = [result(outcome, id=str(i), response="a secret recipe") for i, outcome in enumerate(outcomes)]
+    results += [result(id=str(i), attack="prefill_5") for i in range(4)]
+    results += [result(Outcome.REFUSED, id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
+    write_evaluation(tmp_path / "done", summarised(results, "derta"), results)
+    config = RealRunConfig(cells=str(tmp_path / "new" / "cells"))
+    write_cells(config, {("derta", 1): tmp_path / "done", ("vanilla", 1): tmp_path / "not begun"})
+    [file] = (tmp_path / "new" / "cells").iterdir()
+    assert file.name == "derta-seed-1.json" and "secret" not in file.read_text()
+    assert row(study_table(file.parent), "derta", "1")[0].startswith("25.0 ")
+    assert '"direct": "crmg"' in file.read_text()
+
+
 def test_what_was_not_scored_counts_for_nothing(tmp_path):
     table = study_table(written(tmp_path, cell("derta", 1, direct="ucur", prefill_5="uuuu", prefill_20="cccc")))
     assert [each.split()[0] for each in row(table, "derta", "1")][:4] == ["50.0", "-", "100.0", "100.0"]
@@ -56,3 +74,17 @@ def test_a_folder_without_cells_and_cells_of_other_prompts_are_refused(tmp_path)
         study_table(folder)
     with pytest.raises(InputError):
         study_table(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("arm", list(RealArm))
+def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
+    jobs = plan_real(RealRunConfig(arms=[arm], seeds=[0, 1], output=str(tmp_path)), "m.gguf")
+    assert len({job.name for job in jobs}) == len(jobs)
+    trained = [job for job in jobs if job.name in (arm.value, f"{arm.value}, seed 1")]
+    assert len(trained) == 2
+    for job, seed in zip(trained, (0, 1), strict=True):
+        words = [word for word in job.command if "=" in word]
+        assert set(ARMS[arm].overrides) < set(words)
+        config, problems = read("train", TrainRunConfig, words)
+        assert problems == [] and config.problems() == []
+        assert config.trainer.seed == seed
