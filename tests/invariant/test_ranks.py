@@ -49,12 +49,19 @@ CASES: dict[str, tuple[int, int, list[str]]] = {
     "ZeRO-3, no probe": (2, 4, ["trainer.eval_steps=0", "distributed=zero3"]),
 }
 SPLIT = [name for name in CASES if name not in ("1x8", "2 ranks, resumed") and "no probe" not in name]
-CASES |= {
-    "ablation": (1, 8, ABLATION),
-    "ablation, 2 ranks x 2 accumulation": (2, 2, [*ABLATION, "trainer.save_steps=3"]),
-    "ablation, ZeRO-3 flattened": (2, 4, [*ABLATION, "distributed=zero3", "trainer.padding_free=true"]),
-    "ablation, resumed": (2, 2, [*ABLATION, "trainer.resume={ablation, 2 ranks x 2 accumulation}/checkpoint-3"]),
+KINDS = {
+    "ablation": ABLATION,
+    "reset_rto": ["trainer.eval_steps=0", "objective=reset_rto", "objective.reset_token='^'"],
+    "constrained": ["trainer.eval_steps=0", "objective=constrained"],
+    "door": ["trainer.eval_steps=0", "objective=door"],
 }
+for kind, words in KINDS.items():
+    CASES |= {
+        kind: (1, 8, words),
+        f"{kind}, 2 ranks x 2 accumulation": (2, 2, [*words, "trainer.save_steps=3"]),
+        f"{kind}, ZeRO-3 flattened": (2, 4, [*words, "distributed=zero3", "trainer.padding_free=true"]),
+        f"{kind}, resumed": (2, 2, [*words, f"trainer.resume={{{kind}, 2 ranks x 2 accumulation}}/checkpoint-3"]),
+    }
 
 
 def free_port() -> int:
@@ -181,17 +188,20 @@ def test_training_does_not_notice_the_probe(name, runs):
     assert (measured / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["ablation, 2 ranks x 2 accumulation", "ablation, ZeRO-3 flattened"])
-def test_rows_trained_without_the_refusal_direction(name, runs):
-    """The same rows are ablated, of the same direction, whichever rank computes it and whatever shards the weights."""
-    expected, found = curve(runs["ablation"], "loss"), curve(runs[name], "loss")
+@pytest.mark.parametrize("split", ["2 ranks x 2 accumulation", "ZeRO-3 flattened"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_ways_to_train(kind, split, runs):
+    """The same rows are ablated, of the same direction, whichever rank computes it and whatever shards the weights; and
+    the reference of the arms that have one is the same."""
+    expected, found = curve(runs[kind], "loss"), curve(runs[f"{kind}, {split}"], "loss")
     assert max(abs(expected[step] - found[step]) for step in expected) < TOLERANCE
-    assert curve(runs[name], "grad_norm") == pytest.approx(curve(runs["ablation"], "grad_norm"), rel=1e-4)
+    assert curve(runs[f"{kind}, {split}"], "grad_norm") == pytest.approx(curve(runs[kind], "grad_norm"), rel=1e-4)
     assert any(abs(loss - curve(runs["1x8"], "loss")[step]) > 1e-3 for step, loss in expected.items())
 
 
-def test_ablation_resumed_on_two_ranks(runs):
-    whole, resumed = runs["ablation, 2 ranks x 2 accumulation"], runs["ablation, resumed"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_ways_resumed_on_two_ranks(kind, runs):
+    whole, resumed = runs[f"{kind}, 2 ranks x 2 accumulation"], runs[f"{kind}, resumed"]
     assert curve(resumed, "loss") == {s: loss for s, loss in curve(whole, "loss").items() if s > 3}
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
