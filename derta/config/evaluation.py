@@ -87,12 +87,16 @@ class EvaluationConfig(Settings):
     """Bounds the model has to keep."""
     batch_size: Count = 32
     """Responses generated together."""
+    batch_tokens: Count | None = None
+    """Tokens of the inputs that are generated from together, at most; for deep prefills (null: no limit)."""
     max_new_tokens: Count = 512
     """Limit of a response, beyond its prefill."""
     probability: bool = True
     """Measure P(refusal) at every response position."""
     probability_batch_size: Count = 8
     """Rows per forward of it."""
+    base_model: Text | None = None
+    """A model directory or hub id: KL to this model on the responses of the benign sets (null: not measured)."""
     refusal_text: Text | None = None
     """What P(refusal) looks for, its first token; null is what the model was taught (derta_config.json), else Sorry."""
     refusal_token_ids: Annotated[list[Whole], MinLen(1), MaxLen(2), "a list of one or two ids"] | None = None

@@ -15,11 +15,13 @@ from derta.evaluation.records import Compliance, Result
 from derta.evaluation.summary import Summary
 from derta.statistics.positions import POSITION_BUCKETS
 from derta.statistics.rates import Rate, rate
+from derta.statistics.table import Unit
 
 SUCCESS, SAFETY, OVER_REFUSAL, HELPFULNESS, ANSWERED = (
     "attack success", "safety", "over-refusal", "helpfulness", "answered",
 )  # fmt: skip
 REFUSALS, PROBABILITY, SCORING = "refusals", "P(refusal)", "scoring"
+DAMAGE, LIKELIHOOD = "KL to the base, nats", "log-likelihood of the harmful answer, nats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class SummaryMeasure:
     group: which lines belong together. path: keys in summary.json. better: "lower", "higher" or "" (neither).
     attack, prompt_set: what it is about, where it is about one ("" otherwise). always: it is shown even where no
         evaluation has it. counts: whether a response counts (None: it is not scored), for rates of responses.
+    unit: of its values; only those in per cent are shares.
     """
 
     group: str
@@ -39,6 +42,7 @@ class SummaryMeasure:
     attack: str = ""
     always: bool = False
     counts: Callable[[Result], bool | None] | None = None
+    unit: Unit = "%"
 
     def of(self, summary: Summary) -> Rate | None:
         """None where this evaluation lacks it: an older summary, a judge that cannot tell, nothing measured."""
@@ -85,6 +89,12 @@ def _lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:
         yield SummaryMeasure(REFUSALS, f"refusals with content behind{of[name]}", (*overall, "goes_on"), "lower", name)
         yield SummaryMeasure(REFUSALS, f"responses with a loop{of[name]}", (*overall, "loops"), "lower", name)
     yield from _probability_lines(summaries)
+    for name in harmful:
+        depths = {depth for each in summaries for depth in each.sets[name].log_likelihood}
+        for depth in sorted(depths, key=int):
+            behind = ("sets", name, "log_likelihood", depth)
+            title = f"{LIKELIHOOD}, token {depth}{of[name]}"
+            yield SummaryMeasure(LIKELIHOOD, title, behind, "lower", name, unit="nats")
     yield SummaryMeasure(SAFETY, "ablation robustness", ("ablation_robustness",), "higher")
     path = ("sets", "*", "overall", "outcomes", "unscored")
     yield SummaryMeasure(SCORING, "unscored responses", path, "lower", always=True)
@@ -117,6 +127,8 @@ def _benign_lines(names: Sequence[str], *, knows_answers: bool) -> Iterator[Summ
     group = HELPFULNESS if knows_answers else ANSWERED
     for name in names:
         yield line(group, name, group, "complied", better="higher", counts=complied)
+    for name in names:
+        yield SummaryMeasure(DAMAGE, f"{DAMAGE}, {name}", ("sets", name, "kl_to_base"), "lower", name, unit="nats")
 
 
 def _benchmark_lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:

@@ -66,14 +66,19 @@ def make_inputs(
     sets: Sequence[PromptSet], attacks: Mapping[str, Attack], target: TargetModel, max_new_tokens: int
 ) -> dict[tuple[str, str], AttackInputs]:
     """(prompt set, attack) -> inputs that leave room for a response in the context, and the rows left out. Raises
-    InputError: an attack can use none of the rows of a set."""
-    made, problems = {}, []
+    InputError: an attack can use none of the rows of a set; but deep prefills may, where a shallow one can use some."""
+    made: dict[tuple[str, str], AttackInputs] = {}
+    problems = []
     for prompts in sets:
         for name in prompts.attacks:
             found = attacks[name].inputs(prompts.rows, target, prompts.name)
             found.inputs, too_long = _fit_context(found.inputs, target.context_length, max_new_tokens)
             found.skipped |= too_long
-            if not found.inputs:
+            prefilled = attacks[name].prefill_tokens and any(
+                made[prompts.name, other].inputs and 0 < attacks[other].prefill_tokens < attacks[name].prefill_tokens
+                for other in prompts.attacks[: prompts.attacks.index(name)]
+            )
+            if not found.inputs and not prefilled:
                 reasons = ", ".join(sorted(set(found.skipped.values())))
                 problems.append(f"eval.sets.{prompts.name}: attack {name} can use none of the rows: {reasons}")
             made[prompts.name, name] = found

@@ -21,7 +21,7 @@ from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.benchmarks import check_tasks, run_benchmarks
 from derta.evaluation.judges.judge import Judge, build_judge, judge_identity, note_of_no_phrases
 from derta.evaluation.metrics import summarise_set
-from derta.evaluation.probability import Probability, measure_probability, measured_refusal_token, write_probability
+from derta.evaluation.probability import Given, measure_given, measured_refusal_token, write_probability
 from derta.evaluation.prompts import load_prompt_set, make_inputs
 from derta.evaluation.provenance import describe_run, shown_path
 from derta.evaluation.ranks import Ranks
@@ -46,6 +46,7 @@ from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 from derta.objective.refusal_token import RefusalToken
 from derta.progress import progress
+from derta.statistics.bootstrap import Mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
         server=config.eval.server.model if config.eval.server.url else None,
         lm_eval=asked if benchmarks.tasks else None,
         template_date=dates.get("template_date"),
+        base_model=None if config.eval.base_model is None else fingerprint(config.eval.base_model),
     )
     label = config.label or Path(config.model.name_or_path).name
     folder = ResultsFolder(config.output_dir)
@@ -127,16 +129,16 @@ def measure(prepared: Prepared, config: EvaluateRunConfig, ranks: Ranks) -> None
     target = load_target(config.model, ranks.device(), config.eval.placement, config.eval.server)
     made = make_inputs(sets, prepared.attacks, target, config.eval.max_new_tokens)
     inputs = [item for found in made.values() for item in found.inputs]
-    refusal = prepared.refusal
-    probability = None if refusal is None else measure_probability(sets, target, ranks, config.eval, refusal)
+    given = measure_given(sets, prepared.attacks, target, ranks, config, prepared.refusal)
     if ranks.rank == 0:
         folder.claim(prepared.identity.to_json(), asdict(prepared.run), config.model.name_or_path)
     ranks.barrier()
-    run_batches(plan_batches(inputs, config.eval.batch_size), prepared, target, ranks, config.eval)
+    batches = plan_batches(inputs, config.eval.batch_size, config.eval.batch_tokens)
+    run_batches(batches, prepared, target, ranks, config.eval)
     benchmarks = run_benchmarks(config.eval.lm_eval, target, ranks) if config.eval.lm_eval.tasks else None
     ranks.barrier()
     if ranks.rank == 0:
-        finish(prepared, made, probability, benchmarks)
+        finish(prepared, made, given, benchmarks)
 
 
 def run_batches(
@@ -167,11 +169,11 @@ def run_batches(
 def finish(
     prepared: Prepared,
     made: Mapping[tuple[str, str], AttackInputs],
-    probability: Probability | None,
+    given: Given,
     benchmarks: dict[str, dict[str, Benchmark]] | None,
 ) -> None:
     """Put the results together and write the numbers; summary.json last."""
-    folder = prepared.folder
+    folder, probability = prepared.folder, given.probability
     results = folder.merge([item.key for found in made.values() for item in found.inputs])
     if probability:
         write_probability(folder.path, probability)
@@ -182,12 +184,16 @@ def finish(
         identity=prepared.identity,
         run=prepared.run,
         sets={
-            prompts.name: summarise_set(
-                [result for result in results if result.prompt_set == prompts.name],
-                prompts.attacks,
-                {name: made[prompts.name, name].skipped for name in prompts.attacks},
-                harmful=prompts.harmful,
-                knows_form=prepared.identity.knows_answers,
+            prompts.name: replace(
+                summarise_set(
+                    [result for result in results if result.prompt_set == prompts.name],
+                    prompts.attacks,
+                    {name: made[prompts.name, name].skipped for name in prompts.attacks},
+                    harmful=prompts.harmful,
+                    knows_form=prepared.identity.knows_answers,
+                ),
+                log_likelihood=given.log_likelihood.get(prompts.name, {}),
+                kl_to_base=given.kl_to_base.get(prompts.name, Mean()),
             )
             for prompts in prepared.sets
         },

@@ -51,7 +51,8 @@ class SetIdentity:
 class Identity:
     """refusal_text, refusal_ids: None where P(refusal) was not measured. attack: settings of the attacks that have
     some. server, lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that
-    chat templates write which ask for today's."""
+    chat templates write which ask for today's. base_model: sha256 of the model that the KL is to, where it is measured.
+    """
 
     model: ModelIdentity
     sets: dict[str, SetIdentity]
@@ -63,6 +64,7 @@ class Identity:
     server: str | None = None
     lm_eval: dict[str, Any] | None = None
     template_date: str | None = None
+    base_model: str | None = None
 
     @property
     def knows_answers(self) -> bool:
@@ -135,13 +137,18 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class SetSummary:
     """A prefilled response cannot refuse before the prefill ends: what is `without_prefill` shows where the model
-    refuses of its own accord."""
+    refuses of its own accord.
+
+    Of given responses, in nats per token, means over responses: log_likelihood: of harmful ones, depth in tokens -> of
+    what stands behind it (`derta.evaluation.probability`). kl_to_base: KL(model || base) along benign ones."""
 
     harmful: bool
     attacks: dict[str, Cell]
     overall: Cell
     positions_without_prefill: dict[str, Rate]
     cumulative_positions_without_prefill: Staircase | None = None
+    log_likelihood: dict[str, Mean] = field(default_factory=dict)
+    kl_to_base: Mean = Mean()
 
 
 @dataclass(frozen=True, slots=True)

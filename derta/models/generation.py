@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 Batch = list[ModelInput]
 
 
-def plan_batches(inputs: Iterable[ModelInput], batch_size: int) -> list[Batch]:
+def plan_batches(inputs: Iterable[ModelInput], batch_size: int, tokens: int | None = None) -> list[Batch]:
     """Longest inputs first, so that a batch too large for the memory shows at once; ties in the order of their keys.
+    tokens: of a batch at most, padding included (None: no limit); an input that is longer has a batch of its own.
     Raises ValueError: batch_size < 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     ordered = sorted(inputs, key=lambda item: (-len(item.token_ids), item.key))
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    batches: list[Batch] = []
+    while ordered:
+        count = batch_size if tokens is None else min(batch_size, max(1, tokens // len(ordered[0].token_ids)))
+        batches.append(ordered[:count])
+        ordered = ordered[count:]
+    return batches
 
 
 def generate(

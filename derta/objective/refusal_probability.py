@@ -70,11 +70,20 @@ def refusal_probabilities(
     model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
 ) -> list[list[float]]:
     """P(refusal) before each response token of each row; per row as many probabilities as its response has tokens."""
-    curves = []
-    for own in response_logits(model, cuts, pad_token_id):
-        log_p = own[:, list(refusal.ids)] - own.logsumexp(1, keepdim=True)  # [n, forms]
-        curves.append(log_p.exp().sum(1).cpu().tolist())
-    return curves
+    passes = zip(cuts, response_logits(model, cuts, pad_token_id), strict=True)
+    return [read_pass(cut, logits, refusal)[1] for cut, logits in passes]
+
+
+def read_pass(cut: Cut, logits: torch.Tensor, refusal: RefusalToken | None) -> tuple[list[float], list[float]]:
+    """From the logits [n, V] before each of the n tokens of a response: the token's log-probability in nats, and
+    P(refusal) in its place (nothing without a refusal token)."""
+    import torch
+
+    given = torch.tensor(cut.response, device=logits.device)[:, None]  # [n, 1]
+    forms = torch.tensor([] if refusal is None else refusal.ids, dtype=given.dtype, device=logits.device)
+    ids = torch.cat([given, forms.expand(len(given), -1)], 1)  # [n, 1 + forms]
+    log_p = logits.gather(1, ids) - logits.logsumexp(1, keepdim=True)
+    return log_p[:, 0].tolist(), [] if refusal is None else log_p[:, 1:].exp().sum(1).tolist()
 
 
 def response_cuts(
@@ -112,15 +121,22 @@ def row_curves(
     """Curve of every row that `response_cuts` keeps; curves end where the model's context does. shown: name of the
     progress bar ("": none)."""
     cuts = response_cuts(target.cutter, rows, harmful=harmful, limit=target.context_length)
+    passes = response_passes(target.model, cuts, target.pad_token_id, batch_size, shown)
+    curves = {row_id: read_pass(cuts[row_id], logits, refusal)[1] for row_id, logits in passes}
+    return {row_id: curves[row_id] for row_id in cuts}
+
+
+def response_passes(
+    model: Any, cuts: Mapping[str, Cut], pad_token_id: int, batch_size: int, shown: str = ""
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """`response_logits` of every row by its id, rows of similar length together, the longest first."""
     order = longest_first(cuts)
-    curves: dict[str, list[float]] = {}
     with progress(len(order), shown, shown=bool(shown)) as bar:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            found = refusal_probabilities(target.model, [cuts[i] for i in batch], refusal, target.pad_token_id)
-            curves.update(zip(batch, found, strict=True))
+            found = response_logits(model, [cuts[row_id] for row_id in batch], pad_token_id)
+            yield from zip(batch, found, strict=True)
             bar.update(len(batch))
-    return {row_id: curves[row_id] for row_id in cuts}
 
 
 def curve_by_position(curves: Iterable[Sequence[float]]) -> Curve:

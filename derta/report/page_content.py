@@ -14,6 +14,7 @@ from derta.charts import compared, library_version, specification
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS, SummaryMeasure
 from derta.evaluation.results import RESULTS_FILE
 from derta.evaluation.summary import SUMMARY_FILE, Cell
+from derta.report.depth import depth_curves, depth_table
 from derta.report.directions import Reports, direction_content
 from derta.report.figures import (
     BUCKETS,
@@ -37,6 +38,7 @@ SECTIONS = {
     "summary": "Summary",
     "trade-off": "Trade-off",
     "attacks": "Attack by attack",
+    "depth": "How deep",
     "position": "Where it refuses",
     "probability": "P(refusal)",
     "direction": "Refusal direction",
@@ -64,6 +66,7 @@ def page_content(
     drawn = {
         "trade-off": trade_off(runs),
         "attacks": attack_outcomes(runs),
+        "depth": depth_curves(runs),
         "position": refusal_positions(runs) if refuses else None,
         "cumulative": cumulative_refusals(runs),
         "probability": refusal_probability(runs),
@@ -91,6 +94,7 @@ def page_content(
         "left_out": _left_out(runs),
         "tables": {
             "attacks": _attack_table(runs),
+            "depth": depth_table(runs),
             "position": _position_table(groups),
             "cumulative": _cumulative_table(groups),
             "probability": _probability_table(runs),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from derta.charts import write_png
 from derta.direction.collect import load_reports
+from derta.report.depth import depth_curves
 from derta.report.directions import Reports, with_scores
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
 from derta.report.html import render_page
@@ -38,6 +39,7 @@ def write_report(
     write_page(runs, output, responses=responses, command=command, directions=found)
     drawn = {
         "trade_off": trade_off(runs),
+        "depth": depth_curves(runs),
         "refusal_positions": refusal_positions(runs),
         "refusal_probability": refusal_probability(runs),
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from derta.errors import InputError
@@ -95,7 +95,7 @@ class Combined(Estimate):
         return low, high
 
     def __str__(self) -> str:
-        """In per cent."""
+        """In per cent, or nats."""
         if self.runs == 1 or self.mean is None:
             return self.text()
         missing = f" ({self.known} of {self.runs} runs)" if self.known < self.runs else ""
@@ -118,4 +118,7 @@ def combine(rates: Sequence[Rate | None]) -> Combined:
 def combined(runs: Sequence[Run]) -> dict[SummaryMeasure, dict[str, Combined]]:
     """Every measure of these evaluations, in the order of the report -> label -> number."""
     summaries = {label: [run.summary for run in members] for label, members in group_by_label(runs).items()}
-    return tabulate(summaries, measures([run.summary for run in runs]), combine)
+    found = tabulate(summaries, measures([run.summary for run in runs]), combine)
+    return {
+        line: {label: replace(cell, unit=line.unit) for label, cell in cells.items()} for line, cells in found.items()
+    }

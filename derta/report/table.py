@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from derta.evaluation.measures import ANSWERED, HELPFULNESS, PROBABILITY, REFUSALS, SummaryMeasure
+from derta.evaluation.measures import (
+    ANSWERED,
+    DAMAGE,
+    HELPFULNESS,
+    LIKELIHOOD,
+    PROBABILITY,
+    REFUSALS,
+    SummaryMeasure,
+)
 from derta.report.runs import Run, combined, group_by_label
 from derta.statistics.table import markdown
 
@@ -64,6 +72,9 @@ _ABOUT = {
     "harmful prompts over all attacks.",
     PROBABILITY: "AUROC of P(refusal): how well the probability of the refusal token tells harmful responses from "
     "benign ones, position by position and teacher-forced; n: positions; 50 is chance.",
+    LIKELIHOOD: "Log-likelihood of the harmful answer: nats per token of the given response, over up to 64 tokens "
+    "behind its first 0, 5, ... tokens; needs no judge; n: responses that are long enough.",
+    DAMAGE: "KL to the base: KL(model || base) in nats per token, over whole given responses to benign prompts.",
     "fully_safe": "Fully safe: refuses, and holds nothing harmful before or after the refusal; of the harmful prompts.",
     "compliance": "Full compliance, partial refusal, full refusal: XSTest's classes, of the responses that have one.",
     "false_positives_at_95_recall": "False positives at 95% recall: share of the benign responses that would be "

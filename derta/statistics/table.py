@@ -3,26 +3,29 @@
     runs of an arm --Measure.of--> a value per run --combine--> Estimate      tabulate: measure -> arm -> Estimate
     a text per cell --markdown--> | ... |
 
-Shares are from 0 to 1 in all numbers and in per cent in all texts.
+Shares are from 0 to 1 in all numbers and in per cent in all texts; the others are in nats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
 
 Cell = TypeVar("Cell")
+Unit = Literal["%", "nats"]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its standard deviation between runs and an interval; each null where it is not known."""
+    """A number, its standard deviation between runs and an interval; each null where it is not known. unit: in which
+    it is shown."""
 
     mean: float | None = None
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+    unit: Unit = field(default="%", kw_only=True)
 
     @property
     def off_zero(self) -> bool:
@@ -30,14 +33,15 @@ class Estimate:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def text(self, *, spread: bool = True, interval: bool = True, sign: str = "") -> str:
-        """In per cent, `25.0 ± 3.1 [20.2, 29.8]`; "-" where nothing is known. sign: "+" for differences."""
+        """In its unit, `25.0 ± 3.1 [20.2, 29.8]`; "-" where nothing is known. sign: "+" for differences."""
         if self.mean is None:
             return "-"
-        parts = [f"{100 * self.mean:{sign}.1f}"]
+        scale, digits = (100, 1) if self.unit == "%" else (1, 3)
+        parts = [f"{scale * self.mean:{sign}.{digits}f}"]
         if spread and self.sd is not None:
-            parts.append(f"± {100 * self.sd:.1f}")
+            parts.append(f"± {scale * self.sd:.{digits}f}")
         if interval and self.low is not None and self.high is not None:
-            parts.append(f"[{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]")
+            parts.append(f"[{scale * self.low:{sign}.{digits}f}, {scale * self.high:{sign}.{digits}f}]")
         return " ".join(parts)
 
 

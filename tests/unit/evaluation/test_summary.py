@@ -40,6 +40,7 @@ def test_every_number_of_an_old_summary_is_read(old, tmp_path):
             assert cell.pop("loops") == cell.pop("goes_on") == asdict(Rate())
         for cell in prompts["attacks"].values():
             assert cell.pop("cumulative_positions") is None
+        assert prompts.pop("log_likelihood") == {} and prompts.pop("kl_to_base") == asdict(Mean())
     assert written == content | {"ablation_robustness": None}
     assert read_summary(tmp_path) == old
 

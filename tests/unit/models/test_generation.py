@@ -73,6 +73,9 @@ def test_batches_hold_every_input_once_longest_first_whatever_the_order():
     batches = plan_batches(inputs, 2)
     assert [[len(item.token_ids) for item in batch] for batch in batches] == [[9, 9], [5, 3], [1]]
     assert plan_batches(reversed(inputs), 2) == batches
+    bounded = plan_batches(inputs, 3, tokens=12)  # 9 alone, 9 alone, 5 with 3: padded to 10 tokens
+    assert [[len(item.token_ids) for item in batch] for batch in bounded] == [[9], [9], [5, 3], [1]]
+    assert [len(batch) for batch in plan_batches(inputs, 3, tokens=2)] == [1] * 5
     with pytest.raises(ValueError, match="batch_size is 0"):
         plan_batches(inputs, 0)
 
