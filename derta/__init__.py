@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from derta.data.load import load_rows
     from derta.data.recipe import load_recipe
     from derta.errors import InputError
+    from derta.models.refusal_stop import RefusalStop
     from derta.training.config import DeRTaConfig
     from derta.training.trainer import DeRTaTrainer
 
@@ -22,12 +23,13 @@ _WHERE = {  # public name: module, name there
     "DeRTaConfig": ("derta.training.config", "DeRTaConfig"),
     "DeRTaTrainer": ("derta.training.trainer", "DeRTaTrainer"),
     "InputError": ("derta.errors", "InputError"),
+    "RefusalStop": ("derta.models.refusal_stop", "RefusalStop"),
     "build_dataset": ("derta.data.build", "build"),
     "load_recipe": ("derta.data.recipe", "load_recipe"),
     "load_rows": ("derta.data.load", "load_rows"),
 }
 
-__all__ = ["DeRTaConfig", "DeRTaTrainer", "InputError", "build_dataset", "load_recipe", "load_rows"]
+__all__ = ["DeRTaConfig", "DeRTaTrainer", "InputError", "RefusalStop", "build_dataset", "load_recipe", "load_rows"]
 
 
 def __getattr__(name: str) -> Any:

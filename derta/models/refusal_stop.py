@@ -1,0 +1,111 @@
+"""A stop for `generate` that costs no forward: where P(refusal) passes a threshold, the response turns into a refusal.
+
+    prompt  r1 r2 r3 | S   the model goes on from S and finishes its refusal      (end_token_id: the turn ends instead)
+                     ^
+                     P(refusal) above the threshold, which launch/calibrate_stop.py has put into derta_config.json
+
+P(refusal) is the sum over the forms of the refusal token (derta/objective/refusal_probability.py); one that stands
+after text is read at every position, the one that starts a response too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+from derta.config.model import ModelConfig
+from derta.errors import InputError
+from derta.models.taught import read_taught
+
+STOP_KEY = "refusal_stop"  # in derta_config.json
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """A response stops where P(refusal), summed over `token_ids`, is above `threshold` at so many positions running."""
+
+    token_ids: tuple[int, ...]
+    threshold: float
+    consecutive: int = 1
+
+
+def stored_rule(model: ModelConfig) -> StopRule:
+    """What launch/calibrate_stop.py has written. Raises InputError: there is none, or it is damaged."""
+    found: Any = read_taught(model).get(STOP_KEY)
+    if found is None:
+        raise InputError(
+            f"{model.name_or_path}: no threshold for stopping in its derta_config.json; run launch/calibrate_stop.py "
+            f"model.name_or_path={model.name_or_path} benign=FILE harmful=FILE first"
+        )
+    try:
+        ids, threshold, consecutive = found["token_ids"], found["threshold"], found["consecutive"]
+        if not ids or not all(type(i) is int for i in [*ids, consecutive]) or consecutive < 1:
+            raise ValueError
+        return StopRule(tuple(ids), float(threshold), consecutive)
+    except (LookupError, TypeError, ValueError):
+        raise InputError(
+            f"{model.name_or_path}: {STOP_KEY} in its derta_config.json is damaged: run launch/calibrate_stop.py again"
+        ) from None
+
+
+class RefusalStop(LogitsProcessor):
+    """Pass it to `model.generate(..., logits_processor=[stop])`, before other processors: P(refusal) is the model's
+    own. Every row of a batch stops by itself, once in a response. For greedy search and sampling, not for beams.
+
+    end_token_id: the turn ends where it would else be turned into a refusal.
+    stopped: after `generate`, [B] on the device of the model: new tokens before each row's stop, -1 without one. A
+        number at or behind the row's end token is of padding.
+    """
+
+    def __init__(
+        self, token_ids: Sequence[int], threshold: float, consecutive: int = 1, *, end_token_id: int | None = None
+    ):
+        self.token_ids, self.threshold, self.consecutive = list(token_ids), threshold, consecutive
+        self.end_token_id = end_token_id
+        self._seen = torch.empty(0)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, *, revision: str | None = None, end_token_id: int | None = None
+    ) -> RefusalStop:
+        """With the threshold that the model's derta_config.json holds. Raises InputError: it holds none."""
+        rule = stored_rule(ModelConfig(name_or_path=str(model), revision=revision))
+        return cls(rule.token_ids, rule.threshold, rule.consecutive, end_token_id=end_token_id)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Logits [B, V] of the next token behind ids [B, L]."""
+        if self._seen.shape != input_ids[:, :-1].shape or not torch.equal(self._seen, input_ids[:, :-1]):
+            self._start = input_ids.shape[1]  # another call of `generate`
+            self._running = torch.zeros(len(input_ids), dtype=torch.long, device=scores.device)
+            self.stopped = torch.full_like(self._running, -1)
+        self._seen = input_ids
+        above = self.probability(scores) > self.threshold
+        self._running = torch.where(above, self._running + 1, 0)
+        now = (self._running >= self.consecutive) & (self.stopped < 0)
+        self.stopped[now] = input_ids.shape[1] - self._start
+        return self.forced(scores, now)
+
+    def probability(self, scores: torch.Tensor) -> torch.Tensor:
+        """P(refusal), [B]."""
+        scores = scores.float()
+        return (scores[:, self.token_ids] - scores.logsumexp(1, keepdim=True)).exp().sum(1)
+
+    def forced(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The logits, and in these rows nothing but the token that comes now: the end, or the likelier form."""
+        if not bool(rows.any()):
+            return scores
+        likelier = torch.tensor(self.token_ids, device=scores.device)[scores[:, self.token_ids].argmax(1)]
+        wanted = likelier if self.end_token_id is None else torch.full_like(likelier, self.end_token_id)
+        alone = torch.full_like(scores, -torch.inf).scatter(1, wanted[:, None], 0.0)
+        return torch.where(rows[:, None], alone, scores)
+
+
+class RefusalWatch(RefusalStop):
+    """Notes where it would stop, and leaves the response as it is."""
+
+    def forced(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return scores
