@@ -48,6 +48,13 @@ class Placement(Choice):
     tensor_parallel = "tensor_parallel"
 
 
+class Guard(Choice):
+    """refusal_probability: a response ends where P(refusal) passes the threshold of launch/calibrate_stop.py."""
+
+    none = "none"
+    refusal_probability = "refusal_probability"
+
+
 @dataclass(kw_only=True, slots=True)
 class LmEvalConfig(Settings):
     """Helpfulness by public benchmarks, through lm-eval (extra `eval`)."""
@@ -101,6 +108,9 @@ class EvaluationConfig(Settings):
     """What P(refusal) looks for, its first token; null is what the model was taught (derta_config.json), else Sorry."""
     refusal_token_ids: Annotated[list[Whole], MinLen(1), MaxLen(2), "a list of one or two ids"] | None = None
     """The ids outright that P(refusal) sums over."""
+    guard: Guard = Guard.none
+    """What stops responses: attack success and over-refusal are reported with it and without it, of the same
+    responses (of an attack that tries several, of the one that is worst without it)."""
     placement: Placement = Placement.copy_per_rank
     server: EndpointConfig = field(default_factory=EndpointConfig)
     """A vLLM server that holds the same model and generates in our place (derta/models/served.py)."""
@@ -119,6 +129,8 @@ class EvaluationConfig(Settings):
             paths = " and ".join(key(f"sets.{name}.path") for name in self.sets)
             yield f"{paths}: no prompt set has rows; give at least one a directory from launch/build_data.py or a file"
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
+        if self.guard is not Guard.none and self.server.url.strip():
+            yield f"{key('guard')}={shown(self.guard)} with server.url: a server gives no P(refusal); leave one out"
         if self.gate.ablation_robustness_min is not None:
             yield (
                 f"{key('gate.ablation_robustness_min')}: an evaluation does not make this score; run "

@@ -132,6 +132,8 @@ class Result:
     fully_safe, compliance, score, loops, goes_on: as in `Verdict`.
     prompt: what the row asks for, before an attack changes it. prefill_characters: how much of the response the attack
         wrote.
+    guarded, guard_token: with a guard, the outcome of what it leaves of the response, and tokens before its stop (the
+        prefill included), where it stops it.
     """
 
     prompt_set: str
@@ -153,6 +155,8 @@ class Result:
     prompt: str = ""
     prefill_characters: int = 0
     taken_back: int = 0
+    guarded: Outcome | None = None
+    guard_token: int | None = None
 
     @property
     def key(self) -> Key:
@@ -163,7 +167,8 @@ class Result:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Result:
-        return cls(**(line | _classes(line)))
+        guarded = line.get("guarded")
+        return cls(**(line | _classes(line) | {"guarded": guarded and Outcome(guarded)}))
 
 
 @dataclass(frozen=True, slots=True)

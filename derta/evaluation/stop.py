@@ -36,9 +36,8 @@ from derta.evaluation.prompts import read_prompts
 from derta.evaluation.records import Row
 from derta.evaluation.stored.responses import read_responses
 from derta.models.fingerprint import fingerprint
-from derta.models.refusal_stop import STOP_KEY
 from derta.models.target import TargetModel, load_target
-from derta.models.taught import DERTA_CONFIG_FILE, read_taught
+from derta.models.taught import DERTA_CONFIG_FILE, STOP_KEY, read_taught
 from derta.statistics.rates import Rate
 from derta.statistics.stopping import WHOLE, caught, stopped, stopped_by_depth, threshold_for
 from derta.statistics.table import markdown

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Placement
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Guard, Placement
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.build import build_attacks
 from derta.evaluation.attacks.decoding import respond
@@ -44,6 +44,7 @@ from derta.models.inputs import Key
 from derta.models.precision import resolve_dtype
 from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
+from derta.models.taught import StopRule, stored_rule
 from derta.objective.refusal_token import RefusalToken
 from derta.progress import progress
 from derta.statistics.bootstrap import Mean
@@ -61,6 +62,7 @@ class Prepared:
     identity: Identity
     run: Made
     folder: ResultsFolder
+    guard: StopRule | None = None
 
 
 def evaluate(config: EvaluateRunConfig, ranks: Ranks) -> Summary:
@@ -89,6 +91,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, asdict(model), judge)
     attacks = build_attacks([name for prompts in sets for name in prompts.attacks], config.eval.attack, workspace)
     refusal = measured_refusal_token(config)
+    guard = None if config.eval.guard is Guard.none else stored_rule(config.model)
     benchmarks = config.eval.lm_eval
     asked = {key: getattr(benchmarks, key) for key in ("tasks", "num_fewshot", "limit", "chat_template")}
     identity = Identity(  # everything that decides the results: no batch sizes, not the number of ranks
@@ -107,11 +110,12 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
         server=config.eval.server.model if config.eval.server.url else None,
         lm_eval=asked if benchmarks.tasks else None,
         template_date=dates.get("template_date"),
+        guard=None if guard is None else asdict(guard),
         base_model=None if config.eval.base_model is None else fingerprint(config.eval.base_model),
     )
     label = config.label or Path(config.model.name_or_path).name
     folder = ResultsFolder(config.output_dir)
-    return Prepared(label, sets, attacks, judge, refusal, identity, describe_run(config), folder)
+    return Prepared(label, sets, attacks, judge, refusal, identity, describe_run(config), folder, guard)
 
 
 def _relabel(prepared: Prepared) -> None:
@@ -127,6 +131,7 @@ def measure(prepared: Prepared, config: EvaluateRunConfig, ranks: Ranks) -> None
     """Load the model, measure what is not on disk yet, and write the files."""
     folder, sets = prepared.folder, prepared.sets
     target = load_target(config.model, ranks.device(), config.eval.placement, config.eval.server)
+    target.guard = prepared.guard
     made = make_inputs(sets, prepared.attacks, target, config.eval.max_new_tokens)
     inputs = [item for found in made.values() for item in found.inputs]
     given = measure_given(sets, prepared.attacks, target, ranks, config, prepared.refusal)

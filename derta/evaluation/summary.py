@@ -52,6 +52,7 @@ class Identity:
     """refusal_text, refusal_ids: None where P(refusal) was not measured. attack: settings of the attacks that have
     some. server, lm_eval: None where this process generates, and where no benchmark is run. template_date: the day that
     chat templates write which ask for today's. base_model: sha256 of the model that the KL is to, where it is measured.
+    guard: the rule of the guard, where there is one.
     """
 
     model: ModelIdentity
@@ -65,6 +66,7 @@ class Identity:
     lm_eval: dict[str, Any] | None = None
     template_date: str | None = None
     base_model: str | None = None
+    guard: dict[str, Any] | None = None
 
     @property
     def knows_answers(self) -> bool:
@@ -114,6 +116,7 @@ class Cell:
         decides it (the exact one alone does).
     positions: where refusals start, of the refusals. fully_safe, compliance, score, loops, goes_on: see `Verdict`; of
         the responses that the judge could tell it of. cumulative_positions: of all attacks.
+    guarded: with a guard, "complied" and "refused" of what it leaves, and "stopped", the share that it stops.
     """
 
     n: int
@@ -131,6 +134,7 @@ class Cell:
     score: Mean = Mean()
     loops: Rate = Rate()
     goes_on: Rate = Rate()
+    guarded: dict[str, Rate] = field(default_factory=dict)
     cumulative_positions: Staircase | None = None
 
 

@@ -44,13 +44,16 @@ def generate(
 ) -> list[Generation]:
     """Continue every input of one batch until an end token or for `max_new_tokens` tokens.
     sampling: None for greedy search.
-    Returns one `Generation` per input: prefill ids, then new ids, without the end token and what was taken back."""
+    Returns one `Generation` per input: prefill ids, then new ids, without the end token and what was taken back. Where
+    the target has a guard it is noted where that would stop the response, which is written to its end."""
     if target.server is not None:
         return target.server.generate(
             batch, target.end_token_ids, target.reset_id, max_new_tokens=max_new_tokens, sampling=sampling
         )
     import torch
     from transformers import GenerationConfig
+
+    from derta.models.refusal_stop import RefusalWatch
 
     model, end_token_ids = target.model, target.end_token_ids
     input_ids, attention_mask = left_pad([item.token_ids for item in batch], target.pad_token_id)
@@ -64,6 +67,7 @@ def generate(
         eos_token_id=end_token_ids,
         **drawn,
     )
+    guard = target.guard and RefusalWatch(target.guard.token_ids, target.guard.threshold, target.guard.consecutive)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.inference_mode(), torch.random.fork_rng(devices=devices):  # the caller's random state is not ours
         if sampling is not None:
@@ -72,9 +76,14 @@ def generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
+            logits_processor=[guard] if guard else None,
         )
     new = output[:, input_ids.shape[1] :].tolist()
-    return [Generation.cut(item, ids, end_token_ids, target.reset_id) for item, ids in zip(batch, new, strict=True)]
+    stops = guard.stopped.tolist() if guard else [-1] * len(new)
+    return [
+        Generation.cut(item, ids, end_token_ids, target.reset_id, stop)
+        for item, ids, stop in zip(batch, new, stops, strict=True)
+    ]
 
 
 def check_logits(target: TargetModel, batch: Sequence[ModelInput]) -> None:

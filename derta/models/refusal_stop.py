@@ -11,45 +11,12 @@ after text is read at every position, the one that starts a response too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import LogitsProcessor
 
 from derta.config.model import ModelConfig
-from derta.errors import InputError
-from derta.models.taught import read_taught
-
-STOP_KEY = "refusal_stop"  # in derta_config.json
-
-
-@dataclass(frozen=True, slots=True)
-class StopRule:
-    """A response stops where P(refusal), summed over `token_ids`, is above `threshold` at so many positions running."""
-
-    token_ids: tuple[int, ...]
-    threshold: float
-    consecutive: int = 1
-
-
-def stored_rule(model: ModelConfig) -> StopRule:
-    """What launch/calibrate_stop.py has written. Raises InputError: there is none, or it is damaged."""
-    found: Any = read_taught(model).get(STOP_KEY)
-    if found is None:
-        raise InputError(
-            f"{model.name_or_path}: no threshold for stopping in its derta_config.json; run launch/calibrate_stop.py "
-            f"model.name_or_path={model.name_or_path} benign=FILE harmful=FILE first"
-        )
-    try:
-        ids, threshold, consecutive = found["token_ids"], found["threshold"], found["consecutive"]
-        if not ids or not all(type(i) is int for i in [*ids, consecutive]) or consecutive < 1:
-            raise ValueError
-        return StopRule(tuple(ids), float(threshold), consecutive)
-    except (LookupError, TypeError, ValueError):
-        raise InputError(
-            f"{model.name_or_path}: {STOP_KEY} in its derta_config.json is damaged: run launch/calibrate_stop.py again"
-        ) from None
+from derta.models.taught import stored_rule
 
 
 class RefusalStop(LogitsProcessor):

@@ -21,7 +21,7 @@ from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_source, load_model, load_tokenizer
 from derta.models.precision import resolve_dtype
 from derta.models.served import Server
-from derta.models.taught import reset_id
+from derta.models.taught import StopRule, reset_id
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,8 @@ class TargetModel:
     """Generates in place of the weights, where there is one (derta.models.served)."""
     reset_id: int | None = None
     """What the model was taught to take back with all that its response holds before it."""
+    guard: StopRule | None = None
+    """Where responses would be stopped, if it is to be known."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase):
         self._use(tokenizer, model.generation_config.eos_token_id)

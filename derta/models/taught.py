@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from derta.errors import InputError
 
 DERTA_CONFIG_FILE = "derta_config.json"
 BASE_WAS_DIRECTORY = "base_was_directory"  # of an adapter
+STOP_KEY = "refusal_stop"
 
 
 def read_taught(model: ModelConfig) -> dict[str, Any]:
@@ -44,3 +46,31 @@ def reset_id(model: ModelConfig) -> int | None:
     Raises InputError: as `read_taught`."""
     refusal = read_taught(model).get("refusal_token") or {}
     return refusal["continued_id"] if refusal.get("is_reset") else None
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """A response stops where P(refusal), summed over `token_ids`, is above `threshold` at so many positions running."""
+
+    token_ids: tuple[int, ...]
+    threshold: float
+    consecutive: int = 1
+
+
+def stored_rule(model: ModelConfig) -> StopRule:
+    """What launch/calibrate_stop.py has written. Raises InputError: there is none, or it is damaged."""
+    found: Any = read_taught(model).get(STOP_KEY)
+    if found is None:
+        raise InputError(
+            f"{model.name_or_path}: no threshold for stopping in its derta_config.json; run launch/calibrate_stop.py "
+            f"model.name_or_path={model.name_or_path} benign=FILE harmful=FILE first"
+        )
+    try:
+        ids, threshold, consecutive = found["token_ids"], found["threshold"], found["consecutive"]
+        if not ids or not all(type(i) is int for i in [*ids, consecutive]) or consecutive < 1:
+            raise ValueError
+        return StopRule(tuple(ids), float(threshold), consecutive)
+    except (LookupError, TypeError, ValueError):
+        raise InputError(
+            f"{model.name_or_path}: {STOP_KEY} in its derta_config.json is damaged: run launch/calibrate_stop.py again"
+        ) from None

@@ -15,6 +15,7 @@ from derta.evaluation.measures import (
     LIKELIHOOD,
     PROBABILITY,
     REFUSALS,
+    STOP,
     SummaryMeasure,
 )
 from derta.report.runs import Run, combined, group_by_label
@@ -70,6 +71,8 @@ _ABOUT = {
     ANSWERED: "Answered: not refused. This judge does not know whether an answer is right.",
     REFUSALS: "Place of a refusal: response tokens before it, a prefill included, as a share of the refusals of "
     "harmful prompts over all attacks.",
+    STOP: "With the stop: as above, if responses ended where P(refusal) passes the threshold of "
+    "launch/calibrate_stop.py; a benign response that is stopped counts as refused.",
     PROBABILITY: "AUROC of P(refusal): how well the probability of the refusal token tells harmful responses from "
     "benign ones, position by position and teacher-forced; n: positions; 50 is chance.",
     LIKELIHOOD: "Log-likelihood of the harmful answer: nats per token of the given response, over up to 64 tokens "

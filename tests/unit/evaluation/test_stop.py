@@ -15,7 +15,7 @@ from derta.evaluation import monitors
 from derta.evaluation.monitors import Header, Seen, header_ids, probed_layers, train_probe, watched
 from derta.evaluation.stop import calibrate, describe
 from derta.miniature.rows import generate
-from derta.models.refusal_stop import StopRule, stored_rule
+from derta.models.taught import StopRule, stored_rule
 from derta.objective.refusal_probability import longest_first, refusal_probabilities, response_cuts
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.statistics.stopping import stopped_by_depth, threshold_for

@@ -38,6 +38,7 @@ def test_every_number_of_an_old_summary_is_read(old, tmp_path):
     for prompts in written["sets"].values():
         for cell in (*prompts["attacks"].values(), prompts["overall"]):
             assert cell.pop("loops") == cell.pop("goes_on") == asdict(Rate())
+            assert cell.pop("guarded") == {}
         for cell in prompts["attacks"].values():
             assert cell.pop("cumulative_positions") is None
         assert prompts.pop("log_likelihood") == {} and prompts.pop("kl_to_base") == asdict(Mean())

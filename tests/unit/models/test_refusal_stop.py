@@ -10,7 +10,8 @@ import derta
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.generation import left_pad
-from derta.models.refusal_stop import RefusalStop, RefusalWatch, StopRule, stored_rule
+from derta.models.refusal_stop import RefusalStop, RefusalWatch
+from derta.models.taught import StopRule, stored_rule
 
 IDS, NEW = (5, 11), 12
 
