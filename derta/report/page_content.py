@@ -28,6 +28,7 @@ from derta.report.figures import (
     trade_off,
 )
 from derta.report.html import Numbers
+from derta.report.later import Axis, later_curves, later_table
 from derta.report.responses import refusal_counts, shown_responses
 from derta.report.runs import Combined, Run, combined, group_by_label
 from derta.report.training_curves import TrainingRun, training_figures, training_run
@@ -39,6 +40,7 @@ SECTIONS = {
     "trade-off": "Trade-off",
     "attacks": "Attack by attack",
     "depth": "How deep",
+    "later": "How durable",
     "position": "Where it refuses",
     "probability": "P(refusal)",
     "direction": "Refusal direction",
@@ -67,6 +69,7 @@ def page_content(
         "trade-off": trade_off(runs),
         "attacks": attack_outcomes(runs),
         "depth": depth_curves(runs),
+        **{f"later_{axis}": later_curves(runs, axis) for axis in Axis},
         "position": refusal_positions(runs) if refuses else None,
         "cumulative": cumulative_refusals(runs),
         "probability": refusal_probability(runs),
@@ -76,7 +79,9 @@ def page_content(
     figures = {name: specification(figure) for name, figure in drawn.items() if figure}
     texts = shown_responses(groups) if responses else []
     there = {"summary", "provenance", *figures}
+    later = {f"later_{axis}": later_table(runs, axis) for axis in Axis if f"later_{axis}" in figures}
     there |= {"training"} if known else set()
+    there |= {"later"} if later else set()
     there |= {"direction"} if diagnosed else set()
     there |= {"responses"} if texts else set()
     measures = combined(runs)
@@ -95,6 +100,7 @@ def page_content(
         "tables": {
             "attacks": _attack_table(runs),
             "depth": depth_table(runs),
+            "later": later,
             "position": _position_table(groups),
             "cumulative": _cumulative_table(groups),
             "probability": _probability_table(runs),

@@ -11,6 +11,7 @@ from derta.report.depth import depth_curves
 from derta.report.directions import Reports, with_scores
 from derta.report.figures import refusal_positions, refusal_probability, trade_off
 from derta.report.html import render_page
+from derta.report.later import Axis, later_curves
 from derta.report.page_content import page_content
 from derta.report.runs import Run, load_runs
 from derta.report.table import render_table
@@ -42,6 +43,7 @@ def write_report(
         "depth": depth_curves(runs),
         "refusal_positions": refusal_positions(runs),
         "refusal_probability": refusal_probability(runs),
+        **{f"later_{axis}": later_curves(runs, axis) for axis in Axis},
     }
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     images = [f"![{name.replace('_', ' ')}]({name}.png)" for name in figures]
