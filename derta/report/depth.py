@@ -67,7 +67,7 @@ def depth_curves(runs: Sequence[Run]) -> Figure | None:
     labels = list(group_by_label(runs))
     names = list(dict.fromkeys(row["panel"] for row in rows))
     depths = sorted({row["depth"] for row in rows})
-    axis = alt.Axis(values=depths, format="d", grid=False)
+    axis = alt.Axis(values=depths, format="d", grid=False, labelFlush=False, labelOverlap=False)
     source = table("depths")
     base = source.encode(
         x=alt.X("depth:Q", title="response tokens given", scale=alt.Scale(type="log", nice=False), axis=axis),
@@ -94,5 +94,12 @@ def depth_table(runs: Sequence[Run]) -> Numbers:
         )
         for row in depth_rows(runs)
     ]
-    header = ["checkpoint", "prompts", "tokens given", *(f"{measure}, %" for measure in MEASURES), "n", "too short"]
+    header = [
+        "checkpoint",
+        "prompts",
+        "tokens given",
+        *(f"{measure}, %" for measure in MEASURES),
+        "n",
+        "too short, or no room",
+    ]
     return Numbers("Numbers of this figure", header, rows)

@@ -30,6 +30,7 @@ def test_requests_stand_in_one_prompt_and_their_answers_one_after_another():
     assert last["rejected"][0]["content"] == f"1. {'3' * 10}\n\n2. {'0' * 10}\n\n3. {'1' * 10}"
     assert last["chosen"] == rows(1)[0]["chosen"] and last["kind"] == "safety"
     assert list(joined_rows(rows(4), characters=25)) == long
+    assert len(list(joined_rows(rows(30), characters=25))) == 24
 
 
 def test_too_few_answers_are_all_taken_and_each_but_once():
