@@ -41,6 +41,8 @@ class TrainRunConfig(Settings):
                 f"{key('trainer.global_batch_size')}={max(1, round(batch / (micro * ranks))) * micro * ranks}"
             )
         if self.objective.name is Arm.dpo:
+            if self.distributed.fsdp2:
+                yield "objective=dpo with distributed=fsdp2: its second model is not sharded there; use zero2 or zero3"
             if self.data.format is DataFormat.reference_jsonl:
                 yield (
                     "objective=dpo with data.format=reference_jsonl: those rows are already expanded and hold no "

@@ -168,7 +168,9 @@ class DistributedConfig(Settings):
 
     deepspeed: dict[str, Any] | None = None
     """A DeepSpeed configuration as data (see conf/distributed/), "auto" fields filled in by Hugging Face; null for one
-    process or plain data parallelism."""
+    process, plain data parallelism or FSDP2."""
+    fsdp2: bool = False
+    """Shard weights, gradients and optimizer state over the ranks with torch's fully_shard (FSDP2)."""
     timeout_minutes: Annotated[float, Gt(0), Le(_LONGEST_TIMEOUT)] = 30.0
     """How long a rank waits for the others."""
 
@@ -178,6 +180,8 @@ class DistributedConfig(Settings):
         if self.deepspeed is not None and stage not in (0, 1, 2, 3):
             place = key("deepspeed.zero_optimization.stage")
             yield f"{place}={stage}: expected 0, 1, 2 or 3 (see conf/distributed/)"
+        if self.fsdp2 and self.deepspeed is not None:
+            yield f"{key('fsdp2')}=true with {key('deepspeed')}: both shard the model; use distributed=fsdp2 or zero3"
 
 
 class WandbMode(Choice):

@@ -1,4 +1,4 @@
-"""Bytes per rank: model states under ZeRO, buffers, and what a host and a disk hold.
+"""Bytes per rank: model states under ZeRO and FSDP2, buffers, and what a host and a disk hold.
 
     P parameters   T trainable ones   D ranks
 
@@ -9,6 +9,7 @@ DeepSpeed 0.19 really uses; tests/integration/test_planned_states.py holds them 
     ZeRO-1         2 P              2 T             12 T / D
     ZeRO-2         2 P              2 T / D         12 T / D
     ZeRO-3         2 P / D          2 T / D         12 T / D        (tensors of at most 10 H elements stay whole, too)
+    FSDP2          4 P / D          4 T / D         8 T / D         (LoRA: 2 P / D, adapters 4 T / D)
     none           4 P (LoRA: 2 P)  4 T             8 T             float32 weights, autocast computes in bfloat16
 
 With float32 weights (model.dtype=float32) weights and gradients take twice as much; masters are still copied.
@@ -30,7 +31,8 @@ def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int,
     p, t, d = shape.parameters, shape.trainable, settings.ranks
     if settings.stage is None:
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
-        return settings.weight * p + adapters, 4 * t, 8 * t, 0
+        shards = d if settings.fsdp2 else 1
+        return (settings.held * p + adapters) // shards, 4 * t // shards, 8 * t // shards, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
     weights = settings.weight * (p / d if settings.stage == 3 else p) + whole
@@ -44,8 +46,12 @@ def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
 
     none: DDP's flat buckets (a copy of all gradients) with several ranks. ZeRO-1 and 2: the reduce bucket, twice where
     communication overlaps. ZeRO-3: reduce and prefetch buckets, parameters that may be gathered at a time
-    (stage3_max_live_parameters), and the head, which the fused loss gathers as a whole.
+    (stage3_max_live_parameters), and the head, which the fused loss gathers as a whole. FSDP2: the head, the layer in
+    use, the next one and the buffer it arrives in; a layer's gradients, again in float32 while they are reduced.
     """
+    if settings.fsdp2:
+        trained = shape.trainable // shape.layers if settings.lora else shape.layer
+        return settings.weight * (shape.embedding + 3 * shape.layer) + (settings.weight + 4) * trained
     if settings.stage is None:
         return 4 * shape.trainable if settings.ranks > 1 else 0
     bucket = settings.weight * settings.reduce_bucket
@@ -100,18 +106,19 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
 
 
 def host_bytes(shape: ModelShape, settings: Settings, memory: RankMemory, ranks_here: int) -> dict[str, int]:
-    """Of one host with `ranks_here` ranks. Under ZeRO-3 rank 0 alone reads the files and hands the values out
+    """Of one host with `ranks_here` ranks. Under ZeRO-3 and FSDP2 its first rank alone reads the files
     (transformers.modeling_utils); else every rank builds the whole model on its host before it moves to the GPU."""
-    model = shape.parameters * settings.weight * (2 if settings.reference else 1)
-    return {"loading": model * (1 if settings.stage == 3 else ranks_here), "offload": memory.host * ranks_here}
+    model = shape.parameters * settings.held * (2 if settings.reference else 1)
+    readers = 1 if settings.stage == 3 or settings.fsdp2 else ranks_here
+    return {"loading": model * readers, "offload": memory.host * ranks_here}
 
 
 def disk_bytes(shape: ModelShape, settings: Settings) -> dict[str, int]:
     """One checkpoint-N, and the final model (or adapter). ZeRO-1 and ZeRO-2 write the 16-bit weights a second time, as
-    DeepSpeed's module states; frozen weights are left out."""
-    model = settings.weight * shape.parameters if not settings.lora else 4 * shape.trainable
+    DeepSpeed's module states, FSDP2 the float32 ones as shares of the ranks; frozen weights are left out."""
+    model = settings.held * shape.parameters if not settings.lora else 4 * shape.trainable
     if settings.lora and settings.stage is not None:
         model = settings.weight * shape.trainable
     optimizer = (8 if settings.stage is None else 12) * shape.trainable
-    module = settings.weight * shape.trainable if settings.stage in (1, 2) else 0
+    module = settings.weight * shape.trainable if settings.stage in (1, 2) else model if settings.fsdp2 else 0
     return {"model": model, "checkpoint": model + optimizer + module}

@@ -135,7 +135,7 @@ def render(plan: Plan) -> str:
 
 def _asked(plan: Plan) -> str:
     settings = plan.settings
-    strategy = "no DeepSpeed" if settings.stage is None else f"ZeRO-{settings.stage}"
+    strategy = f"ZeRO-{settings.stage}" if settings.stage is not None else "FSDP2" if settings.fsdp2 else "no sharding"
     moved = [n for n, on in (("optimizer", settings.offload_optimizer), ("weights", settings.offload_parameters)) if on]
     offload = f" ({' and '.join(moved)} offloaded)" if moved else ""
     rows = {0: "flattened", settings.length: "padded"}.get(settings.keys, "flattened under a mask")

@@ -18,13 +18,14 @@ _LIVE = 1_000_000_000
 class Settings:
     """What of a configuration memory depends on.
 
-    stage: None without DeepSpeed. weight: bytes of a weight of the (base) model. rows: of one micro-batch as the model
-    sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each query has a score or a mask
-    for, where there is one: those of its row, or, flattened, those of all rows.
+    stage: None without DeepSpeed. weight: bytes of a weight of the (base) model as computation sees it. rows: of one
+    micro-batch as the model sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each
+    query has a score or a mask for, where there is one: those of its row, or, flattened, those of all rows.
     """
 
     ranks: int
     stage: int | None
+    fsdp2: bool
     offload_optimizer: bool
     offload_parameters: bool
     weight: int
@@ -47,8 +48,8 @@ class Settings:
         stage = zero.get("stage") if config.distributed.deepspeed is not None else None
         if stage == 0:
             raise InputError("a plan for ZeRO stage 0 is not made: plan distributed=none, or stage 1, 2 or 3")
-        lora = config.peft.method is PeftMethod.lora
-        float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora)
+        lora, fsdp2 = config.peft.method is PeftMethod.lora, config.distributed.fsdp2
+        float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora and not fsdp2)
         dpo = config.objective.name is Arm.dpo
         rows, length = config.trainer.micro_batch_size * (2 if dpo else 1), config.data.max_length
 
@@ -60,6 +61,7 @@ class Settings:
         return cls(
             ranks=config.world_size,
             stage=stage,
+            fsdp2=fsdp2,
             offload_optimizer=_on_host(zero, "offload_optimizer"),
             offload_parameters=_on_host(zero, "offload_param"),
             weight=4 if float32 else 2,
@@ -83,12 +85,17 @@ class Settings:
     @property
     def wide(self) -> bool:
         """The residual stream is float32: float32 weights, of which autocast computes products in bfloat16."""
-        return self.stage is None and self.weight == 4
+        return self.stage is None and not self.fsdp2 and self.weight == 4
 
     @property
     def wide_adapters(self) -> bool:
-        """PEFT keeps adapters in float32 beside a bfloat16 base; DeepSpeed turns them into bfloat16."""
-        return self.stage is None and self.lora
+        """PEFT keeps adapters in float32 beside a bfloat16 base; DeepSpeed and FSDP2 compute with bfloat16 ones."""
+        return self.stage is None and not self.fsdp2 and self.lora
+
+    @property
+    def held(self) -> int:
+        """Bytes of a weight at rest: FSDP2 trains float32 ones and gathers them in the precision of the run."""
+        return 4 if self.fsdp2 and not self.lora else self.weight
 
 
 def _on_host(zero: dict[str, object], name: str) -> bool:

@@ -11,6 +11,7 @@ from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.settings import plain
 from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
+from derta.training.fsdp import shard_fully, sharding
 
 if TYPE_CHECKING:
     import peft
@@ -25,6 +26,8 @@ _MULTIPLE = 16
 def arguments(config: TrainRunConfig, *, world_size: int, dtype: str) -> DeRTaConfig | PairConfig:
     """The arguments of the trainer of the configured arm."""
     shared = _shared_arguments(config, world_size=world_size, dtype=dtype)
+    if config.distributed.fsdp2:
+        return shard_fully(_derta_arguments(config, shared | sharding()))
     return _dpo_arguments(config, shared) if config.objective.name is Arm.dpo else _derta_arguments(config, shared)
 
 
@@ -122,7 +125,8 @@ def final_dtype(config: TrainRunConfig, dtype: str) -> str:
 
 
 def weights_dtype(config: TrainRunConfig, dtype: str) -> str:
-    """Precision the weights are loaded in. Full fine-tuning without DeepSpeed needs float32 master weights (autocast
-    computes in bfloat16); DeepSpeed keeps its own masters, and a LoRA base is never updated."""
+    """Precision the weights are loaded in. Full fine-tuning without DeepSpeed needs float32 master weights (autocast,
+    under FSDP2 gathered copies compute in bfloat16); DeepSpeed keeps its own masters, and a LoRA base is never
+    updated."""
     full = config.peft.method is PeftMethod.none
     return "float32" if full and config.distributed.deepspeed is None else dtype

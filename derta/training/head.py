@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import trl.trainer.utils as trl_utils
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
@@ -47,6 +48,9 @@ def score_supervised_positions(model: PreTrainedModel) -> None:
         fused_lm_head: bool = False,
         **kwargs: Any,
     ) -> Any:
+        head = self.get_output_embeddings()
+        if fused_lm_head and isinstance(head, FSDPModule):
+            head.unshard()  # the fused head reads its weights past the call that would
         if not fused_lm_head or labels is None or labels.device.type not in _SELECTS:
             return fused(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
         mask = labels[:, 1:] != -100
@@ -87,9 +91,10 @@ def score_supervised_positions(model: PreTrainedModel) -> None:
 
 
 def _fits_at_once(model: PreTrainedModel, positions: int) -> bool:
-    weight = model.get_output_embeddings().weight
-    # Under ZeRO-3 all ranks must gather the head in the same way, and their numbers of positions differ.
-    return not hasattr(weight, "ds_id") and positions * weight.shape[0] <= _AT_ONCE
+    head = model.get_output_embeddings()
+    # Where it is sharded all ranks must gather the head in the same way, and their numbers of positions differ.
+    is_sharded = hasattr(head.weight, "ds_id") or isinstance(head, FSDPModule)
+    return not is_sharded and positions * head.weight.shape[0] <= _AT_ONCE
 
 
 def _score(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

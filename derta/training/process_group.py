@@ -19,7 +19,11 @@ from derta.errors import InputError
 
 
 def start_group(config: DistributedConfig) -> None:
-    """ZeRO needs its process group before the model is read, or every rank would believe it is alone."""
+    """ZeRO and FSDP2 need their process group before the model is read, or every rank would believe it is alone.
+
+    Raises InputError: DeepSpeed is not installed; FSDP2 on one rank."""
+    if config.fsdp2 and world_size() == 1:
+        raise InputError("distributed=fsdp2 on one rank has nothing to shard: use torchrun, or distributed=none")
     timeout = timedelta(minutes=config.timeout_minutes)
     if config.deepspeed is not None:
         try:

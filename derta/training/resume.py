@@ -283,7 +283,7 @@ def choose_checkpoint(output_dir: Path, description: dict[str, Any]) -> Path | N
 
 def check_resumed_run(checkpoint: Path, output_dir: Path, description: dict[str, Any]) -> None:
     """Raises InputError if a checkpoint outside `output_dir` belongs to a run with other settings or data, or holds
-    DeepSpeed's pickles, which are read from the run's own directory only."""
+    pickles of DeepSpeed or FSDP2, which are read from the run's own directory only."""
     if is_inside := checkpoint.resolve().parent == output_dir.resolve():
         before, now = _read_config(output_dir).get("run", {}).get("packages", {}), description["run"]["packages"]
         if changed := [
@@ -294,14 +294,15 @@ def check_resumed_run(checkpoint: Path, output_dir: Path, description: dict[str,
             )
     elif found := checkpoint_differences(checkpoint, description):
         raise InputError.listing(f"trainer.resume={checkpoint} is a checkpoint of another run:", found)
-    if not any(checkpoint.glob("global_step*")):
+    engine = "DeepSpeed" if any(checkpoint.glob("global_step*")) else "FSDP2"
+    if engine == "FSDP2" and not any(checkpoint.glob("*/.metadata")):
         return
     if not is_inside and "pickles" not in description["trainer"]["resume_despite"]:
         raise InputError(
-            f"trainer.resume={checkpoint} lies outside output_dir and holds DeepSpeed's state, which is pickled and "
+            f"trainer.resume={checkpoint} lies outside output_dir and holds {engine}'s state, which is pickled and "
             "can run code when it is read: if you wrote it yourself, add trainer.resume_despite=[pickles]"
         )
-    logger.warning("%s: DeepSpeed's state is read with pickle, which runs what is in it", checkpoint.name)
+    logger.warning("%s: %s's state is read with pickle, which runs what is in it", checkpoint.name, engine)
 
 
 def checkpoint_differences(checkpoint: Path, description: dict[str, Any]) -> list[str]:

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 _FINAL_PARTIAL = ".final.partial"
 _LARGE_MODEL = 100_000_000  # parameters; above it a miniature's learning rate destroys a pretrained model
 _HIGH_LEARNING_RATE = 1e-4
-_NOISY = ("httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed")
+_NOISY = ("accelerate", "httpx", "httpx2", "huggingface_hub", "datasets", "DeepSpeed", "torch.distributed")
 # How torch and safetensors say that a write has failed: ENOSPC, EDQUOT, EFBIG, or nothing but where it was.
 _FULL_DISK = ("os error 28", "os error 122", "os error 27", "No space left", "PytorchStreamWriter", "inline_container")
 

@@ -41,6 +41,7 @@ from derta.training.checks import check_head, check_rows_stay_apart, decide_flat
 from derta.training.collator import ABLATED, REFERENCE, ROW_IDS, DeRTaCollator, epoch_clock
 from derta.training.config import DeRTaConfig, library_names
 from derta.training.dataset import TABLE_COLUMNS, build_row_table, fill_up
+from derta.training.fsdp import SavesWhole
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
 from derta.training.metrics import TokenSums
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 _LOOKED_AT = 1000  # rows, whose last tokens are those that turns end with
 
 
-class DeRTaTrainer(SFTTrainer):
+class DeRTaTrainer(SavesWhole, SFTTrainer):
     """Safety fine-tuning on triples and helpful rows (DeRTa, arXiv 2407.09121).
 
     Args:

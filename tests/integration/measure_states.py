@@ -1,8 +1,8 @@
-"""`torchrun measure_states.py OUTPUT`: bytes of weights, gradients and optimizer states that two ZeRO ranks hold, and
-of the checkpoint that they write.
+"""`torchrun measure_states.py OUTPUT`: bytes of weights, gradients and optimizer states that two ranks hold under ZeRO
+or FSDP2, and of the checkpoint that they write.
 
-Every case trains a small Llama for two steps of two micro-batches with DeRTaTrainer, under the DeepSpeed configuration
-of conf/distributed/. Gradients are counted between the micro-batches, where they are complete and not yet used up;
+Every case trains a small Llama for two steps of two micro-batches with DeRTaTrainer, as a choice of
+conf/distributed/ has it. Gradients are counted between the micro-batches, where they are complete and not yet used up;
 storages are counted once, whatever number of tensors looks at them.
 """
 
@@ -20,11 +20,13 @@ import transformers
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast
 
 from derta import DeRTaConfig, DeRTaTrainer
 from derta.config import TrainRunConfig
 from derta.config.compose import configure
+from derta.training.fsdp import shard_fully, sharding
 
 SIZES = {
     "small": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2},
@@ -45,6 +47,7 @@ CASES = [
     *((stage, size, "bfloat16", "none") for stage in (1, 2, 3) for size in SIZES),
     *((stage, "wide", "bfloat16", "lora") for stage in (1, 3)),
     *((stage, "wide", "float32", "none") for stage in (1, 2, 3)),
+    *(("fsdp2", "wide", "bfloat16", method) for method in ("none", "lora")),  # last: accelerate remembers FSDP
 ]
 
 
@@ -63,6 +66,13 @@ def _storages(tensors: Iterable[Any]) -> dict[int, int]:
     return found
 
 
+def _local(tensors: Iterable[Any]) -> list[torch.Tensor]:
+    """This rank's share of each; every one of them must be sharded."""
+    sharded = [tensor for tensor in tensors if tensor is not None]
+    assert sharded and all(isinstance(tensor, DTensor) for tensor in sharded)
+    return [tensor.to_local() for tensor in sharded]
+
+
 def _flat(value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = value.values()
@@ -77,6 +87,9 @@ class Measure(transformers.TrainerCallback):
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         engine = self.trainer.model_wrapped
+        if self.trainer.is_fsdp_enabled:
+            self.bytes["gradients"] = sum(_storages(_local(p.grad for p in engine.parameters())).values())
+            return
         zero = engine.optimizer
         tensors = [getattr(p, name, None) for p in engine.module.parameters() for name in ("grad", "grad_accum")]
         for name in ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer"):
@@ -85,6 +98,13 @@ class Measure(transformers.TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         engine = self.trainer.model_wrapped
+        if self.trainer.is_fsdp_enabled:
+            self.bytes["weights"] = sum(_storages(_local(engine.parameters())).values())
+            moments = [
+                values[name] for values in kwargs["optimizer"].state.values() for name in ("exp_avg", "exp_avg_sq")
+            ]
+            self.bytes["optimizer"] = sum(_storages(_local(moments)).values())
+            return
         zero = engine.optimizer
         parameters = list(engine.module.parameters())
         weights = _storages([p.data for p in parameters] + [getattr(p, "ds_tensor", None) for p in parameters])
@@ -111,15 +131,22 @@ def says(role: str, text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
 
 
-def measure(stage: int, size: str, dtype: str, method: str, rows: Dataset, place: str) -> dict[str, Any]:
-    zero = configure("train", TrainRunConfig, [f"distributed=zero{stage}", *REQUIRED]).distributed.deepspeed
+def measure(stage: int | str, size: str, dtype: str, method: str, rows: Dataset, place: str) -> dict[str, Any]:
+    if stage == "fsdp2":
+        engine = sharding()
+    else:
+        config = configure("train", TrainRunConfig, [f"distributed=zero{stage}", *REQUIRED])
+        engine = {"deepspeed": config.distributed.deepspeed}
     args = DeRTaConfig(
-        place, deepspeed=zero, use_cpu=True, bf16=dtype == "bfloat16", report_to=[],
+        place, **engine, use_cpu=True, bf16=dtype == "bfloat16", report_to=[],
         save_strategy="no", disable_tqdm=True, max_length=32, max_steps=2, per_device_train_batch_size=2,
         gradient_accumulation_steps=2, activation_checkpointing=False, dataloader_pin_memory=False,
     )  # fmt: skip
+    if stage == "fsdp2":
+        shard_fully(args)
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config_of(size), dtype=getattr(torch, dtype))
+    held = "float32" if (stage, method) == ("fsdp2", "none") else dtype
+    model = transformers.AutoModelForCausalLM.from_config(config_of(size), dtype=getattr(torch, held))
     adapter = LoraConfig(**LORA, target_modules=TARGETS) if method == "lora" else None
     callback = Measure()
     trainer = DeRTaTrainer(

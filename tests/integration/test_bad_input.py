@@ -391,3 +391,7 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
 def test_zero_without_deepspeed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # importing it fails, as where it is not installed
     assert "distributed.deepspeed needs DeepSpeed" in refused("distributed=zero2")
+
+
+def test_fsdp2_on_one_rank(refused: Callable[..., str]) -> None:
+    assert "has nothing to shard" in refused("distributed=fsdp2")

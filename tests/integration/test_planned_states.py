@@ -1,5 +1,5 @@
-"""Predicted against measured: the model states of two ranks under ZeRO-1, 2 and 3, tensor by tensor, and the size of
-their checkpoints."""
+"""Predicted against measured: the model states of two ranks under ZeRO-1, 2, 3 and FSDP2, tensor by tensor, and the
+size of their checkpoints."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from derta.plan.settings import Settings
 from derta.plan.shape import model_shape
 
 
-def test_states_of_two_zero_ranks(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
+def test_states_of_two_ranks(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
     result = command(
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         measure_states.__file__, "measured.json",
@@ -31,7 +31,7 @@ def test_states_of_two_zero_ranks(command: Callable[..., subprocess.CompletedPro
         measure_states.config_of(case["size"]).save_pretrained(place)
         config = PlanRunConfig(
             model=ModelConfig(name_or_path=str(place), dtype=Dtype[case["dtype"]]),
-            distributed=strategy_config(f"zero{case['stage']}"),
+            distributed=strategy_config("fsdp2" if case["stage"] == "fsdp2" else f"zero{case['stage']}"),
             trainer=TrainerConfig(micro_batch_size=2, global_batch_size=8),
             world_size=2,
         )

@@ -13,11 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 LAUNCHER = Path(__file__).with_name("launch_cases.py")
 EVALUATION = Path(__file__).with_name("evaluation_case.py")
 
 STEPS, GLOBAL_BATCH = 5, 8
+ADAPTER = "adapter_model.safetensors"
 TOLERANCE = 1e-5
 
 ABLATION = [
@@ -27,6 +31,8 @@ ABLATION = [
     "objective.ablation.positions=[-1,-2]",
     "objective.ablation.prompts=3",
 ]
+LORA = ["peft=lora", "peft.r=4", "peft.dropout=0.0", "trainer.eval_steps=0"]
+PICKLES = "trainer.resume_despite=[pickles]"
 # name: (ranks, micro batch, further arguments); accumulation follows from the global batch of 8.
 CASES: dict[str, tuple[int, int, list[str]]] = {
     "1x8": (1, 8, []),
@@ -43,12 +49,24 @@ CASES: dict[str, tuple[int, int, list[str]]] = {
         2,
         ["distributed=zero3", "trainer.padding_free=true", "model.attn_implementation=varlen"],
     ),
+    "FSDP2": (2, 4, ["distributed=fsdp2", "trainer.save_steps=3"]),
+    "FSDP2 flattened, checkpointing, 2 accumulation": (
+        2,
+        2,
+        [
+            "distributed=fsdp2",
+            "trainer.gradient_checkpointing=true",
+            "trainer.padding_free=true",
+            "model.attn_implementation=varlen",
+        ],
+    ),
     "2 ranks, resumed": (2, 4, ["trainer.resume={2 ranks x 4}/checkpoint-3"]),
+    "FSDP2, resumed": (2, 4, ["distributed=fsdp2", "trainer.resume={FSDP2}/checkpoint-3", PICKLES]),
     "1x8, no probe": (1, 8, ["trainer.eval_steps=0"]),
     "2 ranks x 4, no probe": (2, 4, ["trainer.eval_steps=0"]),
     "ZeRO-3, no probe": (2, 4, ["trainer.eval_steps=0", "distributed=zero3"]),
 }
-SPLIT = [name for name in CASES if name not in ("1x8", "2 ranks, resumed") and "no probe" not in name]
+SPLIT = [name for name in CASES if name != "1x8" and "resumed" not in name and "no probe" not in name]
 KINDS = {
     "ablation": ABLATION,
     "reset_rto": ["trainer.eval_steps=0", "objective=reset_rto", "objective.reset_token='^'"],
@@ -62,6 +80,11 @@ for kind, words in KINDS.items():
         f"{kind}, ZeRO-3 flattened": (2, 4, [*words, "distributed=zero3", "trainer.padding_free=true"]),
         f"{kind}, resumed": (2, 2, [*words, f"trainer.resume={{{kind}, 2 ranks x 2 accumulation}}/checkpoint-3"]),
     }
+CASES |= {
+    "LoRA": (1, 8, LORA),
+    "LoRA, FSDP2": (2, 2, [*LORA, "distributed=fsdp2", "trainer.save_steps=3"]),
+    "LoRA, FSDP2, resumed": (2, 2, [*LORA, "distributed=fsdp2", "trainer.resume={LoRA, FSDP2}/checkpoint-3", PICKLES]),
+}
 
 
 def free_port() -> int:
@@ -156,9 +179,10 @@ def test_same_losses_and_curves(name, runs, record_property):
         assert curve(runs[name], key) == pytest.approx(curve(runs["1x8"], key), rel=1e-4), key
 
 
-def test_two_ranks_resumed_in_mid_epoch(runs):
+@pytest.mark.parametrize(("name", "again"), [("2 ranks x 4", "2 ranks, resumed"), ("FSDP2", "FSDP2, resumed")])
+def test_two_ranks_resumed_in_mid_epoch(name, again, runs):
     """From the checkpoint after step 3, in the second epoch: the same steps to the last bit, and the same weights."""
-    whole, resumed = runs["2 ranks x 4"], runs["2 ranks, resumed"]
+    whole, resumed = runs[name], runs[again]
     for key in ("loss", "grad_norm", "rto_tokens", "rto_loss"):
         expected = {step: value for step, value in curve(whole, key).items() if step > 3}
         assert curve(resumed, key) == expected
@@ -197,6 +221,33 @@ def test_other_ways_to_train(kind, split, runs):
     assert max(abs(expected[step] - found[step]) for step in expected) < TOLERANCE
     assert curve(runs[f"{kind}, {split}"], "grad_norm") == pytest.approx(curve(runs[kind], "grad_norm"), rel=1e-4)
     assert any(abs(loss - curve(runs["1x8"], "loss")[step]) > 1e-3 for step, loss in expected.items())
+
+
+def test_adapters_under_fsdp2(runs):
+    """They are trained and resumed as on one rank, and saved whole."""
+    one, sharded, resumed = runs["LoRA"], runs["LoRA, FSDP2"], runs["LoRA, FSDP2, resumed"]
+    for key in ("loss", "grad_norm"):
+        assert curve(sharded, key) == pytest.approx(curve(one, key), rel=1e-5)
+        assert curve(resumed, key) == {s: value for s, value in curve(sharded, key).items() if s > 3}
+    found, expected = (load_file(run / ADAPTER) for run in (sharded, one))
+    assert found.keys() == expected.keys() and len(found) == 2 * 7 * 2
+    for name, weight in found.items():
+        assert torch.allclose(weight, expected[name], atol=1e-5), name
+    assert sharded.joinpath(ADAPTER).read_bytes() == resumed.joinpath(ADAPTER).read_bytes()
+
+
+def test_a_model_of_fsdp2_loads_anywhere(runs):
+    """Its final model is that of one rank, and so is every checkpoint's; each rank has written about half of the other
+    files: nobody held the whole optimizer state."""
+    expected = AutoModelForCausalLM.from_pretrained(runs["1x8"]).state_dict()
+    found, loaded = AutoModelForCausalLM.from_pretrained(runs["FSDP2"], output_loading_info=True)
+    assert not loaded["missing_keys"] and not loaded["unexpected_keys"]
+    for name, weight in found.state_dict().items():
+        assert torch.allclose(weight, expected[name], atol=1e-4), name
+    AutoModelForCausalLM.from_pretrained(runs["FSDP2"] / "checkpoint-3")
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        one, two = (path.stat().st_size for path in sorted((runs["FSDP2"] / "checkpoint-3" / part).glob("*.distcp")))
+        assert one == pytest.approx(two, rel=0.3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

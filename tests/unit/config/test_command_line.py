@@ -64,7 +64,7 @@ def test_the_shipped_configuration_has_no_problem() -> None:
         ("output_dir=null", "expected text; null is not allowed here"),
         ("~model.name_or_path", "a key cannot be deleted; give it a value"),
         ("objective=derto", "no such choice; objective can be constrained, derta, door, dpo, harmful_prefix, reset, "),
-        ("distributed=zero9", "no such choice; distributed can be none, zero1, zero2, zero3, zero3_offload"),
+        ("distributed=zero9", "no such choice; distributed can be fsdp2, none, zero1, zero2, zero3, zero3_offload"),
         ("trainer=1", "no such choice; trainer can be miniature, paper"),
         ("~trainer", "no such choice; trainer can be miniature, paper"),
         ("objective=derta,vanilla", "several values: a sweep is `python launch/sweep.py -m ...`"),
@@ -148,6 +148,8 @@ def test_the_three_numbers_of_an_indivisible_batch_are_named(monkeypatch: pytest
         (["objective=harmful_prefix", "data.format=reference_jsonl"], "use objective=derta"),
         (["peft=lora", "peft.target_modules=[q_proj,all-linear]"], "must be the only entry"),
         (["peft=lora", "peft.target_modules=[lm_head]"], "would never train: drop it"),
+        (["distributed=zero3", "distributed.fsdp2=true"], "use distributed=fsdp2 or zero3"),
+        (["objective=dpo", "distributed=fsdp2"], "use zero2 or zero3"),
         (["objective.rto_weight=0", "objective.mle_weight=0"], "nothing would be learned"),
     ],
 )
@@ -175,7 +177,8 @@ def test_help_says_what_every_key_means_and_may_hold() -> None:
     for part in (
         "torchrun --nproc_per_node N launch/train.py",
         "objective: constrained, derta, door, dpo, harmful_prefix, reset, reset_rto, rto, vanilla",
-        "distributed: none, zero1, zero2, zero3, zero3_offload", 'eval "$(python launch/train.py -sc install=bash)"',
+        "distributed: fsdp2, none, zero1, zero2, zero3, zero3_offload",
+        'eval "$(python launch/train.py -sc install=bash)"',
         "trainer.global_batch_size=8 (null or a whole number, at least 1; default null) Rows per optimizer step",
         "objective.rto_dropout=0.0 (a probability in [0, 1); to train without RTO use objective=harmful_prefix; "
         "default) Probability that a position of an RTO row carries no loss in an epoch",

@@ -49,6 +49,8 @@ def test_model_states_of_8b_by_hand(full: ModelShape) -> None:
         states = rank_memory(full, Settings.of(composed(FULL, f"distributed={strategy}"), full))
         assert states.weights == pytest.approx(weights, rel=1e-3)  # ZeRO-3 keeps the norms whole
         assert (states.gradients, states.optimizer) == (gradients, 1.5 * p)
+    states = rank_memory(full, Settings.of(composed(FULL, "distributed=fsdp2"), full))
+    assert (states.weights, states.gradients, states.optimizer) == (p // 2, p // 2, p)  # float32, an eighth of each
     states = rank_memory(full, Settings.of(composed(FULL, "distributed=none"), full))
     assert (states.weights, states.gradients, states.optimizer) == (4 * p, 4 * p, 8 * p)
 
@@ -71,10 +73,10 @@ def test_offload_moves_states_to_the_host(full: ModelShape) -> None:
 
 
 def test_a_host_reads_the_model_once_under_zero3(full: ModelShape) -> None:
-    for strategy, copies in [("zero3", 1), ("zero2", 8)]:
+    for strategy, copies, weight in [("zero3", 1, 2), ("fsdp2", 1, 4), ("zero2", 8, 2)]:
         settings = Settings.of(composed(FULL, f"distributed={strategy}"), full)
         loading = host_bytes(full, settings, rank_memory(full, settings), 8)["loading"]
-        assert loading == copies * 2 * full.parameters
+        assert loading == copies * weight * full.parameters
 
 
 def test_an_adapter_s_checkpoint_is_small(full: ModelShape, lora: ModelShape) -> None:
