@@ -1,6 +1,6 @@
 """How long does it last? One evaluation after later fine-tuning on helpful rows, and with a LoRA delta scaled down.
 
-    python launch/durability.py model.name_or_path=DIR data=HELPFUL_ROWS output_dir=DIR [eval=NAME] \\
+    python launch/durability.py model.name_or_path=DIR helpful=ROWS output_dir=DIR [eval=NAME] \\
         ['steps=[10,50,200]'] [before=DIR] [key=value]
     python launch/durability.py model.name_or_path=ADAPTER 'steps=[]' 'lora_scales=[1,0.5,0]' output_dir=DIR
 

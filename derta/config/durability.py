@@ -19,7 +19,7 @@ class DurabilityRunConfig(Settings):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     eval: EvaluationConfig = field(default_factory=EvaluationConfig)
-    data: str = ""
+    helpful: str = ""
     """Helpful rows on topics that are in no training data: a dataset from launch/build_data.py or a file of rows."""
     steps: list[Count] = field(default_factory=lambda: [10, 50, 200])
     """Later steps after which it is evaluated, all of one run; [] for none."""
@@ -45,5 +45,5 @@ class DurabilityRunConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         if not self.model.name_or_path.strip():
             yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
-        if self.steps and not self.data.strip():
-            yield f"{key('data')} is empty: give helpful rows for the later steps, data=FILE, or set steps=[]"
+        if self.steps and not self.helpful.strip():
+            yield f"{key('helpful')} is empty: give rows for the later steps, helpful=FILE, or set steps=[]"

@@ -80,9 +80,9 @@ class RealRunConfig(Settings):
     depth: bool = False
     """Evaluate every model behind prefills of 5 to 2,000 tokens too: on long responses that are made of the answers to
     several requests, in evaluation-depth/, with a report of their own."""
-    stop: bool = False
-    """Choose for every model the P(refusal) that stops a response (launch/calibrate_stop.py), beside ADA-RK and a
-    linear probe, and evaluate with it; on answers of the untouched model to everyday questions, in stop/."""
+    later: Whole = 0
+    """Evaluate every trained arm again after so many steps of plain fine-tuning on helpful rows, in later-N/, as
+    launch/durability.py does; 0: not."""
     cells: str = ""
     """A directory: a small file for each arm and seed that is evaluated goes there, and the study's table is made of
     all that stand there. Empty: no files."""
@@ -94,7 +94,5 @@ class RealRunConfig(Settings):
     """Where everything goes."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if self.stop and self.split != "test":
-            yield f"{key('stop')}=true with split={self.split}: the stop is chosen on development and measured on test"
         if self.only_table and not self.cells.strip():
             yield f"{key('only_table')} without cells: give the directory of a study, cells=DIR"

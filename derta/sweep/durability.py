@@ -80,7 +80,7 @@ def run_durability(config: DurabilityRunConfig) -> str:
         found = read_summary(before).identity.to_json()
         if differing := list(differences(found, identity.to_json())):
             raise InputError.listing(f"before={config.before} is another evaluation than this one. There:", differing)
-    tuning = {"data": rows.sha256, **{key: getattr(config, key) for key in _TUNING}} if rows else None
+    tuning = {"helpful": rows.sha256, **{key: getattr(config, key) for key in _TUNING}} if rows else None
     made_with = {"evaluation": identity.to_json(), "tuning": tuning}
     claim = Claim(root / "durability.json", made_with, work="study of durability", named=f"output_dir={root}")
     if not claim.held():
@@ -130,14 +130,16 @@ def _untouched(config: DurabilityRunConfig) -> tuple[Path, EvaluateRunConfig]:
 def _read(config: DurabilityRunConfig) -> PromptFile:
     """The helpful rows. Raises InputError: none, or rows that have no turns."""
     try:
-        found = read_prompts(config.data, PromptFormat.derta, harmful=False)
+        found = read_prompts(config.helpful, PromptFormat.derta, harmful=False)
     except InputError as error:
-        raise InputError(str(error).replace("data.path=", "data=")) from error
+        raise InputError(str(error).replace("data.path=", "helpful=")) from error
     rows = [row for row in found.rows if row.get("kind") == "helpful" and row.get("chosen")]
     if not rows:
-        raise InputError(f"data={config.data} holds no helpful rows with a response: give such, see data_recipes/")
+        raise InputError(
+            f"helpful={config.helpful} holds no helpful rows with a response: give such, see data_recipes/"
+        )
     if any(message["role"] == TEXT_ROLE for row in rows for message in row["prompt"]):
-        raise InputError(f"data={config.data} holds raw texts: give rows with messages")
+        raise InputError(f"helpful={config.helpful} holds raw texts: give rows with messages")
     return replace(found, rows=rows)
 
 

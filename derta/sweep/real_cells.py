@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import SUMMARY_FILE, read_summary
+from derta.report.later import LATER_FILE, read_later
 from derta.statistics.bootstrap import Mean
 from derta.statistics.table import Estimate, markdown
 from derta.statistics.two_way import Interval, rate_interval, two_way_interval
@@ -49,7 +50,8 @@ class Deep:
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One arm of one seed. made: overrides of training and evaluation. prompts: set -> sha256 of its row ids.
-    outcomes: set -> attack -> a letter per prompt. deep: None where it was not measured."""
+    outcomes: set -> attack -> a letter per prompt. deep: None where it was not measured. later: so many steps of plain
+    fine-tuning -> the outcomes after them."""
 
     arm: str
     seed: int
@@ -60,6 +62,7 @@ class Cell:
     prompts: dict[str, str]
     outcomes: dict[str, dict[str, str]]
     deep: Deep | None = None
+    later: dict[int, dict[str, dict[str, str]]] = field(default_factory=dict)
 
 
 def write_cells(
@@ -74,11 +77,11 @@ def write_cells(
 
 
 def _cell(config: RealRunConfig, arm: str, seed: int, folder: Path, deep: Path) -> Cell:
-    summary = read_summary(folder)
+    summary, (prompts, outcomes) = read_summary(folder), _letters(folder)
+    model = summary.identity.model.sha256
     return Cell(
         arm, seed, config.split, [f"triples={config.triples}", f"requests={config.requests}", *config.train],
-        summary.identity.model.sha256, summary.run.versions, *_letters(folder),
-        deep=_deep(deep, summary.identity.model.sha256),
+        model, summary.run.versions, prompts, outcomes, _deep(deep, model), _later(folder, model, prompts),
     )  # fmt: skip
 
 
@@ -90,6 +93,16 @@ def _deep(folder: Path, model: str) -> Deep | None:
     loops = {attack: cell.loops.count or 0 for attack, cell in harmful.attacks.items()}
     kl = {name: some.kl_to_base for name, some in summary.of_sets(harmful=False).items() if some.kl_to_base.n}
     return Deep(*_letters(folder), loops, harmful.log_likelihood, kl)
+
+
+def _later(folder: Path, model: str, prompts: Mapping[str, str]) -> dict[int, dict[str, dict[str, str]]]:
+    """Of these weights, on these prompts, in HOME/later-N/ARM/after-N. folder: HOME/evaluation-SPLIT/ARM."""
+    found = {}
+    for file in folder.parent.parent.glob(f"later-*/{folder.name}/after-*/{LATER_FILE}"):
+        mark, (asked, outcomes) = read_later(file.parent), _letters(file.parent)
+        if mark and mark.model == model and asked == prompts:
+            found[int(mark.value)] = outcomes
+    return found
 
 
 def _letters(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -127,6 +140,13 @@ def study_table(folder: Path) -> str:
     arms = {arm: [cell for cell in cells if cell.arm == arm] for arm in order}
     arms = {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
     text = list(_tables(arms))
+    for steps in sorted({steps for cell in cells for steps in cell.later}):
+        tuned = {
+            arm: [replace(cell, outcomes=cell.later[steps]) for cell in some if steps in cell.later]
+            for arm, some in arms.items()
+        }
+        text += [f"\nAfter {steps} later steps of plain fine-tuning on helpful rows:\n"]
+        text += _tables({arm: some for arm, some in tuned.items() if some})
     if deep:
         measured = {arm: [cell for cell in some if cell.deep] for arm, some in arms.items()}
         text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(measured)]

@@ -46,7 +46,7 @@ def configured(place: Path, output: str, model: str = "model", **settings) -> Du
         "benign": PromptSetConfig(path=str(place / "rows.jsonl")),
     }
     write_lines(place / "harmful.jsonl", [{"id": f"h{i}", "prompt": "a request"} for i in range(2)])
-    known = dict(steps=[1, 2], batch_size=2, data=str(place / "rows.jsonl"), learning_rate=1e-3, label="arm")
+    known = dict(steps=[1, 2], batch_size=2, helpful=str(place / "rows.jsonl"), learning_rate=1e-3, label="arm")
     return DurabilityRunConfig(
         model=ModelConfig(name_or_path=str(place / model)),
         eval=EvaluationConfig(sets=sets, judge=JudgeName.refusal_phrases, max_new_tokens=4, probability=False),
@@ -112,8 +112,8 @@ def test_what_no_factor_scales_and_other_work_are_refused(place):
     with pytest.raises(InputError, match="before=.* is another evaluation(.|\n)*model.sha256"):
         run_durability(other)
     (place / "harmful rows.jsonl").write_text(json.dumps({"question": "a request"}) + "\n")
-    for data, words in (("harmful rows.jsonl", "no helpful rows"), ("nowhere.jsonl", "data=.*nowhere.jsonl")):
+    for data, words in (("harmful rows.jsonl", "no helpful rows"), ("nowhere.jsonl", "helpful=.*nowhere.jsonl")):
         with pytest.raises(InputError, match=words):
-            run_durability(replace(config, data=str(place / data)))
+            run_durability(replace(config, helpful=str(place / data)))
     assert not (place / "new").exists()
-    assert DurabilityRunConfig(model=ModelConfig(name_or_path="m")).problems()[-1].startswith("data is empty")
+    assert DurabilityRunConfig(model=ModelConfig(name_or_path="m")).problems()[-1].startswith("helpful is empty")

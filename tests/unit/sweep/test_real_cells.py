@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from report_cases import result, summarised, write_evaluation
 
-from derta.config.completion import CompleteRunConfig
 from derta.config.compose import read
-from derta.config.evaluation import EvaluateRunConfig, Guard
+from derta.config.durability import DurabilityRunConfig
+from derta.config.evaluation import EvaluateRunConfig
 from derta.config.run import TrainRunConfig
 from derta.config.shipped import RECIPES
-from derta.config.stop import CalibrateRunConfig
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.records import Outcome
+from derta.report.later import Axis, Later, write_later
 from derta.statistics.bootstrap import Mean
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 from derta.storage.typed import read_typed
-from derta.sweep.real import ARMS, evaluations, plan_depth, plan_real, plan_stop, run_real
+from derta.sweep.real import ARMS, plan_depth, plan_real, run_real
 from derta.sweep.real_cells import Cell, study_table, write_cells
-from derta.sweep.stop_prompts import TOPICS, write_prompts
 
 
 def cell(arm: str, seed: int, **outcomes: str) -> Cell:
@@ -151,39 +150,48 @@ def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
         assert config.trainer.seed == seed
 
 
-def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
-    config = RealRunConfig(arms=[RealArm.derta, RealArm.derta_18], seeds=[0, 1], output=str(tmp_path), stop=True)
-    names = {job.name for job in plan_real(config, "m.gguf")}
-    jobs = plan_stop(config, "m.gguf")
-    assert len({job.name for job in jobs}) == len(jobs) == 2 + 5 + 4 + 1
-    files = write_prompts(tmp_path / "stop")
-    for job in jobs:
-        assert set(job.after) <= names | {job.name for job in jobs}
-        words = [word for word in job.command if "=" in word]
-        if job.name.startswith("complete"):
-            asked, problems = read("complete_rows", CompleteRunConfig, words)
-            assert problems == [] and set(asked.helpful) <= {str(file) for file in files.values()}
-        elif job.name.startswith("stop "):
-            asked, problems = read("calibrate_stop", CalibrateRunConfig, words)
-            assert problems == [] and asked.problems() == []
-            assert asked.store is (job.name != "stop base") and job.proof == Path(asked.output)
-        elif job.name.startswith("evaluate "):
-            asked, problems = read("evaluate", EvaluateRunConfig, words)
-            assert problems == [] and asked.problems() == [] and asked.eval.guard is Guard.refusal_probability
-            assert asked.output_dir not in {str(path) for path in evaluations(config).values()}
-    assert [problem for problem in replace(config, split="development").problems() if "stop=true" in problem]
+def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp_path):
+    def evaluated(name: str, outcome: Outcome, **about) -> str:
+        results = [result(outcome, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
+        results += [result(id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
+        write_evaluation(tmp_path / name, summarised(results, "derta", **about), results)
+        return summarised(results, **about).identity.model.sha256
+
+    before = evaluated("evaluation-test/derta", Outcome.REFUSED)
+    after = tmp_path / "later-50" / "derta" / "after-50"
+    evaluated("later-50/derta/after-50", Outcome.COMPLIED, model="c" * 64)
+    config = RealRunConfig(cells=str(tmp_path / "cells"))
+    for weights, tables in (("d" * 64, 1), (before, 2)):  # of other weights first
+        write_later(after, Later("derta", Axis.steps, 50, weights))
+        write_cells(config, {("derta", 1): tmp_path / "evaluation-test" / "derta"}, {("derta", 1): tmp_path / "none"})
+        measured = read_typed(Cell, tmp_path / "cells" / "derta-seed-1.json", "a cell")
+        without = replace(measured, arm="vanilla", later={})
+        table = study_table(written(tmp_path / "cells", without)).split("After 50")
+        assert len(table) == tables
+    assert [row(part, "derta", "1")[0].split()[0] for part in table] == ["0.0", "100.0"]
+    assert "| vanilla" in table[0] and "| vanilla" not in table[1]
 
 
-def test_everyday_questions_stand_on_one_side_alone_and_are_enough(tmp_path):
-    """300 of each kind at least, also where a tenth is dropped; no topic is one that models are trained on."""
-    rows = {split: list(read_lines(file)) for split, file in write_prompts(tmp_path).items()}
-    for some in rows.values():
-        assert len(some) == 360 == len({row["id"] for row in some}) == len({row["question"] for row in some})
-    trained = {
-        row["question"]
-        for part in ("helpful", "borderline")
-        for row in read_lines(RECIPES / "potions" / f"train_{part}.jsonl")
-    }
-    questions = [{row["question"] for row in some} for some in rows.values()]
-    assert not questions[0] & questions[1] and not (questions[0] | questions[1]) & trained
-    assert not set(TOPICS["development"]) & set(TOPICS["test"])
+def test_later_steps_wait_for_the_evaluation_and_ask_for_the_same(tmp_path):
+    config = RealRunConfig(arms=[RealArm.derta], seeds=[0, 1], output=str(tmp_path), later=50)
+    jobs = {job.name: job for job in plan_real(config, "m.gguf")}
+    assert {"later derta", "later derta, seed 1"} <= {*jobs["report"].after}
+    for suffix, home in (("", tmp_path), (", seed 1", tmp_path / "seed1")):
+        later, evaluation = jobs[f"later derta{suffix}"], jobs[f"evaluate derta{suffix}"]
+        assert later.after == ["complete: later", evaluation.name]
+        assert later.proof == home / "later-50" / "derta" / "after-50" / "summary.json"
+        words = [[word for word in job.command if "=" in word] for job in (later, evaluation)]
+        asked, problems = read("durability", DurabilityRunConfig, words[0])
+        assert problems == [] and asked.problems() == [] and asked.steps == [50]
+        same = read("evaluate", EvaluateRunConfig, words[1])[0]
+        assert (asked.model, asked.eval, asked.before) == (same.model, same.eval, same.output_dir)
+    assert "later" not in " ".join(job.name for job in plan_real(replace(config, later=0), "m.gguf"))
+
+
+def test_topics_of_later_rows_are_in_no_other_rows():
+    files = {file.stem: list(read_lines(file)) for file in (RECIPES / "potions").glob("*.jsonl")}
+    later = files.pop("later_helpful")
+    others = " ".join(row["question"].lower() for rows in files.values() for row in rows)
+    topics = {"-".join(row["id"].split("-")[1:-1]) for row in later}
+    assert len(later) == 128 == 2 * len(topics)
+    assert [topic for topic in topics if re.search(rf"\b{topic.replace('-', ' ')}\b", others)] == []
