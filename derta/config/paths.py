@@ -1,5 +1,5 @@
-"""Paths and other texts on a command line: `~`, which neither Hydra nor most libraries expand, and signs that Hydra
-reads as more than text."""
+"""Paths and other texts on a command line: `~/`, which neither Hydra nor most libraries expand, `~` alone, which is
+YAML's null, and signs that Hydra reads as more than text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 ValueT = TypeVar("ValueT")
 
 _PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)(?=.*[a-z/])(?!\d[\d.]*e)[\w./-]+", re.IGNORECASE)
-_HOME = re.compile(r"(?<=[=\[,])~(?=[/,\]]|$)")
+_HOME, _NULL = re.compile(r"(?<=[=\[,])~(?=/)"), re.compile(r"(?<=[=\[,])~(?=[,\]]|$)")
 
 
 def quoted(value: object) -> str:
@@ -21,13 +21,14 @@ def quoted(value: object) -> str:
 
 
 def home_in_argument(argument: str) -> str:
-    """key=~/x and key=[~/x,~/y] with the home directory written out; Hydra's grammar has no `~` in a value."""
-    return _HOME.sub(lambda _: os.path.expanduser("~"), argument)
+    """key=~/x and key=[~/x,~/y] with the home directory written out, and key=~ as key=null; Hydra's grammar has no `~` in
+    a value. key='~' is the sign itself."""
+    return _NULL.sub("null", _HOME.sub(lambda _: os.path.expanduser("~"), argument))
 
 
 def expand_home(value: ValueT) -> ValueT:
-    """The same configuration, changed in place: every text that is `~` or begins with `~/` with the home directory."""
-    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+    """The same configuration, changed in place: every text that begins with `~/` with the home directory."""
+    if isinstance(value, str) and value.startswith("~/"):
         return type(value)(os.path.expanduser(value))
     if isinstance(value, list):
         value[:] = [expand_home(item) for item in value]
