@@ -20,7 +20,8 @@ class Arm(Choice):
     reset: harmful_prefix with a reset token before the safe response, which takes back what stands before it.
     reset_rto: derta with that token. constrained: vanilla, each token held against the model before its first step,
     the first ones most (Qi et al.). door: harmful_prefix, and the harmful response made less likely than it was before
-    the first step (NPO).
+    the first step (NPO). w_door: door, each token of a safe response weighted by how much more likely another tuned
+    model finds it.
     """
 
     vanilla = "vanilla"
@@ -32,6 +33,7 @@ class Arm(Choice):
     reset_rto = "reset_rto"
     constrained = "constrained"
     door = "door"
+    w_door = "w_door"
 
     @property
     def rows(self) -> ArmRows:
@@ -45,7 +47,7 @@ class ArmRows:
     prefix: its safe response stands behind a piece of the harmful one. rto: a row teaches the refusal token at every
     position of the harmful response. reset: behind text the refusal token is the reset token. constrained: tokens of
     safe and helpful responses are held against a reference. unlearn: a row makes the harmful response less likely than
-    a reference does.
+    a reference does. weighted: tokens of safe responses weigh what another model and the reference say.
     """
 
     prefix: bool = False
@@ -53,6 +55,12 @@ class ArmRows:
     reset: bool = False
     constrained: bool = False
     unlearn: bool = False
+    weighted: bool = False
+
+    @property
+    def reference(self) -> bool:
+        """Whether log-probabilities of the model before its first step are needed."""
+        return self.constrained or self.unlearn
 
     @property
     def harmful(self) -> bool:
@@ -70,6 +78,7 @@ _ROWS = {
     Arm.reset_rto: ArmRows(prefix=True, rto=True, reset=True),
     Arm.constrained: ArmRows(constrained=True),
     Arm.door: ArmRows(prefix=True, unlearn=True),
+    Arm.w_door: ArmRows(prefix=True, unlearn=True, weighted=True),
 }
 
 
@@ -123,7 +132,7 @@ class ObjectiveConfig(Settings):
     """The token of the arms reset and reset_rto that takes back what stands before it: one token of the vocabulary that
     no response and no template holds; null is the first special one that is called reserved or unused."""
     rto_weight: NotNegative = 1.0
-    """Weight of an RTO token, or of a token of the harmful response that the door arm unlearns."""
+    """Weight of an RTO token, or of a token of the harmful response that door and w_door unlearn."""
     mle_weight: NotNegative = 1.0
     """Weight of an MLE token."""
     rto_dropout: Annotated[
@@ -153,7 +162,13 @@ class ObjectiveConfig(Settings):
     """How near the constrained arm keeps the first token of a response, the second to fifth, and those after to the
     model before its first step."""
     door_beta: Positive = 0.5
-    """Beta of the door arm: the larger, the sooner a harmful response that has become less likely is let go."""
+    """Beta of door and w_door: the larger, the sooner a harmful response that has become less likely is let go."""
+    weight_model: Text | None = None
+    """A directory or hub id, for w_door: the same model, tuned for safety, for example by objective=dpo."""
+    weight_tau: Positive = 1.0
+    """Temperature of w_door's token weights: the larger, the nearer they are to 1."""
+    weight_max: Annotated[float, Ge(1)] = 10.0
+    """Largest weight of a token. A refusal that the untuned model would hardly begin weighs thousands without it."""
     dpo_beta: Annotated[float, Gt(0)] = 0.1
     """Beta of the dpo arm."""
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -166,6 +181,11 @@ class ObjectiveConfig(Settings):
             yield (
                 f"{key('transition_copies')}={self.transition_copies} with objective={self.name.value}, which has no "
                 "harmful prefixes: use objective=harmful_prefix, rto or derta, or leave it at 0"
+            )
+        if self.name.rows.weighted and self.weight_model is None:
+            yield (
+                f"objective={self.name} needs {key('weight_model')}: a model tuned for safety from the one that is "
+                "trained, for example the output_dir of a run with objective=dpo"
             )
         if self.refusal_token_ids is None and not self.refusal_text.strip():
             yield f"{key('refusal_text')} is empty: give the word refusals start with, for example Sorry"

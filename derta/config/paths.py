@@ -21,8 +21,8 @@ def quoted(value: object) -> str:
 
 
 def home_in_argument(argument: str) -> str:
-    """key=~/x and key=[~/x,~/y] with the home directory written out, and key=~ as key=null; Hydra's grammar has no `~` in
-    a value. key='~' is the sign itself."""
+    """key=~/x and key=[~/x,~/y] with the home directory written out, and key=~ as key=null: Hydra's grammar has no `~`
+    in a value. key='~' is the sign itself."""
     return _NULL.sub("null", _HOME.sub(lambda _: os.path.expanduser("~"), argument))
 
 

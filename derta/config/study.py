@@ -30,12 +30,17 @@ class MiniatureRunConfig(Settings):
     output: Annotated[Text, "a directory"] = "runs/miniature"
     """Where everything goes."""
 
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if Arm.w_door in self.arms and Arm.dpo not in self.arms:
+            yield f"{key('arms')}: w_door takes its weights from dpo: name that, too"
+
 
 class RealArm(Choice):
     """The arms of `objective`, and arms that differ from one of them in one thing.
 
     harmful_prefix_2n: two prefix rows a triple, as many rows as derta. rto: with a transition row a triple, since
     SmolLM2 writes " Sorry" as two tokens. reset, reset_rto: with a token that SmolLM2 has for source code.
+    w_door: with the weights of dpo, which is trained for it.
     derta_draws_kept: every epoch has the prefixes and the left-out positions of the first. derta_borderline_0, _half:
     without borderline rows, or with half of them. derta_18, _36, _144: so many triples.
     """
@@ -50,6 +55,7 @@ class RealArm(Choice):
     reset_rto = "reset_rto"
     constrained = "constrained"
     door = "door"
+    w_door = "w_door"
     derta_borderline_0 = "derta_borderline_0"
     derta_draws_kept = "derta_draws_kept"
     derta_18 = "derta_18"

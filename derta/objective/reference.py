@@ -13,6 +13,12 @@ r_t = log pi(y_t) - log pi_ref(y_t), for the tokens t = 1..n of a response that 
                    It is a loss of the row and not of its tokens, so 1 / n of it stands at each.
                    DOOR, arXiv 2503.03710; NPO, arXiv 2404.05868.
 
+    w_door         door, with w_t nll_t in place of nll_t in the safe response of a triple
+                   w_t = min(exp(rho_t / tau), objective.weight_max), rho_t = log pi_w(y_t) - log pi_ref(y_t), behind
+                   the prefix of the row; pi_w is objective.weight_model and tau objective.weight_tau.
+                   The weights follow the paper's text, W-DOOR in arXiv 2503.03710, which has no largest one. Its code
+                   (wicai24/DOOR-Alignment, 47feefc) takes exp(-rho_t / tau), and unlearns without a reference.
+
 Each is a score per token that takes the place of log P(y_t) in `loss.objective_loss`: weights and the mean over the
 global batch are those of every arm. At r = 0 the gradient is that of the nll, and in door's second term minus that.
 Shapes: B rows, T next-token positions.
@@ -20,17 +26,23 @@ Shapes: B rows, T next-token positions.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from derta.config.objective import Arm, ObjectiveConfig
-from derta.objective.rows import TokenObjective
+from derta.objective.rows import TokenObjective, View
 
 _EARLY = 5  # tokens of a response with a b of their own: the first, and the second to this one
 
 
-def held_objective(arm: Arm) -> TokenObjective | None:
-    """Which tokens an arm holds against the reference; None where it needs none."""
-    return TokenObjective.MLE if arm.rows.constrained else TokenObjective.RTO if arm.rows.unlearn else None
+def is_held(arm: Arm, entry: Mapping[str, Any]) -> bool:
+    """Whether all supervised tokens of a row (an example with its `view`) need a number of the reference."""
+    if arm.rows.weighted:
+        return bool(entry["rejected_ids"])
+    return arm.rows.constrained or (arm.rows.unlearn and entry["view"] == View.RTO)
 
 
 def reference_scores(
@@ -39,18 +51,23 @@ def reference_scores(
     """[B, T]: what stands in place of the log-probabilities, which are kept where nothing is held.
 
     Args:
-        log_probs, objective: [B, T], as in `loss.objective_loss`. reference: [B, T], log pi_ref of the labels.
+        log_probs, objective: [B, T], as in `loss.objective_loss`. reference: [B, T], log pi_ref of the labels; rho_t at
+            weighted ones; 0 where nothing is held.
     """
-    kind = held_objective(settings.name)
-    assert kind is not None
-    held = torch.eq(objective, int(kind))
-    if settings.name.rows.unlearn:
-        return torch.where(held, _npo(log_probs - reference, held, settings.door_beta), log_probs)
-    beta = log_probs.new_tensor(settings.constrained_betas)
-    place = places(held)
-    beta = beta[(place > 0).long() + (place >= _EARLY).long()]
-    scores = 2 / beta * torch.nn.functional.logsigmoid(beta * (log_probs - reference))
-    return torch.where(held, scores, log_probs)
+    rows, scores = settings.name.rows, log_probs
+    mle, rto = objective == int(TokenObjective.MLE), objective == int(TokenObjective.RTO)
+    if rows.constrained:
+        beta = log_probs.new_tensor(settings.constrained_betas)
+        place = places(mle)
+        beta = beta[(place > 0).long() + (place >= _EARLY).long()]
+        held = 2 / beta * torch.nn.functional.logsigmoid(beta * (log_probs - reference))
+        scores = torch.where(mle, held, scores)
+    if rows.weighted:
+        weights = (reference / settings.weight_tau).clamp(max=math.log(settings.weight_max)).exp()
+        scores = torch.where(mle, weights * log_probs, scores)
+    if rows.unlearn:
+        scores = torch.where(rto, _npo(log_probs - reference, rto, settings.door_beta), scores)
+    return scores
 
 
 def places(held: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ p prompt, h harmful response (h1..hn), s safe response, E end of turn, S / _S re
         labels      -  -  -  S  _S _S .. _S  _S               every position, the end slot included
         objective   0  0  0  2  2  2  ..  2  2                (positions dropped this epoch: label -, objective 0)
 
-    Unlearning row, in place of the RTO row (door)
+    Unlearning row, in place of the RTO row (door, w_door)
         input_ids   p  p  p  h1 h2 h3 .. hn  E
         labels      -  -  -  h1 h2 h3 .. hn  E
         objective   0  0  0  2  2  2  ..  2  2
@@ -170,6 +170,7 @@ class RowSettings:
         rows = self.objective.name.rows
         own |= set() if rows.constrained else {"constrained_betas"}
         own |= set() if rows.unlearn else {"door_beta"}
+        own |= {"weight_model"} if rows.weighted else {"weight_model", "weight_tau", "weight_max"}
         unused = own if self.objective.ablation.probability > 0 else {*own, "ablation"}
         return {key: value for key, value in taught.items() if key not in unused}
 

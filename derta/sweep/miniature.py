@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from derta.config.objective import Arm
 from derta.config.paths import quoted
 from derta.config.study import MiniatureRunConfig
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
@@ -117,10 +118,10 @@ def plan_study(root: Path, seeds: Sequence[int], arms: Sequence[str], evaluation
                     f"probe.rows={_PROBE_ROWS}",
                     f"output_dir={model}",
                     f"trainer.seed={seed}",
+                    *([f"objective.weight_model={home / Arm.dpo.value}"] if arm == Arm.w_door.value else []),
                 )
-                jobs.append(
-                    Job(trained, command, after=[train_base.name], run_dir=model, proof=model / "finished.json")
-                )
+                after = [train_base.name, *([f"{Arm.dpo.value}{suffix}"] if arm == Arm.w_door.value else [])]
+                jobs.append(Job(trained, command, after=after, run_dir=model, proof=model / "finished.json"))
             result = home / "evaluation" / arm
             results.insert(0 if arm == "base" else len(results), result)
             evaluated.append(f"evaluate {arm}{suffix}")

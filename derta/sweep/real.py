@@ -43,11 +43,13 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 @dataclass(frozen=True)
 class Variant:
-    """How an arm is trained: overrides of launch/train.py, triples (None: as many as asked for), borderline rows."""
+    """How an arm is trained: overrides of launch/train.py, triples (None: as many as asked for), borderline rows, and
+    the arm that is trained first, since the weights of tokens come from it."""
 
     overrides: tuple[str, ...]
     triples: int | None = None
     borderline: int = 96
+    weights: RealArm | None = None
 
     def data(self, triples: int) -> str:
         """The folder of its rows."""
@@ -67,6 +69,7 @@ ARMS = {
     RealArm.reset_rto: Variant(("objective=reset_rto", _RESET)),
     RealArm.constrained: Variant(("objective=constrained",)),
     RealArm.door: Variant(("objective=door",)),
+    RealArm.w_door: Variant(("objective=w_door",), weights=RealArm.dpo),
     RealArm.derta_borderline_0: Variant(_DERTA, borderline=0),
     RealArm.derta_draws_kept: Variant((*_DERTA, "objective.redraw=false")),
     RealArm.derta_18: Variant(_DERTA, triples=18),
@@ -164,7 +167,8 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         base, imported = root / "model", ["import"]
         command = launch_command("import_model", f"source={quoted(model)}", f"output={quoted(base)}")
         jobs.append(Job("import", command, proof=base / "imported_from.json"))
-    longest_first = sorted(config.arms, key=list(ARMS).index, reverse=True)
+    needed = {*config.arms, *(first for arm in config.arms if (first := ARMS[arm].weights))}
+    longest_first = sorted(needed, key=list(ARMS).index, reverse=True)
     variants = {arm.value: ARMS[arm] for arm in longest_first}
     helpful = max(_HELPFUL, *(variant.borderline for variant in ARMS.values()))
     completed = {"train": ("train", config.triples), config.split: (config.split, config.requests)}
@@ -189,14 +193,16 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
     for seed in config.seeds:
         home, suffix = _home(config, seed)
         for arm, variant in variants.items():
-            data = variant.data(config.triples)
+            data, first = variant.data(config.triples), variant.weights
+            weights = [f"objective.weight_model={quoted(home / str(first))}"] if first else []
             command = launch_command(
-                "train", "+experiment=potions", *variant.overrides, f"model.name_or_path={quoted(base)}",
+                "train", "+experiment=potions", *variant.overrides, *weights, f"model.name_or_path={quoted(base)}",
                 *config.train, f"data.path={quoted(root / data)}", f"trainer.seed={seed}",
                 f"output_dir={quoted(home / arm)}",
             )  # fmt: skip
             proof = home / arm / "finished.json"
-            jobs.append(Job(f"{arm}{suffix}", command, after=[f"rows: {data}"], run_dir=home / arm, proof=proof))
+            after = [f"rows: {data}", *([f"{first}{suffix}"] if first else [])]
+            jobs.append(Job(f"{arm}{suffix}", command, after=after, run_dir=home / arm, proof=proof))
     results = evaluations(config)
     for (label, seed), result in results.items():
         job = _evaluation(config, base, label, seed, result)

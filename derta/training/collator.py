@@ -5,8 +5,9 @@
     both        lengths: tokens of each row, on the host (rows that fill a batch up are not in it)
     both        ablated: bool, in the shape of input_ids: tokens of rows trained with the refusal direction ablated;
                 only where that is on
-    both        reference: int32, the bits of the reference's float32 log P of every label that the arm holds against
-                it, 0 elsewhere; only in such arms (transformers rounds floats of a batch to the precision of DeepSpeed)
+    both        reference: int32, the bits of the float32 number that every label of a row has by the reference (see
+                objective/reference.py), 0 where the row is not held against it; only in arms that have one
+                (transformers rounds floats of a batch to the precision of DeepSpeed)
     both        row_ids: B names, for messages about a batch; taken out before the model sees it
 
 Draws happen here, in the loader worker, from a hash of (seed, epoch, example id); the epoch is read from shared memory,
@@ -15,19 +16,30 @@ so that workers which outlive an epoch see it change.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from derta.objective.rows import RowBuilder, TokenObjective, View
+from derta.objective.reference import is_held
+from derta.objective.rows import RowBuilder, TokenObjective, TrainingRow, View
 
 # Keys of a batch that are taken out before the model sees it.
 ROW_IDS = "row_ids"
 ABLATED = "ablated"
 REFERENCE = "reference"
+
+
+RowKey = tuple[str, bytes]
+
+
+def row_key(name: str, row: TrainingRow) -> RowKey:
+    """Of a row of the example `name`: its tokens, which differ from epoch to epoch where prefixes are drawn anew."""
+    return name, hashlib.blake2b(np.array([row["input_ids"], row["labels"]]).tobytes(), digest_size=16).digest()
 
 
 def epoch_clock() -> torch.Tensor:
@@ -42,13 +54,12 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
     Args:
         builder: makes the row of (example, view, copy, epoch).
         epoch: an `epoch_clock`, which the trainer sets.
-        reference: row id -> the reference's log-probabilities of the labels with the objective `held`.
+        reference: `row_key` -> the numbers of the row's labels, for rows that are held against a reference.
     """
 
     builder: RowBuilder
     epoch: torch.Tensor
-    reference: dict[str, torch.Tensor] | None = None
-    held: TokenObjective = TokenObjective.NONE
+    reference: dict[RowKey, torch.Tensor] | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         epoch = int(self.epoch)
@@ -66,15 +77,16 @@ class DeRTaCollator(DataCollatorForLanguageModeling):
             tokens = [torch.full((len(row["input_ids"]),), is_one) for row, is_one in zip(rows, ablated, strict=True)]
             batch[ABLATED] = self._wide(tokens, batch)
         if self.reference is not None:
-            values = [self._reference_of(example["id"], row) for example, row in zip(examples, objective, strict=True)]
+            values = [self._reference_of(example, row) for example, row in zip(examples, rows, strict=True)]
             batch[REFERENCE] = self._wide(values, batch)
         return batch
 
-    def _reference_of(self, name: str, objective: torch.Tensor) -> torch.Tensor:
-        column, places = torch.zeros(len(objective)), objective == self.held
-        if places.any():
+    def _reference_of(self, example: dict[str, Any], row: TrainingRow) -> torch.Tensor:
+        column = torch.zeros(len(row["objective"]))
+        if is_held(self.builder.settings.objective.name, example):
             assert self.reference is not None
-            column[places] = self.reference[name]
+            supervised = torch.tensor(row["objective"][1:]) != int(TokenObjective.NONE)
+            column[1:][supervised] = self.reference[row_key(example["id"], row)]
         return column.view(torch.int32)
 
     def _wide(self, rows: list[torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:

@@ -100,7 +100,8 @@ class DeRTaConfig(SFTConfig):
         objective: an arm of `derta.config.Arm` other than "dpo".
         refusal_text, refusal_token_ids, reset_token, rto_weight, mle_weight, rto_dropout, rto_at_end,
         zero_prefix_fraction, redraw, mle_copies, transition_copies, transition_tokens, normalization,
-        constrained_betas, door_beta: see ObjectiveConfig, whose defaults hold here too.
+        constrained_betas, door_beta, weight_model, weight_tau, weight_max: see ObjectiveConfig, whose defaults hold
+        here too.
         ablation_probability, ablation_refresh_steps, ablation_prompts, ablation_positions, ablation_layers: see
             AblationConfig.
         peak_flops: FLOP/s of one device in the precision of the run, for `mfu`; None takes it from a table of known
@@ -129,6 +130,9 @@ class DeRTaConfig(SFTConfig):
     transition_tokens: int = field(default=_DEFAULTS.transition_tokens)
     normalization: str = field(default=_DEFAULTS.normalization.value)
     door_beta: float = field(default=_DEFAULTS.door_beta)
+    weight_model: str | None = None
+    weight_tau: float = field(default=_DEFAULTS.weight_tau)
+    weight_max: float = field(default=_DEFAULTS.weight_max)
     constrained_betas: list[float] = field(default_factory=lambda: list(_DEFAULTS.constrained_betas))
     ablation_probability: float = field(default=_DEFAULTS.ablation.probability)
     ablation_refresh_steps: int = field(default=_DEFAULTS.ablation.refresh_steps)

@@ -18,15 +18,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.config import Arm
 from derta.models.flops import ModelFlops
-from derta.objective.reference import held_objective
-from derta.objective.rows import TokenObjective
 from derta.storage.json_lines import append_lines, read_lines, write_lines
 from derta.training.throughput import Stopwatch, rates
 
 METRICS_FILE = "metrics.jsonl"
 _SUMMARY_KEY = "train_runtime"  # only in the last line of a run
 ONLY_IN_SUMMARY = {_SUMMARY_KEY, "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
-_ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob", "held")
+_ON_DEVICE = ("mle_nll", "mle_tokens", "mle_correct", "rto_nll", "rto_tokens", "refusal_prob", "mle_own", "rto_own")
 _ON_HOST = ("tokens", "slots", "squares")
 
 
@@ -35,10 +33,11 @@ class TokenSums:
 
     Logged: mle_loss, rto_loss (nats per token), mle_tokens, rto_tokens (supervised tokens in the window, all ranks),
     refusal_prob (mean P(refusal token) over RTO tokens), mle_token_accuracy, ARM_loss (of an arm with a reference: its
-    own loss per token that is held), unlearn_loss, unlearn_tokens (where the arm unlearns: nats per token of the
-    harmful response, which rise), padding_share (of the tokens a batch has room for), tokens_per_second (input
-    tokens without padding, all ranks), supervised_tokens_per_second, num_tokens (input tokens of the window; the
-    trainer adds them up), and mfu where the model's FLOPs and the device's peak are known.
+    own loss per token that is held), weighted_mle_loss (where tokens have weights: with them), unlearn_loss,
+    unlearn_tokens (where the arm unlearns: nats per token of the harmful response, which rise), padding_share (of the
+    tokens a batch has room for), tokens_per_second (input tokens without padding, all ranks),
+    supervised_tokens_per_second, num_tokens (input tokens of the window; the trainer adds them up), and mfu where the
+    model's FLOPs and the device's peak are known.
 
     Args:
         watch: what the rates are divided by; there are none while it has not been started.
@@ -46,7 +45,7 @@ class TokenSums:
     """
 
     def __init__(self, watch: Stopwatch, arm: str = Arm.derta.value) -> None:
-        self.watch, self.arm, self.held = watch, arm, held_objective(Arm(arm))
+        self.watch, self.arm, self.rows = watch, arm, Arm(arm).rows
         self._on_device: torch.Tensor | None = None
         self._on_host = [0] * len(_ON_HOST)
 
@@ -68,7 +67,7 @@ class TokenSums:
             slots: tokens the batch has room for, padding included.
             scores: [B, T], of `objective.reference.reference_scores`.
         """
-        mle, rto = objective == 1, objective == 2
+        mle, rto, own = objective == 1, objective == 2, log_probs if scores is None else scores
         nothing = log_probs.new_zeros(())
         values = [
             -torch.where(mle, log_probs, nothing).sum(),
@@ -77,9 +76,7 @@ class TokenSums:
             -torch.where(rto, log_probs, nothing).sum(),
             rto.sum(),
             torch.where(rto, log_probs.exp(), nothing).sum(),
-            -torch.where(objective == self.held, scores, nothing).sum()
-            if self.held and scores is not None
-            else nothing,
+            *(-torch.where(kind, own, nothing).sum() if self.rows.reference else nothing for kind in (mle, rto)),
         ]
         # MPS has no float64; everywhere else counts stay exact far beyond one window.
         dtype = torch.float32 if log_probs.device.type == "mps" else torch.float64
@@ -103,8 +100,7 @@ class TokenSums:
         total = dict(zip(_ON_DEVICE + _ON_HOST, summed, strict=True))
         self._on_device, self._on_host = None, [0] * len(_ON_HOST)
         total["supervised"] = total["mle_tokens"] + total["rto_tokens"]
-        unlearns = self.held is TokenObjective.RTO
-        harmful = "unlearn" if unlearns else "rto"
+        harmful = "unlearn" if self.rows.unlearn else "rto"
         curves = {"mle_tokens": total["mle_tokens"], f"{harmful}_tokens": total["rto_tokens"]}
         curves |= {"num_tokens": total["tokens"]}
         peak = None if peak_flops is None else peak_flops * accelerator.num_processes
@@ -114,10 +110,15 @@ class TokenSums:
             curves["mle_token_accuracy"] = total["mle_correct"] / total["mle_tokens"]
         if total["rto_tokens"]:
             curves[f"{harmful}_loss"] = total["rto_nll"] / total["rto_tokens"]
-            if not unlearns:
+            if not self.rows.unlearn:
                 curves["refusal_prob"] = total["refusal_prob"] / total["rto_tokens"]
-        if self.held and (tokens := total["rto_tokens" if unlearns else "mle_tokens"]):
-            curves[f"{self.arm}_loss"] = total["held"] / tokens
+        for has, name, kind in (
+            (self.rows.constrained, f"{self.arm}_loss", "mle"),
+            (self.rows.weighted, "weighted_mle_loss", "mle"),
+            (self.rows.unlearn, f"{self.arm}_loss", "rto"),
+        ):
+            if has and total[f"{kind}_tokens"]:
+                curves[name] = total[f"{kind}_own"] / total[f"{kind}_tokens"]
         return curves
 
 

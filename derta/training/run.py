@@ -49,6 +49,7 @@ from derta.training.metrics import MetricsFile
 from derta.training.preemption import StopAtStepBoundary, StopRequests
 from derta.training.probe import load_probe_rows, make_probe
 from derta.training.process_group import leave_group, main_rank_first, start_group
+from derta.training.reference import check_weight_model
 from derta.training.wandb_run import WandbCurves, end_wandb, resolve_mode
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,9 @@ def prepare(config: TrainRunConfig) -> Prepared:
         ConversationCutter(tokenizer).check()
     model_sha256 = fingerprint(config.model.name_or_path, config.model.revision)
     hashes = {"data_sha256": rows.sha256, "model_sha256": model_sha256}
+    if config.objective.name.rows.weighted:
+        assert config.objective.weight_model is not None  # a conflict of the settings
+        hashes["weight_model_sha256"] = check_weight_model(config.objective.weight_model, tokenizer)
     probe_rows = load_probe_rows(config, rows.dataset)
     if probe_rows is not None:
         hashes["probe_sha256"] = probe_rows.sha256

@@ -33,7 +33,7 @@ from derta.models.load import add_end_tokens, check_adapted_ends
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
-from derta.objective.reference import held_objective, reference_scores
+from derta.objective.reference import reference_scores
 from derta.objective.refusal_token import taught_refusal_token
 from derta.objective.rows import RowBuilder
 from derta.training.card import Origin, create_card, save_derta_config
@@ -123,8 +123,8 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
             )
         self.origin = origin or Origin()
         settings = args.row_settings()
-        held = held_objective(settings.objective.name)
-        if held is not None and eval_dataset is not None:
+        needs_reference = settings.objective.name.rows.reference
+        if needs_reference and eval_dataset is not None:
             raise InputError(
                 f"objective={args.objective!r} holds rows against the model before its first step, and evaluation rows "
                 "have no such reference: leave eval_dataset out"
@@ -165,6 +165,10 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         is_adapter = isinstance(self.model, PeftModel)
         if is_adapter:
             check_adapted_ends(self.model)
+            if self.refusal_token is not None and self.refusal_token.is_reset:
+                said = "LoRA trains no row of the LM head, that of the reset token %r included: %s"
+                remedy = "name a token that the model knows (objective.reset_token), or train without LoRA (peft=none)"
+                logger.warning(said, self.refusal_token.continued_text, remedy)
         score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
         self.padding_free = decide_flattened(self)
         sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
@@ -183,7 +187,7 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         self._is_checked = False  # known once the model is wrapped and can be run
         self.guards, self.stopwatch = Guards(self, args.skip_grad_norm_above), Stopwatch()
         self._token_sums = {"train": TokenSums(self.stopwatch, args.objective), "eval": TokenSums(Stopwatch())}
-        self.reference = None if held is None else ReferenceLogProbs(self, self._builder, held)
+        self.reference = ReferenceLogProbs(self, self._builder) if needs_reference else None
         ablation, self.ablation = self._builder.settings.objective.ablation, None
         if ablation.probability > 0:
             from derta.training.ablation import DirectionPrompts, TrainingDirection

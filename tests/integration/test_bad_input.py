@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_cases import TRAIN, contents, helpful, metrics, says_text, size_of, size_of_file, triple, write_rows
 
+from derta.config import Arm
 from derta.errors import InputError
 
 Train = Callable[..., Path]
@@ -377,8 +378,7 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
     assert result.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - trainer.sede=3: no key 'sede'; did you mean optim.scheduler or trainer.seed?",
-        "  - objective=derto: no such choice; objective can be constrained, derta, door, dpo, harmful_prefix, reset, "
-        "reset_rto, rto, vanilla",
+        f"  - objective=derto: no such choice; objective can be {', '.join(sorted(Arm.__members__))}",
         "  - objective.rto_dropout=1: expected a probability in [0, 1); "
         "to train without RTO use objective=harmful_prefix",
         "  - trainer.epochs=many: expected a number above 0",

@@ -72,6 +72,7 @@ KINDS = {
     "reset_rto": ["trainer.eval_steps=0", "objective=reset_rto", "objective.reset_token='^'"],
     "constrained": ["trainer.eval_steps=0", "objective=constrained"],
     "door": ["trainer.eval_steps=0", "objective=door"],
+    "w_door": ["trainer.eval_steps=0", "objective=w_door", "objective.weight_model={other model}"],
 }
 for kind, words in KINDS.items():
     CASES |= {
@@ -105,7 +106,9 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     probe = [{**row, "prompt": [{"role": "user", "content": f"another request {row['id']}"}]} for row in mixed_rows[:7]]
     (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probe), encoding="utf-8")
     outputs = {name: folder / f"run-{number}" for number, name in enumerate(CASES)}
-    cases = []
+    outputs["other model"], cases = folder / "other", []
+    llama3_tokenizer.save_pretrained(folder / "other")
+    tiny_model("llama", len(llama3_tokenizer), seed=3).save_pretrained(folder / "other")
     for name, (ranks, micro, further) in CASES.items():
         arguments = [
             "model=custom",

@@ -14,7 +14,8 @@ from derta.config.shipped import CONF_DIR
 GROUPS = ("model", "data", "objective", "peft", "distributed", "optim", "trainer", "logging")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF_DIR / "experiment").glob("*.yaml"))]
-GIVEN = ["model.name_or_path=org/model", "data.path=rows.jsonl"]  # what choices leave to the user
+# What choices leave to the user.
+GIVEN = ["model.name_or_path=org/model", "data.path=rows.jsonl", "objective.weight_model=org/safer"]
 
 
 def composed(*overrides: str) -> TrainRunConfig:
@@ -48,7 +49,7 @@ def test_arms_adapters_and_strategies_combine(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     batch = ("trainer.global_batch_size=8", "trainer.micro_batch_size=2")
-    config = composed(f"objective={arm.value}", f"peft={method.value}", f"distributed={distributed}", *batch)
+    config = composed(f"objective={arm.value}", f"peft={method.value}", f"distributed={distributed}", *batch, GIVEN[2])
     assert (config.objective.name, config.peft.method) == (arm, method)
     assert config.problems() == []
 

@@ -23,7 +23,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     **all_of("model", "name_or_path revision attn_implementation chat_template pad_token eos_token", ["", " "]),
     **all_of("data", "path", ["", "  "]),
     **all_of("probe", "path", ["", " "]),
-    **all_of("objective", "refusal_text reset_token", ["", "   "]),
+    **all_of("objective", "refusal_text reset_token weight_model", ["", "   "]),
     **all_of("logging", "group", [""]),
     # whole numbers from 1, and from 0
     **all_of("data", "num_proc contamination_ngram", [0, -1]),
@@ -38,7 +38,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     **all_of("optim", "weight_decay max_grad_norm", [NAN, INF, -0.1]),
     **all_of("distributed", "timeout_minutes", [NAN, INF, 0.0, -1.0, 1e300]),
     **all_of("logging", "peak_flops", [NAN, INF, 0.0, -1e15]),
-    **all_of("objective", "dpo_beta door_beta", [NAN, INF, 0.0, -0.1]),
+    **all_of("objective", "dpo_beta door_beta weight_tau", [NAN, INF, 0.0, -0.1]),
     **all_of("optim", "learning_rate", [NAN, INF, 0.0, -1e-4]),
     **all_of("trainer", "epochs skip_grad_norm_above", [NAN, INF, 0.0, -1.0]),
     # shares, and shares below 1
@@ -54,6 +54,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "model.template_date": ["", "26 Jul", "2026-13-01"],
     "objective.refusal_token_ids": [[], [1, 2, 3]],
     "objective.constrained_betas": [[], [0.5, 2.0], [0.5, 0.0, 0.1], [0.5, 2.0, NAN]],
+    "objective.weight_max": [NAN, INF, 0.9],
     "objective.ablation.positions": [[], [0], [-1, 2]],
     "objective.ablation.layers": [[], [-1]],
     "optim.scheduler": ["", "cosin", "reduce_lr_on_plateau"],
@@ -98,6 +99,13 @@ def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
     config.objective.name, config.objective.transition_copies = Arm[arm], 2
     (problem,) = config.problems()
     assert f"objective={arm}" in problem
+
+
+def test_weights_of_tokens_need_a_model() -> None:
+    config = sound()
+    config.objective.name = Arm.w_door
+    (problem,) = config.problems()
+    assert problem.startswith("objective=w_door needs objective.weight_model")
 
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:

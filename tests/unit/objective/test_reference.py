@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from derta.config import Arm, ObjectiveConfig
-from derta.objective.reference import held_objective, places, reference_scores
+from derta.objective.reference import is_held, places, reference_scores
+from derta.objective.rows import View
 
 
 def test_places_in_padded_and_in_flattened_rows():
@@ -26,8 +27,25 @@ def test_constrained_scores():
         assert found == pytest.approx([-2.0, *expected, -2.0])  # what is not held stays
 
 
-def test_arms_of_the_paper_need_no_reference():
-    assert {arm for arm in Arm if held_objective(arm) is not None} == {Arm.constrained, Arm.door}
+def test_rows_that_need_a_reference():
+    """Of a triple and of a helpful row, for the arms that have one at all."""
+    views = {"vanilla": View.MLE, "prefix": View.MLE_WITH_PREFIX, "harmful": View.RTO}
+    for arm in Arm:
+        held = {name for name, view in views.items() if is_held(arm, {"view": int(view), "rejected_ids": [1]})}
+        helpful = is_held(arm, {"view": int(View.MLE), "rejected_ids": []})
+        assert arm.rows.reference == bool(held)
+        assert helpful == (arm is Arm.constrained)
+        expected = {Arm.constrained: set(views), Arm.door: {"harmful"}, Arm.w_door: set(views)}
+        assert held == expected.get(arm, set())
+
+
+def test_weights_of_w_door():
+    """exp(rho / tau) up to the largest one; a helpful row has rho = 0, and the harmful response is unlearned beside."""
+    settings = ObjectiveConfig(name=Arm.w_door, weight_tau=2.0, weight_max=3.0, door_beta=0.5)
+    objective, log_probs = torch.tensor([[1, 1, 1, 0, 2]]), torch.tensor([[-1.0, -2.0, -4.0, -8.0, -16.0]])
+    found = reference_scores(settings, log_probs, objective, torch.tensor([[0.0, -2.0, 50.0, 9.0, -17.0]]))
+    npo = -4 * math.log1p(math.exp(0.5))
+    assert found[0].tolist() == pytest.approx([-1, -2 * math.exp(-1), -4 * 3, -8, npo])
 
 
 def test_a_row_of_door_is_one_number_spread_over_its_tokens():

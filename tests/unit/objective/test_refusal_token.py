@@ -145,11 +145,11 @@ def test_a_tokenizer_that_cannot_write_the_word(trainer_of, caplog):
             with pytest.raises(InputError, match="no token that it could start with"):
                 trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon")
         elif arm is not Arm.dpo:
-            trainer = trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon")
+            trainer = trainer_of(tokenizer, objective=arm.value, refusal_text="Pardon", weight_model="not read yet")
             assert trainer.refusal_token is None
             trainer.save_model(trainer.args.output_dir)
             assert read_taught(ModelConfig(name_or_path=trainer.args.output_dir))["refusal_token"] is None
-    assert caplog.text.count("refusal token: none: ") == 4
+    assert caplog.text.count("refusal token: none: ") == 5
     assert usable_refusal_token(tokenizer, "Pardon", group="eval") is None
     assert "choose another eval.refusal_text" in caplog.text
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from derta.config import Arm, ObjectiveConfig
 from derta.errors import InputError
@@ -77,3 +78,13 @@ def test_a_response_that_spells_it_is_refused_by_name(reserved):
     row = {**ROW, "id": "triple-7", "rejected": [{"role": "assistant", "content": f"Sure {RESERVED}"}]}
     with pytest.raises(InputError, match=r"row triple-7: a response spells the reset token"):
         tokenize_rows([row], ConversationCutter(reserved), taught(reserved))
+
+
+def test_lora_says_that_it_leaves_the_head_s_row_as_it_is(tiny_trainer, caplog):
+    lora = {"peft_config": LoraConfig(r=2, target_modules=["q_proj"])}
+    tiny_trainer(objective="reset", reset_token="^", more=lora)
+    assert caplog.text.count("LoRA trains no row of the LM head, that of the reset token '^' included") == 1
+    caplog.clear()
+    tiny_trainer(objective="reset", reset_token="^")
+    tiny_trainer(objective="derta", more=lora)
+    assert "LoRA trains no row" not in caplog.text

@@ -99,7 +99,7 @@ def test_rows_steps_and_hours_by_hand(full: ModelShape) -> None:
 def test_arms_make_different_numbers_of_rows() -> None:
     data = Rows(10, 100, 0, "")
     rows = {arm: training_rows(composed(f"objective={arm.value}"), data) for arm in Arm}
-    with_rto = dict.fromkeys((Arm.derta, Arm.rto, Arm.reset_rto, Arm.door), 120)
+    with_rto = dict.fromkeys((Arm.derta, Arm.rto, Arm.reset_rto, Arm.door, Arm.w_door), 120)
     assert rows == with_rto | dict.fromkeys((Arm.vanilla, Arm.harmful_prefix, Arm.reset, Arm.constrained), 110) | {
         Arm.dpo: 10
     }

@@ -148,6 +148,9 @@ def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
         config, problems = read("train", TrainRunConfig, words)
         assert problems == [] and config.problems() == []
         assert config.trainer.seed == seed
+        if first := ARMS[arm].weights:
+            [other] = [other for other in jobs if other.name == job.name.replace(arm.value, first.value)]
+            assert other.name in job.after and str(other.run_dir) == config.objective.weight_model
 
 
 def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp_path):

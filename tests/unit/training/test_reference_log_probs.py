@@ -1,5 +1,6 @@
 """The reference of a run: the model before its first step, also where the run goes on from a checkpoint."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from derta.errors import InputError
-from derta.training.reference import REFERENCE_FILE
+from derta.objective.rows import View
+from derta.training.collator import row_key
+from derta.training.reference import REFERENCE_FILE, check_weight_model
 
 
 def run(tiny_trainer: Any, output: Path, **changes: Any) -> Any:
@@ -67,3 +70,37 @@ def test_evaluation_rows_have_no_reference(tiny_trainer, mixed_rows, tmp_path):
 
     with pytest.raises(InputError, match="leave eval_dataset out"):
         run(tiny_trainer, tmp_path / "run", more={"eval_dataset": Dataset.from_list(mixed_rows)})
+
+
+def test_weights_are_those_behind_the_prefix_of_the_epoch(tiny_trainer, tiny_model, llama3_tokenizer, tmp_path):
+    first, other = tiny_model("llama", len(llama3_tokenizer)), tiny_model("llama", len(llama3_tokenizer), seed=3)
+    other.save_pretrained(tmp_path / "other")
+    trainer = run(tiny_trainer, tmp_path / "run", objective="w_door", weight_model=str(tmp_path / "other"))
+    trainer.train()  # two epochs of 12 rows
+    seen = set()
+    for epoch in range(2):
+        for entry in trainer.train_dataset:
+            if entry["view"] != View.MLE_WITH_PREFIX:
+                continue
+            row = trainer._builder.build(entry, entry["view"], entry["copy"], epoch)
+            labels = torch.tensor(row["labels"][1:])
+            places, ids = labels >= 0, torch.tensor([row["input_ids"]])
+            with torch.no_grad():
+                both = [model(ids, use_cache=False).logits[0, :-1].log_softmax(-1) for model in (other, first)]
+            expected = (both[0] - both[1])[places].gather(1, labels[places][:, None])[:, 0]
+            found = trainer.data_collator.reference[row_key(entry["id"], row)]
+            assert torch.allclose(found, expected, atol=1e-5)
+            seen.add(row_key(entry["id"], row))
+    assert len(seen) > 4, "prefixes were drawn anew"
+
+
+def test_the_model_of_the_weights_is_looked_at_before_training(tiny_model, llama3_tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"objective.weight_model=.*nowhere: no such directory"):
+        check_weight_model(str(tmp_path / "nowhere"), llama3_tokenizer)
+    tiny_model("llama", len(llama3_tokenizer)).save_pretrained(tmp_path / "other")
+    grown = copy.deepcopy(llama3_tokenizer)
+    grown.add_tokens(["another"])
+    grown.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"objective.weight_model=.* has another vocabulary"):
+        check_weight_model(str(tmp_path / "other"), llama3_tokenizer)
+    assert len(check_weight_model(str(tmp_path / "other"), grown)) == 64
