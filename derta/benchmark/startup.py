@@ -64,8 +64,8 @@ def _prepare(folder: Path) -> tuple[Path, Path]:
 
 def _overrides(model: Path, data: Path, output: Path, steps: int) -> list[str]:
     return [
-        f"model.name_or_path={model}", f"data.path={data}", f"output_dir={output}", f"trainer.max_steps={steps}",
-        "logging.wandb_mode=disabled",
+        "model=miniature", f"model.name_or_path={model}", f"data.path={data}", f"output_dir={output}",
+        f"trainer.max_steps={steps}", "logging.wandb_mode=disabled",
     ]  # fmt: skip
 
 

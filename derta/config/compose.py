@@ -107,6 +107,9 @@ def configure(name: str, schema: type[ConfigT], overrides: Sequence[str] = ()) -
 def composed(name: str, schema: type[Settings], overrides: Sequence[str]) -> DictConfig:
     """What Hydra makes of overrides that `look_up` has passed.
     Raises InputError: what only composing shows, such as a group that is chosen twice."""
+    given = [word.lstrip("+").partition("=")[0] for word in overrides]
+    if name == "train" and "model.name_or_path" in given and not {"model", "experiment"} & set(given):
+        overrides = ["model=custom", *overrides]  # the miniature's learning rate would ruin a pretrained model
     name, folder = primary(name, schema)
     start: Any = partial(initialize_config_dir, folder) if folder else partial(initialize, None)
     with _in_its_own_words(), start(job_name="derta", version_base="1.3"):

@@ -111,6 +111,7 @@ def plan_study(root: Path, seeds: Sequence[int], arms: Sequence[str], evaluation
                 trained = f"{arm}{suffix}"
                 command = launch_command(
                     "train",
+                    "model=miniature",
                     f"objective={arm}",
                     f"model.name_or_path={home / 'base'}",
                     f"data.path={root / STUDY_DATA['miniature']}",

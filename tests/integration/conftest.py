@@ -54,6 +54,7 @@ def arguments(model_dir: Path, data_dir: Path) -> Callable[..., list[str]]:
 
     def make(output_dir: Path | str, *overrides: str) -> list[str]:
         return [
+            "model=miniature",
             f"model.name_or_path={model_dir}",
             f"data.path={data_dir}",
             f"output_dir={output_dir}",

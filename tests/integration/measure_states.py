@@ -34,7 +34,13 @@ SIZES = {
     "wide": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2},
 }
 SHAPE = {"vocab_size": 600, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-REQUIRED = ("model.name_or_path=any", "data.path=any", "output_dir=any", "trainer.global_batch_size=16")
+REQUIRED = (
+    "model=miniature",
+    "model.name_or_path=any",
+    "data.path=any",
+    "output_dir=any",
+    "trainer.global_batch_size=16",
+)
 LORA = {"r": 32, "lora_alpha": 16, "lora_dropout": 0.0, "task_type": "CAUSAL_LM"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CASES = [

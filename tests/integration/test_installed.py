@@ -116,7 +116,7 @@ def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
     anywhere("-m", "derta.launch.build_data", "recipe=miniature", "output=rows", "limit=20")
     anywhere("-m", "derta.launch.build_data", "recipe=miniature_eval", "output=prompts", "limit=2")
     anywhere("-m", "derta.miniature.model", "output=fresh")
-    train = ["model.name_or_path=fresh", "data.path=rows", *QUICK]
+    train = ["model=miniature", "model.name_or_path=fresh", "data.path=rows", *QUICK]
     anywhere(*TORCHRUN, "-m", "derta.launch.train", *train, "output_dir=trained")
     anywhere("-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=evaluated")
     summary = json.loads((anywhere.folder / "evaluated" / "summary.json").read_text())

@@ -60,7 +60,7 @@ def test_the_shipped_configuration_has_no_problem() -> None:
         ("peft.target_modules=q_proj", "expected a list of module names [first,second]"),
         ("sweep.evaluate=direct", "expected a list [first,second], each text"),
         ("distributed.deepspeed=3", "expected null or a mapping"),
-        ("model.name_or_path=[a,b]", "expected text"),
+        ("objective.refusal_text=[a,b]", "expected text"),
         ("output_dir=null", "expected text; null is not allowed here"),
         ("~model.name_or_path", "a key cannot be deleted; give it a value"),
         ("objective=derto", f"no such choice; objective can be {', '.join(sorted(Arm.__members__))}"),

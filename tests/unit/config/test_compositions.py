@@ -58,6 +58,8 @@ def test_only_the_miniature_has_the_miniature_s_settings() -> None:
     """Learning rates are the paper's: 2e-5, and 1e-4 with LoRA."""
     for words, rate, batch, length, folder in (
         ([], 3e-4, 8, 320, "runs/miniature/derta-seed42"),
+        (GIVEN, 2e-5, 128, 1024, "runs/model/derta-seed42"),
+        (["model=miniature", *GIVEN], 3e-4, 8, 320, "runs/model/derta-seed42"),
         (["peft=lora"], 3e-4, 8, 320, "runs/miniature/derta-seed42"),
         (["model=custom", "model.name_or_path=org/some-model"], 2e-5, 128, 1024, "runs/some-model/derta-seed42"),
         (["model=qwen3_8b", "peft=lora", "objective=rto"], 1e-4, 128, 1024, "runs/Qwen3-8B/rto-seed42"),

@@ -35,7 +35,7 @@ def test_runs_of_the_paper_s_experiment_wait_for_their_base_and_dpo_for_vanilla(
 
 
 def test_each_run_is_named_after_its_objective_and_what_varies() -> None:
-    [job] = plan_sweep(requested("objective=rto trainer.seed=3 model.name_or_path=x trainer.micro_batch_size=2"))
+    [job] = plan_sweep(requested("model=miniature objective=rto trainer.seed=3 trainer.micro_batch_size=2"))
     assert job.run_dir == Path("runs/sweep/rto-seed3") and job.command[-1] == "output_dir=runs/sweep/rto-seed3"
     assert evaluation_folder(job.run_dir) == Path("runs/sweep/evaluation/rto-seed3")
     shared = "objective=derta logging.wandb_mode=disabled trainer.seed=1 optim.learning_rate="
