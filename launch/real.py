@@ -3,6 +3,7 @@
     python launch/real.py [arms=[vanilla,harmful_prefix,derta]] [model=DIR|FILE.gguf|OWNER/NAME] [seeds=[0]] [key=value]
     python launch/real.py arms=[vanilla,derta] seeds=[1,2,3] cells=DIR output=DIR        a study with intervals
     python launch/real.py cells=DIR only_table=true                                      its table
+    python launch/real.py stop=true ...                                                  a stop for every model
     python launch/real.py depth=true ...                                                 prefills up to 2,000 tokens
 
 The model is SmolLM2-135M-Instruct from a wheel of the package registry unless you name another. Potions stand in for

@@ -89,6 +89,9 @@ class RealRunConfig(Settings):
     later: Whole = 0
     """Evaluate every trained arm again after so many steps of plain fine-tuning on helpful rows, in later-N/, as
     launch/durability.py does; 0: not."""
+    stop: bool = False
+    """Choose for every model the P(refusal) that stops a response (launch/calibrate_stop.py), beside ADA-RK and a
+    linear probe, and evaluate with it; on answers of the untouched model to everyday questions, in stop/."""
     cells: str = ""
     """A directory: a small file for each arm and seed that is evaluated goes there, and the study's table is made of
     all that stand there. Empty: no files."""
@@ -100,5 +103,7 @@ class RealRunConfig(Settings):
     """Where everything goes."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
+        if self.stop and self.split != "test":
+            yield f"{key('stop')}=true with split={self.split}: the stop is chosen on development and measured on test"
         if self.only_table and not self.cells.strip():
             yield f"{key('only_table')} without cells: give the directory of a study, cells=DIR"

