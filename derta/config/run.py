@@ -56,6 +56,13 @@ class TrainRunConfig(Settings):
                 f"objective={self.objective.name} with data.format=reference_jsonl: those rows have their prefixes "
                 "drawn already and say themselves which are RTO rows; use objective=derta"
             )
+        if self.trainer.compile and self.objective.ablation.probability > 0:
+            yield (
+                f"{key('trainer.compile')}=true with {key('objective.ablation.probability')}="
+                f"{self.objective.ablation.probability}: compiled layers would not see the ablation; turn one off"
+            )
+        if self.trainer.compile and (self.distributed.deepspeed is not None or self.distributed.fsdp2):
+            yield f"{key('trainer.compile')}=true was not tried with DeepSpeed and FSDP2: turn one off"
         if "world_size" in self.trainer.resume_despite and self.distributed.deepspeed is not None:
             yield (
                 "trainer.resume_despite=[world_size] with DeepSpeed: its optimizer state is cut up by rank; start from "

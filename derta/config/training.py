@@ -81,6 +81,12 @@ class TrainerConfig(Settings):
     pad_to_multiple_of: Count | None = None
     """Batches are padded to a multiple of so many tokens, so that GPU libraries see few shapes and plan for each once;
     null is 16 on an accelerator and 1 on a CPU."""
+    compile: bool = False
+    """Compile the decoder layers, each by itself and for any length: fewer kernels, behind a minute or so of compiling.
+    Results differ by rounding. Not verified on a GPU."""
+    liger: bool = False
+    """RMSNorm, rotary embedding and SwiGLU by Liger's kernels, which need a GPU and derta[liger]; never Liger's loss.
+    Not verified on a GPU."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     logging_steps: Count = 10

@@ -23,6 +23,7 @@ from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.collator import ROW_IDS
 from derta.training.dataset import token_lengths, tokenize_table, without_long_prompts
 from derta.training.guards import Guards, logged_before
+from derta.training.kernels import settle_kernels
 from derta.training.progress import show_progress
 from derta.training.throughput import Stopwatch, flops_and_peak, rates
 
@@ -75,6 +76,7 @@ class PairTrainer(DPOTrainer):
         super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel):
             check_adapted_ends(self.model)
+        settle_kernels(self)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(
             prompt + response > self.args.max_length

@@ -45,6 +45,7 @@ from derta.training.arguments import arguments, final_dtype, lora_config, weight
 from derta.training.card import Origin
 from derta.training.config import command_names
 from derta.training.hangs import HangWatch
+from derta.training.kernels import CompiledLayers, check_kernels, fuse
 from derta.training.metrics import MetricsFile
 from derta.training.preemption import StopAtStepBoundary, StopRequests
 from derta.training.probe import load_probe_rows, make_probe
@@ -124,6 +125,7 @@ def prepare(config: TrainRunConfig) -> Prepared:
     if config.trainer.padding_free == "auto" and not torch.cuda.is_available():
         config.trainer.padding_free = False  # as runs from before there was a choice have it in their config.yaml
 
+    check_kernels(config.trainer)
     check_source(config.model.name_or_path)
     settle_dates(config, recorded=resume.recorded_date(Path(config.output_dir)))
     tokenizer = load_tokenizer(config.model)
@@ -173,6 +175,8 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     held = weights_dtype(config, prepared.dtype)
     model = load_model(config.model, held)
     check_vocabulary(model, tokenizer)
+    if config.trainer.liger:
+        fuse(model)
     final = final_dtype(config, prepared.dtype)
     if config.peft.method is PeftMethod.none:
         said = "precision: computes in %s, holds weights in %s, saves the final model in %s"
@@ -185,7 +189,8 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
         "args": args,
         "processing_class": tokenizer,
         "peft_config": peft_config,
-        "callbacks": callbacks,
+        # Compiled layers come first: those behind it write its number of graphs.
+        "callbacks": [CompiledLayers(), *callbacks] if config.trainer.compile else callbacks,
         "origin": Origin.of(config.model, rows, final),
         "probe": None if prepared.probe_rows is None else make_probe(config, prepared.probe_rows, tokenizer, model),
     }
@@ -194,6 +199,8 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
 
         # The reference model is read like the model itself: same revision, same precision, safetensors only.
         reference = load_model(config.model, held) if peft_config is None else None
+        if config.trainer.liger and reference is not None:
+            fuse(reference)
         drop = config.data.long_prompts is LongPrompts.drop
         return make_dpo_trainer(model, reference, rows, drop_long_prompts=drop, **common)
     from derta.training.trainer import DeRTaTrainer

@@ -44,6 +44,7 @@ from derta.training.dataset import TABLE_COLUMNS, build_row_table, fill_up
 from derta.training.fsdp import SavesWhole
 from derta.training.guards import Guards, logged_before
 from derta.training.head import score_supervised_positions
+from derta.training.kernels import settle_kernels
 from derta.training.metrics import TokenSums
 from derta.training.progress import show_progress
 from derta.training.reference import ReferenceLogProbs
@@ -171,6 +172,7 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
                 logger.warning(said, self.refusal_token.continued_text, remedy)
         score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
         self.padding_free = decide_flattened(self)
+        settle_kernels(self, self.padding_free)
         sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
         responses = [*sample["chosen_ids"], *sample["rejected_ids"]]
         add_end_tokens(self.model, sorted({ids[-1] for ids in responses if ids}))

@@ -71,6 +71,7 @@ FREE = """
     data.contamination data.format data.long_prompts distributed.deepspeed distributed.fsdp2 logging.wandb_mode
     logging.run_name logging.sample_texts model.dtype model.trust_remote_code objective.name objective.normalization
     objective.rto_at_end objective.redraw peft.method peft.target_parameters trainer.shuffle
+    trainer.compile trainer.liger
     trainer.gradient_checkpointing trainer.resume trainer.push_to_hub trainer.hub_private_repo
 """
 
