@@ -40,9 +40,10 @@ class TrainRunConfig(Settings):
                 f"{micro} x {ranks} ranks = {micro * ranks}: change one of the three, for example "
                 f"{key('trainer.global_batch_size')}={max(1, round(batch / (micro * ranks))) * micro * ranks}"
             )
-        if self.objective.name is Arm.dpo:
-            if self.distributed.fsdp2:
-                yield "objective=dpo with distributed=fsdp2: its second model is not sharded there; use zero2 or zero3"
+        arm = self.objective.name
+        if arm in (Arm.dpo, Arm.w_door) and self.distributed.fsdp2:
+            yield f"objective={arm} with distributed=fsdp2: its second model is not sharded there; use zero2 or zero3"
+        if arm is Arm.dpo:
             if self.data.format is DataFormat.reference_jsonl:
                 yield (
                     "objective=dpo with data.format=reference_jsonl: those rows are already expanded and hold no "

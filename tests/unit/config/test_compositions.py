@@ -54,6 +54,12 @@ def test_arms_adapters_and_strategies_combine(
     assert config.problems() == []
 
 
+@pytest.mark.parametrize("arm", ["dpo", "w_door"])
+def test_a_second_model_is_not_sharded_by_fsdp2(arm: str) -> None:
+    [problem] = composed(f"objective={arm}", "distributed=fsdp2", *GIVEN).problems()
+    assert problem.startswith(f"objective={arm} with distributed=fsdp2")
+
+
 def test_only_the_miniature_has_the_miniature_s_settings() -> None:
     """Learning rates are the paper's: 2e-5, and 1e-4 with LoRA."""
     for words, rate, batch, length, folder in (
