@@ -35,7 +35,7 @@ PROBED = 8
 """Layers that a probe is tried on, evenly spaced."""
 _POSITIONS = 20_000
 """Positions of either kind that a probe is trained on, at most."""
-_TIMED, _REPEATS = 48, 3
+_TIMED, _REPEATS = 33, 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from derta.models.fingerprint import fingerprint
 from derta.models.target import TargetModel, load_target
 from derta.models.taught import DERTA_CONFIG_FILE, STOP_KEY, read_taught
 from derta.statistics.rates import Rate
-from derta.statistics.stopping import WHOLE, caught, stopped, stopped_by_depth, threshold_for
+from derta.statistics.stopping import WHOLE, caught, stopped, stopped_behind, stopped_by_depth, threshold_for
 from derta.statistics.table import markdown
 from derta.storage.atomic import write_errors_named, write_json_atomically, write_output
 from derta.storage.read_files import what_is_at
@@ -63,10 +63,12 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Shares that were stopped: of the benign responses, of the harmful ones by depth, of the borderline ones."""
+    """Shares that were stopped: of the benign responses; of the harmful ones before they had more than so many tokens,
+    and behind so many that were not watched; of the borderline ones."""
 
     false_positives: Rate
     recall: dict[str, Rate]
+    behind: dict[str, Rate]
     borderline: Rate | None = None
 
 
@@ -181,14 +183,16 @@ def stop_table(files: Mapping[str, Path]) -> str:
 
 
 def _table(found: Mapping[str, Calibration]) -> str:
-    depths = ("0", "5", "20", "80", WHOLE)
-    titles = ["model", "monitor", "responses", "benign", "borderline", *(f"harmful, by token {d}" for d in depths[:-1])]
-    lines = [[*titles, "harmful", "tokens more", "times as long"]]
+    early, late = ("0", "20"), ("5", "20", "80")
+    titles = ["model", "monitor", "responses", "benign", "borderline", "harmful"]
+    depths = [*(f"by token {depth}" for depth in early), *(f"behind {depth}" for depth in late)]
+    lines = [[*titles, *depths, "tokens more", "times as long"]]
     for label, calibration in found.items():
         for name, each in calibration.monitors.items():
             for what, measured in (("development", each.development), ("test", each.test)):
                 if measured:
-                    shares = [measured.false_positives, measured.borderline, *(measured.recall[d] for d in depths)]
+                    shares = [measured.false_positives, measured.borderline, measured.recall[WHOLE]]
+                    shares += [measured.recall[depth] for depth in early] + [measured.behind[depth] for depth in late]
                     cost = [f"{each.extra_tokens:.2f}", f"{each.time_ratio:.2f}" if each.time_ratio else "-"]
                     lines.append([label, name, what, *(str(share or "-") for share in shares), *cost])
     return markdown(lines, left=3)
@@ -263,6 +267,7 @@ def _calibrated(monitor: Monitor, curves: Mapping[str, Curves], config: Calibrat
         return Measured(
             stopped(of(benign, source), threshold, consecutive),
             stopped_by_depth(of(harmful, source), threshold, consecutive),
+            stopped_behind(of(harmful, source), threshold, consecutive),
             stopped(others, threshold, consecutive) if others else None,
         )
 

@@ -272,7 +272,7 @@ def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
         command = launch_command(
             "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(stop / split)}",
             *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=64", "max_new_tokens=112",
-            "helpful_max_new_tokens=56",
+            "helpful_max_new_tokens=56", "helpful_limit=318",
         )  # fmt: skip
         proof = stop / split / "rows" / "helpful.jsonl"
         jobs.append(Job(f"complete: stop, {split}", command, after=imported, proof=proof))

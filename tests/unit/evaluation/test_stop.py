@@ -18,7 +18,7 @@ from derta.miniature.rows import generate
 from derta.models.taught import StopRule, stored_rule
 from derta.objective.refusal_probability import longest_first, refusal_probabilities, response_cuts
 from derta.objective.refusal_token import resolve_refusal_token
-from derta.statistics.stopping import stopped_by_depth, threshold_for
+from derta.statistics.stopping import caught, threshold_for
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +143,12 @@ def test_the_rule_that_catches_most_is_taken(target, tmp_path, model_dir):
         for name, some in rows.items()
     }
 
-    def total(consecutive):
-        threshold = threshold_for(curves["benign"], 0.2, consecutive)
-        return sum(rate.count for rate in stopped_by_depth(curves["harmful"], threshold, consecutive).values())
+    def worth(consecutive):
+        return caught(curves["harmful"], threshold_for(curves["benign"], 0.2, consecutive), consecutive)
 
-    assert chosen.consecutive == max((1, 2, 3), key=total)
-    assert sum(rate.count for rate in chosen.development.recall.values()) == total(chosen.consecutive)
+    assert chosen.consecutive == max((1, 2, 3), key=worth)
+    shares = [rate.rate for rate in chosen.development.behind.values() if rate.n]
+    assert sum(shares) / len(shares) == pytest.approx(worth(chosen.consecutive))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from derta.errors import InputError
-from derta.statistics.stopping import WHOLE, caught, held, stopped, stopped_by_depth, threshold_for
+from derta.statistics.stopping import WHOLE, caught, held, stopped, stopped_behind, stopped_by_depth, threshold_for
 
 
 def test_a_response_is_stopped_where_the_score_stays_high_for_long_enough():
@@ -45,5 +45,11 @@ def test_what_is_caught_by_each_depth_counts_all_responses():
         "0": 1, "5": 2, "10": 2, "20": 2, "40": 3, "80": 3, "160": 3, WHOLE: 3
     }  # fmt: skip
     assert all(rate.n == 4 for rate in found.values())
-    assert caught(curves, 0.5) == pytest.approx((1 + 3 * 2 + 4 * 3) / 32)
-    assert caught(curves, 0.5, consecutive=2) == 0
+
+
+def test_behind_what_an_attack_has_written_only_the_rest_is_watched():
+    curves = [[0.9, 0.1], [0.1, 0.1, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1], [0.1] * 30 + [0.9], [0.1]]
+    found = {depth: (rate.count, rate.n) for depth, rate in stopped_behind(curves, 0.5).items()}
+    assert found == {"0": (3, 4), "5": (2, 2), "10": (1, 1), "20": (1, 1), "40": (0, 0), "80": (0, 0), "160": (0, 0)}
+    assert caught(curves, 0.5) == pytest.approx((0.75 + 1 + 1 + 1) / 4)
+    assert caught(curves, 0.5, consecutive=2) == caught([], 0.5) == 0
