@@ -60,7 +60,7 @@ def usual(group: str, model: str, peft: str = "none") -> str:
     model the paper's."""
     if model == "miniature":
         return "miniature"
-    return {"trainer": "paper", "optim": "lora" if peft == "lora" else "full"}.get(group, "custom")
+    return {"trainer": "paper", "optim": "full" if peft == "none" else "lora"}.get(group, "custom")
 
 
 def run_folder(model: object) -> str:

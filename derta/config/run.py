@@ -11,7 +11,7 @@ from derta.config.model import ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
 from derta.config.settings import Name, Settings
 from derta.config.sweep import SweepConfig
-from derta.config.training import DistributedConfig, LoggingConfig, OptimConfig, PeftConfig, TrainerConfig
+from derta.config.training import DistributedConfig, LoggingConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,6 +64,19 @@ class TrainRunConfig(Settings):
             )
         if self.trainer.compile and (self.distributed.deepspeed is not None or self.distributed.fsdp2):
             yield f"{key('trainer.compile')}=true was not tried with DeepSpeed and FSDP2: turn one off"
+        zero = (self.distributed.deepspeed or {}).get("zero_optimization")
+        fsdp2, engine = self.distributed.fsdp2, "FSDP2" if self.distributed.fsdp2 else "DeepSpeed"
+        if self.optim.name != "adamw" and (zero is not None or fsdp2):
+            yield (
+                f"{key('optim.name')}={self.optim.name} with {engine}, which cuts the optimizer's state up by rank: use "
+                f"{key('optim.name')}=adamw, or distributed=none"
+            )
+        if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):
+            yield (
+                f"peft=qlora with {'FSDP2' if fsdp2 else 'ZeRO-3'}, which cannot cut up weights of 4 bits here: every "
+                "GPU holds the whole base, a quarter of its 16-bit size; use distributed=none, zero1 or zero2, or "
+                "peft=lora"
+            )
         if "world_size" in self.trainer.resume_despite and self.distributed.deepspeed is not None:
             yield (
                 "trainer.resume_despite=[world_size] with DeepSpeed: its optimizer state is cut up by rank; start from "

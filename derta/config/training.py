@@ -14,6 +14,7 @@ from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Se
 Scheduler = Literal[  # of transformers, those that need no arguments of their own
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]  # but the first as in transformers
 Difference = Literal["data", "objective", "world_size", "pickles"]
 _NOT_IN_PROJECTS = "/\\#?%:"
 _LONGEST_PROJECT = 128
@@ -39,6 +40,10 @@ def _names_a_repository(text: str) -> bool:
 class OptimConfig(Settings):
     """AdamW. Defaults: the paper's full fine-tuning."""
 
+    name: Optimizer = "adamw"
+    """adamw is torch's. adamw_8bit holds the moments in 8 bits, those of the embedding in 32. paged_...: they lie in
+    memory that GPU and host share, and leave the GPU where it is full. All but the first are bitsandbytes'
+    (derta[quantization]), and not for DeepSpeed and FSDP2, which cut the moments up by rank."""
     learning_rate: Positive = 2e-5
     """Peak learning rate."""
     scheduler: Scheduler = "cosine"
@@ -89,6 +94,9 @@ class TrainerConfig(Settings):
     Not verified on a GPU."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    activation_offloading: bool = False
+    """Keep what the backward pass needs in the host's memory until then; with gradient_checkpointing that is the inputs
+    of the layers. Needs a GPU."""
     logging_steps: Count = 10
     """Steps between two lines of metrics.jsonl."""
     eval_steps: Whole = 50
@@ -131,10 +139,12 @@ class TrainerConfig(Settings):
 
 
 class PeftMethod(Choice):
-    """none: all weights are trained. lora: low-rank adapters on `target_modules`."""
+    """none: all weights are trained. lora: low-rank adapters on `target_modules`. qlora: the same on a base whose
+    linear layers, but for the head, are in 4 bits (nf4, double quantisation; needs derta[quantization])."""
 
     none = "none"
     lora = "lora"
+    qlora = "qlora"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -164,7 +174,7 @@ class PeftConfig(Settings):
             )
         if "lm_head" in self.target_modules:
             yield f"{key('target_modules')} holds lm_head, whose adapter TRL's fused head would never train: drop it"
-        if self.method is PeftMethod.lora and "all-linear" in self.target_modules[1:]:
+        if self.method is not PeftMethod.none and "all-linear" in self.target_modules[1:]:
             yield f"{key('target_modules')}: all-linear stands for all modules and must be the only entry"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from derta.models.devices import known_peak
+from derta.models.quantized import elements
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ModelFlops:
 
     @classmethod
     def of(cls, model: Any, *, forward_only: bool = False) -> ModelFlops:
-        """Counted on the model as it is trained: with its adapter, and under ZeRO-3 with whole sizes.
+        """Counted on the model as it is trained: with its adapter, and with whole sizes under ZeRO-3 and in four bits.
         forward_only: without the backward pass, as a reference model of preference training is run."""
         config = model.config.get_text_config()
         head = getattr(model.get_output_embeddings(), "weight", None)
@@ -54,7 +55,7 @@ class ModelFlops:
         per_token = per_supervised = 0.0
         for name, weight in model.named_parameters():
             each = 2 if forward_only else 6 if weight.requires_grad else 4
-            flops = each * float(getattr(weight, "ds_numel", weight.numel()))
+            flops = each * float(elements(weight))
             if weight is head:  # also where it is tied to the embedding
                 per_supervised += flops
             elif id(weight) not in looked_up:

@@ -22,7 +22,9 @@ cast (float32 adapters), and one byte of mask where it is dropped.
 
 At work, besides: the gradients of gate, up and their product, less what they replace (4 I k), or in the forward of an
 adapted layer its product (2 I k), hidden states that nothing saves (10 H), and where adapters are float32 the input of
-the down projection in float32 (4 I k), once more where it is dropped.
+the down projection in float32 (4 I k), once more where it is dropped. A base in four bits saves what any frozen base
+does; its largest linear layer is made whole in 16 bits for each product. Activations that wait on the host
+(trainer.activation_offloading) leave the five last ones on the GPU (TRL's max_fwd_stash_size); not held against a GPU.
 
 tests/unit/plan/test_activations.py holds all this against what torch saves and holds at its peak on small models. On
 one H200 (Llama 3, 16 rows of at most 1,024 tokens, float32 adapters or masters; the longest row was not recorded):
@@ -37,6 +39,7 @@ from __future__ import annotations
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
 
+_STASH = 5
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # of TRL's fused head: trl.kernels.chunked_logprob, trl.trainer.utils
 
 
@@ -68,6 +71,15 @@ def kept_bytes(shape: ModelShape, settings: Settings) -> int:
     if settings.checkpointing:
         return shape.layers * (4 if settings.wide else 2) * shape.hidden * settings.tokens
     return shape.layers * layer_bytes(shape, settings) + _cast_weights(shape, settings)
+
+
+def stashed_bytes(shape: ModelShape, settings: Settings) -> int:
+    """What stays of `kept_bytes` where the rest goes to the host: five of the widest tensors, and the cast weights."""
+    width = (4 if settings.wide else 2) * shape.hidden
+    if settings.checkpointing:
+        return _STASH * width * settings.tokens
+    widest = max(4 * shape.hidden, 2 * shape.feed_forward * shape.experts_per_token, 2 * settings.keys)
+    return _STASH * widest * settings.tokens + _cast_weights(shape, settings)
 
 
 def working_bytes(shape: ModelShape, settings: Settings) -> int:
@@ -104,7 +116,8 @@ def _passing_bytes(shape: ModelShape, settings: Settings) -> int:
     backward = forward = 4 * i
     if settings.lora and _own_inputs(settings):
         forward = 10 * shape.hidden + 2 * i + settings.wide_adapters * (4 + 4 * settings.dropout) * i
-    return max(backward, forward) * settings.tokens
+    whole = settings.weight * shape.largest_linear if settings.four_bits else 0
+    return max(backward, forward) * settings.tokens + whole
 
 
 def _head_bytes(shape: ModelShape, settings: Settings, trained: int) -> int:

@@ -13,16 +13,27 @@ DeepSpeed 0.19 really uses; tests/integration/test_planned_states.py holds them 
     none           4 P (LoRA: 2 P)  4 T             8 T             float32 weights, autocast computes in bfloat16
 
 With float32 weights (model.dtype=float32) weights and gradients take twice as much; masters are still copied.
+
+Not held against a GPU (tests/unit/plan/test_memory.py holds weights and moments against bitsandbytes' on a CPU):
+
+    QLoRA          a weight of a linear layer takes 4 bits, one byte of scale for 64 weights, and 4 bytes of scale for
+                   256 scales: 1/2 + 1/64 + 4 / (64 x 256) = 0.5159 bytes (arXiv 2305.14314, section 3)
+    8-bit AdamW    2 moments of a byte, each with 4 bytes of scale for 256 of them: 2 + 2/64 = 2.03 bytes (arXiv
+                   2110.02861); 8 bytes for the input embedding, which transformers leaves at 32 bits
+    paged          moments lie in memory that the driver moves between GPU and host: where the GPU is full, it has to
+                   hold those of one tensor at a time
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from derta.plan.activations import kept_bytes, working_bytes
+from derta.plan.activations import kept_bytes, stashed_bytes, working_bytes
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
 
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+EIGHT_BITS = 2 * (1 + 4 / 256)
 _SUB_GROUP = 1_000_000_000  # DeepSpeed's own default, in elements (deepspeed.runtime.zero.config)
 
 
@@ -32,13 +43,26 @@ def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int,
     if settings.stage is None:
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
         shards = d if settings.fsdp2 else 1
-        return (settings.held * p + adapters) // shards, 4 * t // shards, 8 * t // shards, 0
+        weights = settings.held * p + adapters - _rounded(shape, settings)
+        return weights // shards, 4 * t // shards, _moments(shape, settings) // shards, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
-    weights = settings.weight * (p / d if settings.stage == 3 else p) + whole
+    weights = settings.weight * (p / d if settings.stage == 3 else p) + whole - _rounded(shape, settings)
     gradients = settings.weight * (t if settings.stage == 1 else share)
     stepping = 4 * min(share, _SUB_GROUP) if settings.stage == 3 else (4 + settings.weight) * share
     return int(weights), int(gradients), int(12 * share), int(stepping)  # float32 weights are cloned, too
+
+
+def _rounded(shape: ModelShape, settings: Settings) -> int:
+    """What four bits save of the base."""
+    return int((settings.weight - NF4) * shape.linear) if settings.four_bits else 0
+
+
+def _moments(shape: ModelShape, settings: Settings) -> int:
+    if "8bit" not in settings.optimizer:
+        return 8 * shape.trainable
+    wide = 0 if settings.lora else shape.embedding
+    return int(8 * wide + EIGHT_BITS * (shape.trainable - wide))
 
 
 def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
@@ -85,7 +109,13 @@ class RankMemory:
 
 def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
     weights, gradients, optimizer, stepping = _model_states(shape, settings)
-    reference, host = weights if settings.reference else 0, 0
+    reference, host, kept = weights if settings.reference else 0, 0, kept_bytes(shape, settings)
+    if settings.optimizer.startswith("paged"):
+        resident = min(optimizer, 8 * shape.largest_trained)
+        host, optimizer = optimizer - resident, resident
+    if settings.activations_on_host:
+        on_gpu = min(kept, stashed_bytes(shape, settings))
+        host, kept = host + kept - on_gpu, on_gpu
     if settings.offload_optimizer:  # gradients go to the host as they are made, and the step is taken there
         host += optimizer + gradients + stepping
         optimizer = gradients = stepping = 0
@@ -96,7 +126,7 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=kept_bytes(shape, settings),
+        activations=kept,
         working=working_bytes(shape, settings),
         buffers=buffer_bytes(shape, settings),
         reference=reference,
@@ -107,8 +137,11 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
 
 def host_bytes(shape: ModelShape, settings: Settings, memory: RankMemory, ranks_here: int) -> dict[str, int]:
     """Of one host with `ranks_here` ranks. Under ZeRO-3 and FSDP2 its first rank alone reads the files
-    (transformers.modeling_utils); else every rank builds the whole model on its host before it moves to the GPU."""
+    (transformers.modeling_utils); else every rank builds the whole model on its host before it moves to the GPU, but
+    for a base in four bits, which goes there tensor by tensor."""
     model = shape.parameters * settings.held * (2 if settings.reference else 1)
+    if settings.four_bits:
+        model = shape.largest * settings.weight
     readers = 1 if settings.stage == 3 or settings.fsdp2 else ranks_here
     return {"loading": model * readers, "offload": memory.host * ranks_here}
 
@@ -119,6 +152,6 @@ def disk_bytes(shape: ModelShape, settings: Settings) -> dict[str, int]:
     model = settings.held * shape.parameters if not settings.lora else 4 * shape.trainable
     if settings.lora and settings.stage is not None:
         model = settings.weight * shape.trainable
-    optimizer = (8 if settings.stage is None else 12) * shape.trainable
+    optimizer = _moments(shape, settings) if settings.stage is None else 12 * shape.trainable
     module = settings.weight * shape.trainable if settings.stage in (1, 2) else model if settings.fsdp2 else 0
     return {"model": model, "checkpoint": model + optimizer + module}

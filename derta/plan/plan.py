@@ -21,6 +21,7 @@ ASSUMPTIONS = (
     f"{CONTEXT / GIB:.1f} GiB of the GPU go to CUDA and NCCL; {HEADROOM:.0%} of the rest stay free, because the "
     "allocator's fragmentation was not measured",
     "attention keeps no s x s scores (sdpa, varlen, flash); model.attn_implementation=eager is counted as such",
+    "4-bit weights, 8-bit and paged moments and activations on the host are arithmetic that no GPU has confirmed",
     "rows are flattened without a mask where trainer.padding_free=auto allows it on a GPU",
 )
 
@@ -80,7 +81,7 @@ def make_plan(config: PlanRunConfig) -> Plan:
         memory=memory,
         host=host_bytes(shape, settings, memory, config.ranks_per_node),
         disk=disk_bytes(shape, settings),
-        duration=plan_duration(config, shape, gpu, rows, lora=config.peft.method is PeftMethod.lora),
+        duration=plan_duration(config, shape, gpu, rows, lora=config.peft.method is not PeftMethod.none),
         mfu=config.mfu,
         proposal=propose(config, shape, gpu) if config.propose else None,
     )
@@ -129,7 +130,7 @@ def render(plan: Plan) -> str:
             "  " + shlex.join(plan.proposal.overrides),
         ]
     elif not plan.fits:
-        lines += ["", "nothing that was tried fits: neither LoRA nor more GPUs"]
+        lines += ["", "nothing that was tried fits: neither LoRA, QLoRA nor more GPUs"]
     return "\n".join([*lines, "", *(f"assumed: {line}" for line in ASSUMPTIONS)])
 
 
@@ -138,9 +139,12 @@ def _asked(plan: Plan) -> str:
     strategy = f"ZeRO-{settings.stage}" if settings.stage is not None else "FSDP2" if settings.fsdp2 else "no sharding"
     moved = [n for n, on in (("optimizer", settings.offload_optimizer), ("weights", settings.offload_parameters)) if on]
     offload = f" ({' and '.join(moved)} offloaded)" if moved else ""
+    method = "QLoRA" if settings.four_bits else "LoRA" if settings.lora else "full"
+    method += f", {settings.optimizer}" if settings.optimizer != "adamw" else ""
     rows = {0: "flattened", settings.length: "padded"}.get(settings.keys, "flattened under a mask")
     return (
-        f"{strategy}{offload}, {'LoRA' if settings.lora else 'full'}, micro-batch of {settings.rows} x "
+        f"{strategy}{offload}, {method}, micro-batch of {settings.rows} x "
         f"{settings.length:,} tokens, {rows}, {plan.accumulation} of them per GPU and step, "
         f"{'with' if settings.checkpointing else 'without'} checkpointing"
+        + (", activations on the host" if settings.activations_on_host else "")
     )

@@ -18,8 +18,9 @@ _LIVE = 1_000_000_000
 class Settings:
     """What of a configuration memory depends on.
 
-    stage: None without DeepSpeed. weight: bytes of a weight of the (base) model as computation sees it. rows: of one
-    micro-batch as the model sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each
+    stage: None without DeepSpeed. weight: bytes of a weight of the (base) model as computation sees it. four_bits: its
+    linear layers are in nf4. optimizer: optim.name. activations_on_host: what the backward needs waits there. rows: of
+    one micro-batch as the model sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each
     query has a score or a mask for, where there is one: those of its row, or, flattened, those of all rows.
     """
 
@@ -30,6 +31,9 @@ class Settings:
     offload_parameters: bool
     weight: int
     lora: bool
+    four_bits: bool
+    optimizer: str
+    activations_on_host: bool
     dropout: bool
     checkpointing: bool
     rows: int
@@ -48,7 +52,7 @@ class Settings:
         stage = zero.get("stage") if config.distributed.deepspeed is not None else None
         if stage == 0:
             raise InputError("a plan for ZeRO stage 0 is not made: plan distributed=none, or stage 1, 2 or 3")
-        lora, fsdp2 = config.peft.method is PeftMethod.lora, config.distributed.fsdp2
+        lora, fsdp2 = config.peft.method is not PeftMethod.none, config.distributed.fsdp2
         float32 = config.model.dtype is Dtype.float32 or (stage is None and not lora and not fsdp2)
         dpo = config.objective.name is Arm.dpo
         rows, length = config.trainer.micro_batch_size * (2 if dpo else 1), config.data.max_length
@@ -66,6 +70,9 @@ class Settings:
             offload_parameters=_on_host(zero, "offload_param"),
             weight=4 if float32 else 2,
             lora=lora,
+            four_bits=config.peft.method is PeftMethod.qlora,
+            optimizer=config.optim.name,
+            activations_on_host=config.trainer.activation_offloading,
             dropout=lora and config.peft.dropout > 0,
             checkpointing=config.trainer.gradient_checkpointing,
             rows=rows,

@@ -28,8 +28,10 @@ class ModelShape:
     adapted_inputs: input widths of all LoRA modules, summed over the model.
     adapter_rank: ranks of all LoRA modules, summed.
     adapted_stack: parameters of a layer that PEFT adapts as a whole (experts): each forward makes W + BA of them.
-    largest: parameters of the largest single tensor; layer: of one decoder layer; small: in tensors of at most
-        10 x hidden elements, which ZeRO-3 does not partition.
+    linear, largest_linear: parameters of all linear layers but the head, which QLoRA rounds to four bits, and of the
+        largest of them.
+    largest, largest_trained: parameters of the largest tensor, and of the largest that is trained; layer: of one
+        decoder layer; small: in tensors of at most 10 x hidden elements, which ZeRO-3 does not partition.
     attention, key_value: heads x head width of queries, and of keys.
     normed_queries: queries and keys have a norm of their own; capped: attention scores are soft-capped.
     feed_forward: width inside the (expert's) feed-forward network; experts_per_token: 1 without experts.
@@ -43,7 +45,10 @@ class ModelShape:
     adapted_inputs: int
     adapter_rank: int
     adapted_stack: int
+    linear: int
+    largest_linear: int
     largest: int
+    largest_trained: int
     layer: int
     small: int
     hidden: int
@@ -143,17 +148,21 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
     layers = [p for name, p in base if ".layers.0." in name or ".h.0." in name]
     wrapped = tuple(name.split(".experts.")[0] + ".experts." for name, _ in adapters if ".experts." in name)
     adapted = [p for name, p in base if id(p) in stacked and name.startswith(wrapped)]
-    linear = [p for name, p in adapters if "lora_A" in name and not (experts and ".experts." in name)]
+    inputs = [p for name, p in adapters if "lora_A" in name and not (experts and ".experts." in name)]
+    linear = _linear_sizes(model)
     return ModelShape(
         name=config.model.name_or_path,
         source=source,
         parameters=sum(p.numel() for _, p in named),
         trainable=sum(p.numel() for _, p in named if p.requires_grad),
         active=int(active) - (0 if tied else embedding),
-        adapted_inputs=sum(p.shape[1] for p in linear),
-        adapter_rank=sum(p.shape[0] for p in linear),
+        adapted_inputs=sum(p.shape[1] for p in inputs),
+        adapter_rank=sum(p.shape[0] for p in inputs),
         adapted_stack=sum(p.numel() for p in adapted) // text.num_hidden_layers,
+        linear=sum(linear),
+        largest_linear=max(linear, default=0),
         largest=max(p.numel() for _, p in base),
+        largest_trained=max(p.numel() for _, p in named if p.requires_grad),
         layer=sum(p.numel() for p in layers),
         small=sum(p.numel() for _, p in named if p.numel() <= 10 * hidden),
         hidden=hidden,
@@ -170,6 +179,15 @@ def model_shape(config: TrainRunConfig) -> ModelShape:
         capped=getattr(text, "attn_logit_softcapping", None) is not None,
         attention_implementation=config.model.attn_implementation or "sdpa",
     )
+
+
+def _linear_sizes(model: Any) -> list[int]:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    layers = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and "lora_" not in name]
+    return [layer.weight.numel() for layer in layers if layer is not head]
 
 
 def _feed_forward(text: Any, experts: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from derta.models.quantized import is_in_four_bits
 from derta.models.taught import BASE_WAS_DIRECTORY, DERTA_CONFIG_FILE
 from derta.models.template_date import fix_date
 from derta.statistics.table import markdown
@@ -107,7 +108,8 @@ def _training_facts(trainer: Any) -> list[str]:
     for lora in [adapter for adapter in adapters if hasattr(adapter, "lora_alpha")]:
         modules = lora.target_modules
         shown = modules if isinstance(modules, str) else ", ".join(sorted(modules or []))
-        facts.append(f"LoRA: r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout}, on {shown}")
+        base = ", beside a base in 4 bits (nf4)" if is_in_four_bits(trainer.model) else ""
+        facts.append(f"LoRA: r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout}, on {shown}{base}")
     return facts
 
 

@@ -19,6 +19,7 @@ from derta.data.load import LoadedRows
 from derta.errors import InputError
 from derta.models.flops import ModelFlops
 from derta.models.load import check_adapted_ends
+from derta.models.quantized import ready_for_training
 from derta.training.card import Origin, create_card, save_derta_config
 from derta.training.collator import ROW_IDS
 from derta.training.dataset import token_lengths, tokenize_table, without_long_prompts
@@ -76,6 +77,7 @@ class PairTrainer(DPOTrainer):
         super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel):
             check_adapted_ends(self.model)
+            ready_for_training(self.model)
         settle_kernels(self)
         lengths = token_lengths(self.train_dataset, ("prompt_ids", "chosen_ids", "rejected_ids"))
         truncated = sum(

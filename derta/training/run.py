@@ -38,6 +38,7 @@ from derta.models.load import (
     load_tokenizer,
 )
 from derta.models.precision import resolve_dtype
+from derta.models.quantized import check_bitsandbytes, in_four_bits
 from derta.models.run_date import settle_dates
 from derta.storage.atomic import apply_umask, write_json_atomically
 from derta.training import resume
@@ -116,6 +117,7 @@ def prepare(config: TrainRunConfig) -> Prepared:
     ranks = world_size()
     if problems := expand_home(config).problems():
         raise InputError.listing("this configuration cannot run:", problems)
+    _check_machine(config)
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.ERROR, format="%(message)s")
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -147,6 +149,18 @@ def prepare(config: TrainRunConfig) -> Prepared:
     return Prepared(config, rows, probe_rows, tokenizer, dtype, identity)
 
 
+def _check_machine(config: TrainRunConfig) -> None:
+    """Raises InputError for what saves memory where there is no GPU to save it on, or no library that does it."""
+    if config.peft.method is PeftMethod.qlora:
+        check_bitsandbytes("peft=qlora")
+    if (name := config.optim.name) != "adamw":
+        check_bitsandbytes(f"optim.name={name}")
+        if name.startswith("paged") and not torch.cuda.is_available():
+            raise InputError(f"optim.name={name} needs a GPU, whose memory it pages out: use adamw or adamw_8bit")
+    if config.trainer.activation_offloading and not torch.accelerator.is_available():
+        raise InputError("trainer.activation_offloading=true needs a GPU: here the host's memory is the only one")
+
+
 def _train(prepared: Prepared, decision: resume.Decision, requests: StopRequests) -> None:
 
     config, output_dir = prepared.config, prepared.output_dir
@@ -173,7 +187,8 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
     # Built before the model and kept: under ZeRO-3 its existence is what makes from_pretrained shard the weights.
     args = arguments(config, world_size=world_size(), dtype=prepared.dtype)
     held = weights_dtype(config, prepared.dtype)
-    model = load_model(config.model, held)
+    qlora = config.peft.method is PeftMethod.qlora
+    model = load_model(config.model, held, **(in_four_bits(held, args.device) if qlora else {}))
     check_vocabulary(model, tokenizer)
     if config.trainer.liger:
         fuse(model)

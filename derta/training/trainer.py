@@ -30,6 +30,7 @@ from derta.errors import InputError
 from derta.models.conversation import check_tokenizer
 from derta.models.flops import ModelFlops
 from derta.models.load import add_end_tokens, check_adapted_ends
+from derta.models.quantized import ready_for_training
 from derta.models.run_date import taught_date
 from derta.models.template_date import fix_date
 from derta.objective.loss import count_objectives, objective_loss, objective_scales
@@ -166,6 +167,7 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         is_adapter = isinstance(self.model, PeftModel)
         if is_adapter:
             check_adapted_ends(self.model)
+            ready_for_training(self.model)
             if self.refusal_token is not None and self.refusal_token.is_reset:
                 said = "LoRA trains no row of the LM head, that of the reset token %r included: %s"
                 remedy = "name a token that the model knows (objective.reset_token), or train without LoRA (peft=none)"

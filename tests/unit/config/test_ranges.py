@@ -57,6 +57,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "objective.weight_max": [NAN, INF, 0.9],
     "objective.ablation.positions": [[], [0], [-1, 2]],
     "objective.ablation.layers": [[], [-1]],
+    "optim.name": ["", "adam", "adamw_4bit"],
     "optim.scheduler": ["", "cosin", "reduce_lr_on_plateau"],
     "optim.warmup": [NAN, INF, -0.1, 1.5],
     "peft.target_modules": [[], [""], ["lm_head"]],
@@ -71,7 +72,7 @@ FREE = """
     data.contamination data.format data.long_prompts distributed.deepspeed distributed.fsdp2 logging.wandb_mode
     logging.run_name logging.sample_texts model.dtype model.trust_remote_code objective.name objective.normalization
     objective.rto_at_end objective.redraw peft.method peft.target_parameters trainer.shuffle
-    trainer.compile trainer.liger
+    trainer.compile trainer.liger trainer.activation_offloading
     trainer.gradient_checkpointing trainer.resume trainer.push_to_hub trainer.hub_private_repo
 """
 
