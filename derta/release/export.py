@@ -2,9 +2,10 @@
 
     source -> model -> logits of a probe -> merge -> hidden folder -> read again -> the same logits? -> output
 
-The output appears only when what was read back says the same. Weights come from safetensors. Only where a run kept
-none beside its ZeRO state (stage3_gather_16bit_weights_on_model_save=false) are that state's pickles read, by
-DeepSpeed's own converter, and only inside a run of derta's.
+An adapter of QLoRA was trained against a base in four bits and merges into the base as it was before. The output
+appears only when what was read back says the same. Weights come from safetensors. Only where a run kept none beside its
+ZeRO state (stage3_gather_16bit_weights_on_model_save=false) are that state's pickles read, by DeepSpeed's own
+converter, and only inside a run of derta's.
 """
 
 from __future__ import annotations

@@ -194,9 +194,10 @@ def test_older_names_of_gpus_still_answer(older: str, device: Device) -> None:
 
 
 def test_more_gpus_where_a_model_does_not_fit(lora: ModelShape) -> None:
-    config = composed(LORA, "world_size=1", "device=a100_80")
-    proposal = propose(config, lora, GPUS[config.device])
-    assert proposal.overrides[0] == "world_size=4"  # 141 GB of weights
+    """141 GB of weights in 16 bits, 41 in four."""
+    for device, expected in (("a100_80", "peft=qlora"), ("l40s", "world_size=8")):
+        config = composed(LORA, "world_size=1", f"device={device}")
+        assert propose(config, lora, GPUS[config.device]).overrides[0] == expected
 
 
 def test_table_and_json(lora: ModelShape, tmp_path: Path) -> None:
