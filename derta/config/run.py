@@ -68,8 +68,8 @@ class TrainRunConfig(Settings):
         fsdp2, engine = self.distributed.fsdp2, "FSDP2" if self.distributed.fsdp2 else "DeepSpeed"
         if self.optim.name != "adamw" and (zero is not None or fsdp2):
             yield (
-                f"{key('optim.name')}={self.optim.name} with {engine}, which cuts the optimizer's state up by rank: use "
-                f"{key('optim.name')}=adamw, or distributed=none"
+                f"{key('optim.name')}={self.optim.name} with {engine}, which cuts the optimizer's state up by rank: "
+                f"use {key('optim.name')}=adamw, or distributed=none"
             )
         if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):
             yield (

@@ -101,9 +101,17 @@ def test_an_arm_is_one_override_from_another() -> None:
     assert one == other
 
 
-def test_moments_that_deepspeed_cuts_up_are_its_own() -> None:
-    (problem,) = composed("optim.name=adamw_8bit", "distributed=zero1").problems()
-    assert problem.startswith("optim.name=adamw_8bit with DeepSpeed")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["optim.name=adamw_8bit", "distributed=zero1"], "optim.name=adamw_8bit with DeepSpeed"),
+        (["optim.name=adamw_8bit", "distributed=fsdp2"], "optim.name=adamw_8bit with FSDP2"),
+        (["peft=qlora", "distributed=fsdp2"], "peft=qlora with FSDP2"),
+    ],
+)
+def test_what_is_not_cut_up_by_rank(words: list[str], expected: str) -> None:
+    (problem,) = composed(*words).problems()
+    assert problem.startswith(expected)
 
 
 def test_the_paper_s_settings_are_the_defaults() -> None:
