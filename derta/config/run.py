@@ -71,6 +71,8 @@ class TrainRunConfig(Settings):
                 f"{key('optim.name')}={self.optim.name} with {engine}, which cuts the optimizer's state up by rank: "
                 f"use {key('optim.name')}=adamw, or distributed=none"
             )
+        if self.trainer.compile and self.peft.method is PeftMethod.qlora:
+            yield f"{key('trainer.compile')}=true was not tried with peft=qlora: turn one off"
         if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):
             yield (
                 f"peft=qlora with {'FSDP2' if fsdp2 else 'ZeRO-3'}, which cannot cut up weights of 4 bits here: every "
