@@ -52,6 +52,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     score = report["ablation_robustness"]
     yield f"ablation robustness: {percent(score)}" if score["n"] else f"ablation robustness: none ({score['reason']})"
+    if per_layer := report.get("per_layer"):
+        yield f"ablation robustness, one direction per layer: {percent(per_layer['kept_safe'])}"
 
 
 def _why_none(candidates: Sequence[Mapping[str, Any]], dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ A diagnostic belongs to an evaluation if both are of the same weights (sha256): 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from derta.charts import Figure
@@ -16,6 +16,7 @@ from derta.direction.report import interventions, percent
 from derta.direction.score import KEY, score_of
 from derta.report.html import Numbers
 from derta.report.runs import Run
+from derta.statistics.rates import rate
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -108,13 +109,20 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Numbers]:
 
 _RATES = {
     "attack success": ("harmful", "complied"),
+    "garbled": ("harmful", "garbled"),
     "refusal": ("harmful", "refused"),
     "over-refusal": ("harmless", "refused"),
 }
 
 
 def _rate(cell: Mapping[str, Any], side: str, share: str) -> str:
-    return percent(cell[side][share]) if side in cell else "-"
+    if side not in cell:
+        return "-"
+    found = cell[side]
+    if share in found:
+        return percent(found[share])
+    outcomes = found.get("outcomes")  # results of earlier versions have none
+    return percent(asdict(rate(outcomes[share], found["n"]))) if outcomes else "-"
 
 
 def _number(value: float | None) -> str:

@@ -16,6 +16,7 @@ from derta.config.direction import DiagnoseRunConfig, DirectionConfig, Selection
 from derta.config.model import ModelConfig
 from derta.direction.diagnose import diagnose
 from derta.direction.examine import Examined, examine
+from derta.direction.paired import READERS
 from derta.direction.report import describe
 from derta.direction.selection import Candidate, read_table, select
 from derta.errors import InputError
@@ -23,6 +24,7 @@ from derta.evaluation.records import Result
 from derta.evaluation.summary import Identity, Made, ModelIdentity, Summary, read_summary, write_summary
 from derta.models.generation import left_pad
 from derta.models.target import TargetModel
+from derta.report.directions import direction_content
 from derta.residual.direction_files import Direction, load_direction, save_direction
 from derta.statistics.rates import Rate
 from derta.storage.json_lines import read_lines
@@ -81,6 +83,7 @@ def test_one_direction_per_layer(examined: Examined) -> None:
     cell = examined.report["per_layer"]
     assert cell["harmful"]["complied"]["rate"] == 1.0 and cell["kl"] < 0.01 and cell["position"] < 0
     assert f"one per layer ablated (position {cell['position']}): attack success 100.0%" in describe(examined.report)
+    assert "ablation robustness, one direction per layer: 0.0% [0.0, 24.2] (n = 12)" in describe(examined.report)
     rows = examined.search.differences[cell["position"]]
     assert float(rows[2, PLANTED] / rows[2].norm()) > 0.95 and not rows[0].any()
 
@@ -94,6 +97,13 @@ def test_gibberish_is_no_success(planted: TargetModel, sides: Any, make_config: 
     assert after["well_formed"]["n"] == 0  # phrases do not tell
     line = next(line for line in describe(report).splitlines() if line.startswith("1 ablated"))
     assert "attack success 0.0%" in line and "garbled 12 of 12; with a loop 12 of 12" in line
+    for name, rate in (("garbled", 1.0), ("ablation robustness", 1.0), ("attack success", 0.0)):  # of every attack
+        where = "one direction per layer" + " ablated" * (name != "ablation robustness")
+        assert {share for share, _ in READERS[f"{name}, {where}"](report).values()} == {rate}
+    about = {"label": "model", "run": {"command": "diagnose"}, "identity": {"judge": "refusal_phrases"}}
+    numbers = direction_content({"model": [report | about]}).diagnostics[0].tables[0]
+    shown = {row[0]: row[numbers.header.index("garbled")].split()[0] for _, row in numbers.rows}
+    assert shown == {"as it is": "0.0%", "1 ablated": "100.0%", "one per layer ablated": "100.0%", "added": "-"}
 
 
 def test_none_is_reported_where_there_is_none(not_planted, sides, make_config, tiny_model, llama3_tokenizer):
