@@ -233,8 +233,8 @@ def test_help_shows_the_chosen_values_and_explains_wrong_ones() -> None:
 
 def test_cfg_job_prints_the_configuration(tmp_path: Path) -> None:
     """With `~` in paths, which Hydra's grammar has not, and users do."""
-    result = run("--cfg", "job", "objective=rto", "trainer.seed=7", "data.path=~", HOME=str(tmp_path))
-    for line in ("  name: rto\n", "  seed: 7\n", f"  path: {tmp_path}\n"):
+    result = run("--cfg", "job", "objective=rto", "trainer.seed=7", "data.path=~/rows", HOME=str(tmp_path))
+    for line in ("  name: rto\n", "  seed: 7\n", f"  path: {tmp_path}/rows\n"):
         assert line in result.stdout, result.stderr
     result = run("--cfg", "job", "--resolve", "objective=rto", "output_dir=~/runs/one", HOME=str(tmp_path))
     assert f"output_dir: {tmp_path}/runs/one" in result.stdout
