@@ -35,6 +35,7 @@ from derta.evaluation.summary import SUMMARY_FILE, read_summary
 from derta.models.fingerprint import adapter_base
 from derta.models.load import ADAPTER_CONFIG, check_source, load_model
 from derta.models.messages import TEXT_ROLE
+from derta.models.precision import resolve_dtype
 from derta.models.target import target_tokenizer
 from derta.models.taught import DERTA_CONFIG_FILE
 from derta.report.later import Axis, Later, write_later
@@ -164,7 +165,7 @@ def _tune(config: DurabilityRunConfig, rows: Sequence[dict[str, Any]], wanted: d
         output_dir=str(folder), max_steps=max(wanted), save_strategy="no", report_to=[], disable_tqdm=True,
         learning_rate=config.learning_rate, lr_scheduler_type="constant", max_length=config.max_length,
         per_device_train_batch_size=config.batch_size, seed=config.seed, gradient_checkpointing=not on_cpu,
-        use_cpu=on_cpu, bf16=not on_cpu, dataloader_pin_memory=not on_cpu,
+        use_cpu=on_cpu, bf16=resolve_dtype(config.model) == "bfloat16", dataloader_pin_memory=not on_cpu,
     )  # fmt: skip
     taught = Path(config.model.name_or_path) / DERTA_CONFIG_FILE
 
