@@ -43,8 +43,8 @@ def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int,
     if settings.stage is None:
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
         shards = d if settings.fsdp2 else 1
-        weights = settings.held * p + adapters - _rounded(shape, settings)
-        return weights // shards, 4 * t // shards, _moments(shape, settings) // shards, 0
+        held = settings.held * p + adapters - _rounded(shape, settings)
+        return held // shards, 4 * t // shards, _moments(shape, settings) // shards, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
     weights = settings.weight * (p / d if settings.stage == 3 else p) + whole - _rounded(shape, settings)

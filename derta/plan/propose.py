@@ -22,6 +22,7 @@ from functools import cache
 from derta.config import Arm, DistributedConfig, PeftMethod
 from derta.config.compose import read
 from derta.config.plan import PlanRunConfig
+from derta.config.training import Optimizer
 from derta.models.devices import Gpu
 from derta.plan.memory import RankMemory, rank_memory
 from derta.plan.settings import Settings
@@ -29,6 +30,7 @@ from derta.plan.shape import ModelShape, model_shape
 
 STRATEGIES = {"none": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.1, "zero3_offload": 2.5}
 OPTIMIZERS = {"adamw": 1.0, "adamw_8bit": 1.05, "paged_adamw_32bit": 1.3, "paged_adamw_8bit": 1.3}
+_SMALLER: tuple[Optimizer, ...] = ("adamw_8bit", "paged_adamw_8bit")
 _TO_THE_HOST = 1.2
 _HALF_FULL = 512  # tokens
 _MOST_GPUS = 512
@@ -114,7 +116,7 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
             )
 
 
-def _strategies(config: PlanRunConfig) -> Iterator[tuple[str, str]]:
+def _strategies(config: PlanRunConfig) -> Iterator[tuple[str, Optimizer]]:
     """A choice of conf/distributed/ and the optimizer that goes with it."""
     method, own = config.peft.method, config.optim.name
     for strategy in STRATEGIES:
@@ -124,4 +126,4 @@ def _strategies(config: PlanRunConfig) -> Iterator[tuple[str, str]]:
             continue  # there is next to no optimizer to offload
         yield strategy, own if strategy == "none" else "adamw"
         if strategy == "none" and method is PeftMethod.none:
-            yield from ((strategy, name) for name in ("adamw_8bit", "paged_adamw_8bit") if name != own)
+            yield from ((strategy, name) for name in _SMALLER if name != own)
