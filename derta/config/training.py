@@ -110,8 +110,8 @@ class TrainerConfig(Settings):
     resume_despite: list[Difference] = field(default_factory=list)
     """Differences that may lie between a checkpoint and the run that goes on from it: data (other rows: the order goes
     on by step, so some rows may come again and others not at all), objective (other settings, on the same weights and
-    optimizer state), world_size (another number of ranks; not with DeepSpeed), pickles (DeepSpeed's state from outside
-    the run's own directory: reading it can run code)."""
+    optimizer state), world_size (another number of ranks; not with DeepSpeed), pickles (DeepSpeed's or FSDP2's state
+    from outside the run's own directory: reading it can run code)."""
     skip_grad_norm_above: Positive | None = None
     """Updates whose global gradient norm is larger are left out and counted; null leaves none out."""
     num_workers: Whole = 0

@@ -61,3 +61,5 @@ class SavesWhole(Trainer):
         for name in getattr(self.model, "all_tied_weights_keys", {}):  # gathered twice, and no longer one tensor
             state.pop(name, None)
         self._save(output_dir, state_dict=state)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)

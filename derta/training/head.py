@@ -36,6 +36,7 @@ def score_supervised_positions(model: PreTrainedModel) -> None:
     positions only. Other calls are unchanged. Call it on the bare model, after SFTTrainer has patched it.
     """
     add_fused_lm_head(model, outputs=OUTPUTS)
+    model.base_model.register_forward_hook(functools.partial(_gather_head, model))
     fused = model.forward
     if model.base_model is model:  # no separate backbone whose output could be narrowed
         return
@@ -48,9 +49,6 @@ def score_supervised_positions(model: PreTrainedModel) -> None:
         fused_lm_head: bool = False,
         **kwargs: Any,
     ) -> Any:
-        head = self.get_output_embeddings()
-        if fused_lm_head and isinstance(head, FSDPModule):
-            head.unshard()  # the fused head reads its weights past the call that would
         if not fused_lm_head or labels is None or labels.device.type not in _SELECTS:
             return fused(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
         mask = labels[:, 1:] != -100
@@ -88,6 +86,12 @@ def score_supervised_positions(model: PreTrainedModel) -> None:
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def _gather_head(model: PreTrainedModel, *_: Any) -> None:
+    """The fused head reads its weights past the call by which FSDP2 would gather them, and reduce their gradients."""
+    if isinstance(head := model.get_output_embeddings(), FSDPModule):
+        head.unshard()
 
 
 def _fits_at_once(model: PreTrainedModel, positions: int) -> bool:

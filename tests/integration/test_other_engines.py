@@ -1,4 +1,5 @@
-"""Guards, preemption and full disks of two ranks where the other tests do not go: bfloat16, ZeRO-1, offload, dpo."""
+"""Guards, preemption and full disks of two ranks where the other tests do not go: bfloat16, ZeRO-1, offload, FSDP2,
+dpo."""
 
 import json
 import os
@@ -15,6 +16,7 @@ CASES = {
     "bf16, data parallel": ("distributed=none", "model.dtype=bfloat16"),
     "bf16, ZeRO-1": ("distributed=zero1", "model.dtype=bfloat16"),
     "bf16, ZeRO-3, offload": ("distributed=zero3_offload", "model.dtype=bfloat16"),
+    "bf16, FSDP2": ("distributed=fsdp2", "model.dtype=bfloat16"),
     "dpo, ZeRO-2": ("distributed=zero2", "objective=dpo"),
 }
 COMMON = ("trainer.micro_batch_size=1", "optim.scheduler=constant", "optim.learning_rate=1e-2")

@@ -81,7 +81,10 @@ for kind, words in KINDS.items():
         f"{kind}, ZeRO-3 flattened": (2, 4, [*words, "distributed=zero3", "trainer.padding_free=true"]),
         f"{kind}, resumed": (2, 2, [*words, f"trainer.resume={{{kind}, 2 ranks x 2 accumulation}}/checkpoint-3"]),
     }
+OPT = ["model.name_or_path={OPT model}", "trainer.eval_steps=0", "trainer.max_steps=2"]
 CASES |= {
+    "OPT": (1, 8, OPT),
+    "OPT, FSDP2": (2, 4, [*OPT, "distributed=fsdp2"]),
     "LoRA": (1, 8, LORA),
     "LoRA, FSDP2": (2, 2, [*LORA, "distributed=fsdp2", "trainer.save_steps=3"]),
     "LoRA, FSDP2, resumed": (2, 2, [*LORA, "distributed=fsdp2", "trainer.resume={LoRA, FSDP2}/checkpoint-3", PICKLES]),
@@ -99,14 +102,16 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     """Output directory per case. 11 training rows (4 triples, 3 helpful rows): an epoch is two steps, the second of
     which is filled up with rows that have been; a batch of half the size would make other epochs of them."""
     folder = tmp_path_factory.mktemp("ranks")
-    llama3_tokenizer.save_pretrained(folder / "model")
-    tiny_model("llama", len(llama3_tokenizer)).save_pretrained(folder / "model")
+    for place, family in (("model", "llama"), ("opt", "opt")):
+        llama3_tokenizer.save_pretrained(folder / place)
+        tiny_model(family, len(llama3_tokenizer)).save_pretrained(folder / place)
     rows = [row for row in mixed_rows if row["id"] != "helpful-3"]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     probe = [{**row, "prompt": [{"role": "user", "content": f"another request {row['id']}"}]} for row in mixed_rows[:7]]
     (folder / "probe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probe), encoding="utf-8")
     outputs = {name: folder / f"run-{number}" for number, name in enumerate(CASES)}
-    outputs["other model"], cases = folder / "other", []
+    outputs |= {"other model": folder / "other", "OPT model": folder / "opt"}
+    cases = []
     llama3_tokenizer.save_pretrained(folder / "other")
     tiny_model("llama", len(llama3_tokenizer), seed=3).save_pretrained(folder / "other")
     for name, (ranks, micro, further) in CASES.items():
@@ -224,6 +229,13 @@ def test_other_ways_to_train(kind, split, runs):
     assert max(abs(expected[step] - found[step]) for step in expected) < TOLERANCE
     assert curve(runs[f"{kind}, {split}"], "grad_norm") == pytest.approx(curve(runs[kind], "grad_norm"), rel=1e-4)
     assert any(abs(loss - curve(runs["1x8"], "loss")[step]) > 1e-3 for step, loss in expected.items())
+
+
+def test_a_head_in_a_group_of_its_own(runs):
+    """FSDP2 gathers OPT's head with no norm before it. A fused head that gathered it itself would lose the gradients of
+    other ranks without a word."""
+    for key in ("loss", "grad_norm"):
+        assert curve(runs["OPT, FSDP2"], key) == pytest.approx(curve(runs["OPT"], key), rel=1e-5)
 
 
 def test_adapters_under_fsdp2(runs):

@@ -88,6 +88,22 @@ def test_a_checkpoint_elsewhere_must_be_of_the_same_run(run: Path, tmp_path: Pat
         check_resumed_run(checkpoint, tmp_path / "new", describe(trainer__seed=7))
 
 
+@pytest.mark.parametrize(
+    ("file", "engine"), [("global_step3/states.pt", "DeepSpeed"), ("optimizer_0/.metadata", "FSDP2")]
+)
+def test_pickles_from_elsewhere_are_read_only_when_asked(
+    file: str, engine: str, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = run / "checkpoint-3"
+    (checkpoint / file).parent.mkdir(parents=True)
+    (checkpoint / file).touch()
+    with pytest.raises(InputError, match=f"holds {engine}'s state, which is pickled.*resume_despite=.pickles."):
+        check_resumed_run(checkpoint, tmp_path / "new", describe())
+    check_resumed_run(checkpoint, run, describe())
+    check_resumed_run(checkpoint, tmp_path / "new", describe(trainer__resume_despite=["pickles"]))
+    assert caplog.text.count(f"checkpoint-3: {engine}'s state is read with pickle") == 2
+
+
 def test_directories_are_made_for_good_only_if_something_is_written(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "run"
     with pytest.raises(RuntimeError), beginning(deep):
