@@ -7,7 +7,7 @@
 accelerate takes fully_shard on GPUs alone, and trains ranks on CPUs data-parallel without a word. It looks at nothing
 but the kind of its ranks, so ranks on CPUs are called GPUs before it looks: from there on, wrapping, clipping, saving
 and resuming are the same lines of accelerate, transformers and torch on both, and gloo or NCCL below them. What differs
-on a GPU: streams overlap communication with computation, and TRL's head runs in Triton. Unverified on a GPU. Tested with
+on a GPU: streams overlap communication with computation, and TRL's head runs in Triton. Unverified on a GPU; tests run
 torch 2.13 and accelerate 1.15.
 """
 
