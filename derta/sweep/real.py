@@ -263,8 +263,7 @@ def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
     root = Path(config.output)
     stop, rows = root / "stop", root / "test" / "rows"
     base = root / "model" if str(model).endswith(".gguf") else model
-    imported = ["import"] if base == root / "model" else []
-    jobs = []
+    jobs, imported = [], ["import"] if base == root / "model" else []
     for split in TOPICS:
         files = {"helpful": stop / f"{split}_prompts.jsonl"}
         if split == "development":  # those of the test are completed already
@@ -300,8 +299,8 @@ def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
             results[label, seed] = stop / f"evaluation-seed-{seed}" / label
             job = _evaluation(config, base, label, seed, results[label, seed])
             guarded = [*job.command, "eval.guard=refusal_probability", "eval.probability=false"]
-            name = job.name.removeprefix("evaluate ")
-            jobs.append(replace(job, name=f"{job.name}, stopped", command=guarded, after=[*job.after, f"stop {name}"]))
+            after = [*job.after, job.name.replace("evaluate", "stop", 1)]
+            jobs.append(replace(job, name=f"{job.name}, stopped", command=guarded, after=after))
     return [*jobs, _report(stop / "report", "report: stop", results.values(), jobs)]
 
 
