@@ -1,4 +1,4 @@
-"""(f) From the command to the first step, and how long imports and --help take; (h) one rank against two.
+"""(f) From the command to the first step, and how long imports and --help take.
 
 Every measurement is a process of its own, as a user starts it.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from derta.benchmark.measure import Line, compared, now
 from derta.config.shipped import command_of
-from derta.storage.json_lines import read_lines
 
 
 def run(*command: str) -> float:
@@ -67,20 +66,3 @@ def _overrides(model: Path, data: Path, output: Path, steps: int) -> list[str]:
         "model=miniature", f"model.name_or_path={model}", f"data.path={data}", f"output_dir={output}",
         f"trainer.max_steps={steps}", "logging.wandb_mode=disabled",
     ]  # fmt: skip
-
-
-def scaling(size: str) -> list[Line]:
-    """Tokens per second of `launch/train.py` on one rank and on two, one thread each, at the same global batch."""
-    steps = 24 if size == "small" else 200
-    with tempfile.TemporaryDirectory() as folder:
-        model, data = _prepare(Path(folder))
-        speeds = {}
-        for ranks in (1, 2):
-            output = Path(folder) / f"ranks{ranks}"
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-            batch = ["trainer.global_batch_size=16", "trainer.micro_batch_size=8", "trainer.logging_steps=4"]
-            command = [*command_of("train"), *_overrides(model, data, output, steps), *batch]
-            run(*(torchrun if ranks > 1 else []), *command)
-            lines = list(read_lines(output / "metrics.jsonl"))
-            speeds[ranks] = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line][1:]
-    return [compared("h", "two CPU ranks", "tokens/s", speeds[2], speeds[1], peer_name="one rank")]

@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,19 +19,18 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen, Predicate
 
 from derta.benchmark.measure import Line, machine, use_clock
-from derta.config.settings import Count, Settings, Text
+from derta.config.settings import Count, Name, Settings, Text
 from derta.statistics.table import markdown
 
-SUITES = {  # name: the functions that make its lines, as module.function
-    "training": ("training.training",),  # (a)
-    "reference": ("reference.reference",),  # (b)
-    "memory": ("head_memory.head_memory",),  # (c)
-    "builder": ("builder.builder",),  # (d)
-    "generation": ("generation.generation",),  # (e)
-    "startup": ("startup.startup",),  # (f)
-    "checkpoints": ("throughput.checkpoints",),  # (g)
-    "scaling": ("startup.scaling", "throughput.throughput"),  # (h)
-    "direction": ("direction.direction",),  # (i)
+SUITES = {  # name: the function that makes its lines, as module.function
+    "training": "cases.training",  # (a)
+    "memory": "head_memory.head_memory",  # (c)
+    "builder": "builder.builder",  # (d)
+    "generation": "generation.generation",  # (e)
+    "startup": "startup.startup",  # (f)
+    "checkpoints": "checkpoints.checkpoints",  # (g)
+    "direction": "direction.direction",  # (i)
+    "gpu": "cases.gpu",  # (j)
 }
 
 
@@ -44,9 +43,14 @@ class BenchmarkRunConfig(Settings):
         MinLen(1),
         f"[all], or some of [{','.join(SUITES)}]",
     ] = field(default_factory=lambda: ["all"])
-    """What is measured."""
-    size: Literal["small", "full"] = "small"
-    """small: some minutes on two cores; full: as long as it takes."""
+    """What is measured; all is all but gpu."""
+    size: Literal["tiny", "small", "full"] = "small"
+    """small: some minutes on two cores, or six on a GPU; full: as long as it takes; tiny: of suite=[gpu], on any
+    machine, to see that it runs."""
+    model: Annotated[Text, "a model directory"] | None = None
+    """Of suite=[training]: a model that is trained in place of the small ones."""
+    kernels: bool = False
+    """Of a model directory and suite=[gpu]: a table of kernels for each case, beside the result."""
     clock: Literal["wall", "cpu"] = "wall"
     """Time on the wall; or cpu: seconds of CPU, for a machine on which other jobs run."""
     threads: Count = 1
@@ -54,13 +58,19 @@ class BenchmarkRunConfig(Settings):
     output: Annotated[Text, "a directory"] = "runs/benchmark"
     """Where benchmark.md and benchmark.json go."""
 
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if self.size == "tiny" and self.suites != ["gpu"]:
+            yield f"{key('size')}=tiny is for {key('suite')}=[gpu]: use small"
+        if self.model is not None and self.suites != ["training"]:
+            yield f"{key('model')}={self.model} is for {key('suite')}=[training]: leave it out, or name this suite"
+
     @property
     def suites(self) -> list[str]:
-        return list(SUITES) if "all" in self.suite else self.suite
+        return [name for name in SUITES if name != "gpu"] if "all" in self.suite else self.suite
 
 
-def run_benchmark(config: BenchmarkRunConfig) -> str:
-    """Measure, leave table and samples in config.output, and return the table."""
+def be_quiet(threads: int) -> None:
+    """Of this process: threads of torch, and nothing said but results."""
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
@@ -68,19 +78,26 @@ def run_benchmark(config: BenchmarkRunConfig) -> str:
     import transformers
     from datasets.utils.logging import disable_progress_bar
 
-    use_clock(config.clock)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()
+
+
+def run_benchmark(config: BenchmarkRunConfig) -> str:
+    """Measure, leave table and samples in config.output, and return the table. Every line is said and written as soon
+    as it is known."""
+    be_quiet(config.threads)
+    use_clock(config.clock)
     described, command = machine(), shlex.join(["python", "launch/benchmark.py", *sys.argv[1:]])
     lines: list[Line] = []
     for name in config.suites:
         begin = time.perf_counter()
-        for place in SUITES[name]:
-            module, function = place.split(".")
-            found = getattr(importlib.import_module(f"derta.benchmark.{module}"), function)(config.size)
-            lines += found
-            print(as_table(found), file=sys.stderr, flush=True)
+        module, function = SUITES[name].split(".")
+        measure = getattr(importlib.import_module(f"derta.benchmark.{module}"), function)
+        for line in measure(config if module == "cases" else config.size):
+            lines.append(line)
+            print(as_table([line]).splitlines()[-1], file=sys.stderr, flush=True)
+            write(lines, described, command, Path(config.output))
         print(f"{name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
     return write(lines, described, command, Path(config.output))
 

@@ -69,23 +69,17 @@ def dataset(rows: list[dict[str, Any]]) -> Any:
     return Dataset.from_list([{key: row[key] for key in ("id", "prompt", "chosen", "rejected")} for row in rows])
 
 
-def llama(vocabulary: int, hidden: int = 128, layers: int = 3, seed: int = 0) -> Any:
-    """A Llama in the miniature's shape with random weights."""
+def llama(
+    vocabulary: int, hidden: int = 128, layers: int = 3, seed: int = 0, dtype: str = "float32", **shape: Any
+) -> Any:
+    """A Llama with random weights, by default in the miniature's shape. shape: more of LlamaConfig."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=hidden * 21 // 8,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            max_position_embeddings=2048,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    )
+    own = {"intermediate_size": hidden * 21 // 8, "num_attention_heads": 4, "tie_word_embeddings": False}
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, max_position_embeddings=2048,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None, **{**own, **shape},
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))

@@ -7,15 +7,18 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from derta.benchmark.cases import Case, gpu, measure
 from derta.benchmark.measure import Line, compared, in_turn, with_peak
-from derta.benchmark.reference import _naive_loss
 from derta.benchmark.suites import SUITES, BenchmarkRunConfig, as_table, write
 from derta.benchmark.training import our_trainer, rows_of_epoch, trl_trainer
 from derta.benchmark.workload import llama, miniature_rows, paper_mix, tokenizer
+from derta.config.command import Command
+from derta.errors import InputError
 
 
 def test_the_ratio_is_that_of_neighbours() -> None:
@@ -52,13 +55,59 @@ def test_table_and_files(tmp_path: Path) -> None:
 
 
 def test_suites_exist() -> None:
-    assert BenchmarkRunConfig().suites == list(SUITES) and BenchmarkRunConfig(suite=["memory"]).suites == ["memory"]
+    assert BenchmarkRunConfig().suites == [name for name in SUITES if name != "gpu"]
+    assert BenchmarkRunConfig(suite=["memory"]).suites == ["memory"]
     [problem] = BenchmarkRunConfig(suite=["training", "nothing"]).problems()
-    assert problem.startswith("suite=[training,nothing]: expected [all], or some of [training,reference,")
-    for places in SUITES.values():
-        for place in places:
-            module, function = place.split(".")
-            assert callable(getattr(importlib.import_module(f"derta.benchmark.{module}"), function))
+    assert problem.startswith("suite=[training,nothing]: expected [all], or some of [training,memory,")
+    for place in SUITES.values():
+        module, function = place.split(".")
+        assert callable(getattr(importlib.import_module(f"derta.benchmark.{module}"), function))
+    for wrong in ({"size": "tiny"}, {"suite": ["gpu"], "model": "some/model"}):
+        assert len(BenchmarkRunConfig(**wrong).problems()) == 1
+
+
+def test_words_without_a_value_are_refused() -> None:
+    with pytest.raises(InputError, match="gpu"):
+        Command("benchmark", BenchmarkRunConfig).answer(["gpu"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_suite_of_a_gpu_needs_one() -> None:
+    with pytest.raises(InputError, match="size=tiny runs the same code on a CPU"):
+        list(gpu(BenchmarkRunConfig(suite=["gpu"])))
+
+
+def test_a_case_of_the_suite_of_a_gpu(tmp_path: Path) -> None:
+    """What runs there with 8B parameters, with 100k on any machine: every line, and the table of kernels."""
+    tiny = {"vocabulary": 1280, "hidden": 32, "layers": 1}
+    case = Case("j", "LoRA", tiny, lora=True, flattened=True, micro=4, steps=3, rounds=1, scale=0.05, packed=128)
+    case.peak_flops, case.kernels = 1e12, str(tmp_path / "kernels" / "LoRA.txt")
+    lines = {line.what.removeprefix("LoRA: "): line for line in measure(case)}
+    assert list(lines) == [
+        "first pass", "peak memory", "rate", "MFU", "training, against TRL", "peak memory of TRL",
+        "training, against TRL at its best", "peak memory of TRL at its best",
+    ]  # fmt: skip
+    assert "aten::mm" in Path(case.kernels).read_text() and 0 < lines["MFU"].ours < 1
+    assert 0 < lines["peak memory"].peer < 1 and lines["training, against TRL"].ratio > 0  # GiB, planned
+
+
+def naive_loss(model: Any, rows: list[dict[str, list[int]]]) -> Any:
+    """Mean nll over the supervised tokens of one micro-batch."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[i, :length], labels[i, :length] = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+        mask[i, :length] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # [B, L, V]
+    total, count = logits.new_zeros(()), 0
+    for i in range(len(rows)):
+        target = labels[i, 1:]
+        total = total + torch.nn.functional.cross_entropy(logits[i, :-1], target, ignore_index=-100, reduction="sum")
+        count += int((target != -100).sum().item())
+    return total / max(count, 1)
 
 
 def test_peers_train_on_the_same_batch(tmp_path: Path) -> None:
@@ -67,7 +116,7 @@ def test_peers_train_on_the_same_batch(tmp_path: Path) -> None:
     ours = our_trainer(llama(len(tokenizer())), rows, str(tmp_path / "ours"), 1, logging_steps=1)
     ready = rows_of_epoch(ours)
     theirs = trl_trainer(llama(len(tokenizer())), ready, str(tmp_path / "trl"), 1, logging_steps=1)
-    naive = float(_naive_loss(llama(len(tokenizer())), ready[:8]).detach())
+    naive = float(naive_loss(llama(len(tokenizer())), ready[:8]).detach())
     losses = [trainer.train().training_loss for trainer in (ours, theirs)]
     assert losses == pytest.approx([naive, naive], rel=1e-5)
 

@@ -1,40 +1,13 @@
-"""(h) Tokens per second of forward and backward by sequence length and batch, on the miniature's model; and (g)
-checkpoints: what saving and loading take, with the record that makes one complete."""
+"""(g) Checkpoints: what saving and loading take, with the record that makes one complete."""
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from pathlib import Path
 
 from derta.benchmark.measure import Line, in_turn, seconds
 from derta.benchmark.training import our_trainer, rows_of_epoch, trl_trainer
 from derta.benchmark.workload import llama, miniature_rows, tokenizer
-
-
-def throughput(size: str) -> list[Line]:
-    import torch
-
-    from derta.training.head import score_supervised_positions
-
-    rounds = 3 if size == "small" else 10
-    vocabulary = len(tokenizer())
-    model = llama(vocabulary)
-    score_supervised_positions(model)
-    lines = []
-    for length in (64, 256, 1024):
-        for batch in (1, 4, 16):
-            ids = torch.randint(vocabulary, (batch, length))
-            labels = ids.clone()
-            labels[:, : length // 2] = -100  # half of a row is prompt or prefix
-
-            def step(ids: torch.Tensor = ids, labels: torch.Tensor = labels) -> None:
-                model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs.sum().backward()
-
-            step()
-            took = statistics.median(seconds(step) for _ in range(rounds))
-            lines.append(Line("h", f"length {length}, batch {batch}", "tokens/s", batch * length / took))
-    return lines
 
 
 def checkpoints(size: str) -> list[Line]:
