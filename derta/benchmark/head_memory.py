@@ -37,11 +37,11 @@ def head(suite: str, tokens: int, vocabulary: int, hidden: int, goal: float | No
             torch.cuda.synchronize()
 
     runs = [lambda loss=loss: step(loss) for loss in losses]
-    what, about = f"loss, {tokens:,} tokens, V = {vocabulary:,}, H = {hidden:,}", {"peer_name": "full logits"}
+    what, peer = f"loss, {tokens:,} tokens, V = {vocabulary:,}, H = {hidden:,}", "full logits"
     times: Any = [lambda run=run: 1e3 * seconds(run) for run in runs]
     peaks: Any = [lambda run=run: with_peak(run)[1] for run in runs]
-    yield in_turn(suite, what, "ms", *times, 3 if on_gpu else 1, **about)
-    yield in_turn(suite, f"{what}, peak memory", "MiB", *peaks, 1, goal=goal, **about)
+    yield in_turn(suite, what, "ms", *times, 3 if on_gpu else 1, peer_name=peer)
+    yield in_turn(suite, f"{what}, peak memory", "MiB", *peaks, 1, peer_name=peer, goal=goal)
 
 
 def _inputs(vocabulary: int, tokens: int, hidden: int, **placed: Any) -> tuple[Any, Any, Any]:
