@@ -109,7 +109,7 @@ def test_70b_in_four_bits_fits_one_gpu_of_80_gb() -> None:
     others = 70_553_706_496 - plan.shape.linear
     by_hand = 0.5159 * plan.shape.linear + 2 * others + 4 * plan.shape.trainable
     assert plan.memory.weights == pytest.approx(by_hand, rel=1e-4)
-    assert plan.fits and "no DeepSpeed, QLoRA, " in render(plan)
+    assert plan.fits and "no sharding, QLoRA, " in render(plan)
 
 
 @pytest.mark.parametrize(
