@@ -43,7 +43,7 @@ def test_states_of_two_ranks(command: Callable[..., subprocess.CompletedProcess]
         print(case, states)
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(states, name) == pytest.approx(case[name], rel=0.02), (case, states)
-        assert disk_bytes(shape, settings)["checkpoint"] == pytest.approx(case["disk"], rel=0.10), case
+        assert disk_bytes(shape, settings)["checkpoint"] == pytest.approx(case["disk"], rel=0.11), case
 
 
 def test_the_command(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
