@@ -5,6 +5,7 @@ Names are imported when they are used, so that `import derta` and `--help` stay 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from derta.training.trainer import DeRTaTrainer
 
 __version__ = "0.1.0"
+
+# PEFT imports it where it is installed, and on a CPU it recommends a package that would download kernels to run.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _WHERE = {  # public name: module, name there
     "DeRTaConfig": ("derta.training.config", "DeRTaConfig"),

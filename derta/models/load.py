@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-# PEFT imports it where it is installed, and on a CPU it recommends a package that would download kernels to run.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
