@@ -42,6 +42,7 @@ from derta.models.fingerprint import fingerprint
 from derta.models.generation import Batch, check_logits, plan_batches
 from derta.models.inputs import Key
 from derta.models.precision import resolve_dtype
+from derta.models.prefixes import shares_prefixes
 from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 from derta.models.taught import StopRule, stored_rule
@@ -138,7 +139,8 @@ def measure(prepared: Prepared, config: EvaluateRunConfig, ranks: Ranks) -> None
     if ranks.rank == 0:
         folder.claim(prepared.identity.to_json(), asdict(prepared.run), config.model.name_or_path)
     ranks.barrier()
-    batches = plan_batches(inputs, config.eval.batch_size, config.eval.batch_tokens)
+    together = target.server is None and shares_prefixes(target.model)
+    batches = plan_batches(inputs, config.eval.batch_size, config.eval.batch_tokens, together=together)
     run_batches(batches, prepared, target, ranks, config.eval)
     benchmarks = run_benchmarks(config.eval.lm_eval, target, ranks) if config.eval.lm_eval.tasks else None
     ranks.barrier()

@@ -3,6 +3,7 @@
     pad pad pad  prompt prompt | prefill   -> new new <end>
     pad      prompt prompt prompt | prefill -> new new new <end>
 
+A prefix that several inputs share is computed once where prefills are long (derta.models.prefixes).
 Batches are cut before anything runs and do not depend on the number of ranks or on what is already done, so that a
 resumed or parallel evaluation gives each prompt the same neighbours, and with them the same rounding.
 """
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from derta.errors import InputError
 from derta.models.inputs import Generation, ModelInput, Sampling
+from derta.models.prefixes import families, parts
 
 if TYPE_CHECKING:
     import torch
+    from transformers import DynamicCache
 
     from derta.models.target import TargetModel
 
@@ -24,18 +27,27 @@ if TYPE_CHECKING:
 Batch = list[ModelInput]
 
 
-def plan_batches(inputs: Iterable[ModelInput], batch_size: int, tokens: int | None = None) -> list[Batch]:
+def plan_batches(
+    inputs: Iterable[ModelInput], batch_size: int, tokens: int | None = None, *, together: bool = False
+) -> list[Batch]:
     """Longest inputs first, so that a batch too large for the memory shows at once; ties in the order of their keys.
     tokens: of a batch at most, padding included (None: no limit); an input that is longer has a batch of its own.
+    together: the inputs of a row that share a long prefix stand in one batch, and both limits count the longest of each
+        row only: `generate` keeps the others' parts within the same limits.
     Raises ValueError: batch_size < 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    ordered = sorted(inputs, key=lambda item: (-len(item.token_ids), item.key))
+    inputs = list(inputs)
+    rows = families(inputs) if together else []
+    shared = {item.key for family in rows for item in family}
     batches: list[Batch] = []
-    while ordered:
-        count = batch_size if tokens is None else min(batch_size, max(1, tokens // len(ordered[0].token_ids)))
-        batches.append(ordered[:count])
-        ordered = ordered[count:]
+    for units in (rows, [[item] for item in inputs if item.key not in shared]):
+        ordered = sorted(units, key=lambda unit: (-len(unit[0].token_ids), unit[0].key))
+        while ordered:
+            longest = len(ordered[0][0].token_ids)
+            count = batch_size if tokens is None else min(batch_size, max(1, tokens // longest))
+            batches.append([item for unit in ordered[:count] for item in unit])
+            ordered = ordered[count:]
     return batches
 
 
@@ -50,6 +62,23 @@ def generate(
         return target.server.generate(
             batch, target.end_token_ids, target.reset_id, max_new_tokens=max_new_tokens, sampling=sampling
         )
+    found: dict[int, Generation] = {}
+    planned = parts(target.model, batch) if sampling is None else [(list(range(len(batch))), None)]
+    for places, cache in planned:
+        made = _generate([batch[place] for place in places], cache, target, max_new_tokens, sampling)
+        found |= zip(places, made, strict=True)
+    return [found[place] for place in range(len(batch))]
+
+
+def _generate(
+    batch: Sequence[ModelInput],
+    cache: DynamicCache | None,
+    target: TargetModel,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+) -> list[Generation]:
+    """`generate` for inputs that are padded to one length. cache: of all of their tokens but the last, if there is
+    one."""
     import torch
     from transformers import GenerationConfig
 
@@ -77,6 +106,7 @@ def generate(
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
             logits_processor=[guard] if guard else None,
+            **({} if cache is None else {"past_key_values": cache}),
         )
     new = output[:, input_ids.shape[1] :].tolist()
     stops = guard.stopped.tolist() if guard else [-1] * len(new)
@@ -87,12 +117,12 @@ def generate(
 
 
 def check_logits(target: TargetModel, batch: Sequence[ModelInput]) -> None:
-    """One forward over the first inputs of a batch: argmax would turn NaN logits into text without a word.
+    """One forward over the last, shortest inputs of a batch: argmax would turn NaN logits into text without a word.
     Raises InputError: NaN or infinite logits."""
     import torch
 
     model = target.model
-    input_ids, attention_mask = left_pad([item.token_ids for item in batch[:4]], target.pad_token_id)
+    input_ids, attention_mask = left_pad([item.token_ids for item in batch[-4:]], target.pad_token_id)
     with torch.inference_mode():
         output = model(
             input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=1
