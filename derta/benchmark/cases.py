@@ -98,22 +98,15 @@ def gpu(config: BenchmarkRunConfig) -> Iterator[Line]:
     tiny = config.size == "tiny"
     if not tiny and not torch.cuda.is_available():
         raise InputError("suite=[gpu] needs a GPU, and there is none: size=tiny runs the same code on a CPU")
-    if not tiny:  # rows of 480 tokens or so: 64 a step and 16 in a micro-batch
-        usual = {"sixteen_bit": True, "scale": 1.0, "packed": 2048, "goal": 0.95}
-        full = Case("j", "1B full", _1B, micro=16, accumulation=4, steps=3, **usual)
-        lora = Case("j", "8B LoRA", _8B, lora=True, checkpointing=True, micro=16, steps=4, rounds=2, **usual)
-    else:
-        usual = {
-            "micro": 4,
-            "accumulation": 2,
-            "steps": 2,
-            "rounds": 1,
-            "scale": 0.05,
-            "packed": 128,
-            "goal": 0.95,
-            "peak_flops": 1e12,
-        }
+    usual: dict[str, Any]
+    if tiny:
+        usual = {"micro": 4, "accumulation": 2, "steps": 2, "rounds": 1, "scale": 0.05, "packed": 128, "goal": 0.95}
+        usual["peak_flops"] = 1e12
         full, lora = Case("j", "1B full", _TINY, **usual), Case("j", "8B LoRA", _TINY, lora=True, **usual)
+    else:  # rows of 480 tokens or so: 64 a step and 16 in a micro-batch
+        usual = {"sixteen_bit": True, "scale": 1.0, "packed": 2048, "goal": 0.95, "micro": 16}
+        full = Case("j", "1B full", _1B, accumulation=4, steps=3, **usual)
+        lora = Case("j", "8B LoRA", _8B, lora=True, checkpointing=True, steps=4, rounds=2, **usual)
     for case in (full, lora):
         for flattened in (False, True):
             name = f"{case.name}, {'flattened' if flattened else 'padded'}"

@@ -9,6 +9,7 @@ each.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from derta.benchmark.measure import Line, in_turn, seconds, with_peak
@@ -29,19 +30,23 @@ def head(suite: str, tokens: int, vocabulary: int, hidden: int, goal: float | No
 
     on_gpu = torch.cuda.is_available()
     placed = {"device": "cuda", "dtype": torch.bfloat16} if on_gpu else {"device": "cpu", "dtype": torch.float32}
-    losses = [make(vocabulary, tokens, hidden, **placed) for make in (_our_loss, _naive_loss)]
+    ours, naive = (make(vocabulary, tokens, hidden, **placed) for make in (_our_loss, _naive_loss))
 
     def step(loss: Any) -> None:
         loss().backward()
         if on_gpu:
             torch.cuda.synchronize()
 
-    runs = [lambda loss=loss: step(loss) for loss in losses]
+    def milliseconds(loss: Any) -> float:
+        return 1e3 * seconds(lambda: step(loss))
+
+    def peak(loss: Any) -> float:
+        return with_peak(lambda: step(loss))[1]
+
     what, peer = f"loss, {tokens:,} tokens, V = {vocabulary:,}, H = {hidden:,}", "full logits"
-    times: Any = [lambda run=run: 1e3 * seconds(run) for run in runs]
-    peaks: Any = [lambda run=run: with_peak(run)[1] for run in runs]
-    yield in_turn(suite, what, "ms", *times, 3 if on_gpu else 1, peer_name=peer)
-    yield in_turn(suite, f"{what}, peak memory", "MiB", *peaks, 1, peer_name=peer, goal=goal)
+    pairs = [(partial(measured, ours), partial(measured, naive)) for measured in (milliseconds, peak)]
+    yield in_turn(suite, what, "ms", *pairs[0], rounds=3 if on_gpu else 1, peer_name=peer)
+    yield in_turn(suite, f"{what}, peak memory", "MiB", *pairs[1], rounds=1, peer_name=peer, goal=goal)
 
 
 def _inputs(vocabulary: int, tokens: int, hidden: int, **placed: Any) -> tuple[Any, Any, Any]:

@@ -26,7 +26,6 @@ SUITES = {  # name: the function that makes its lines, as module.function
     "training": "cases.training",  # (a)
     "memory": "head_memory.head_memory",  # (c)
     "builder": "builder.builder",  # (d)
-    "generation": "generation.generation",  # (e)
     "startup": "startup.startup",  # (f)
     "checkpoints": "checkpoints.checkpoints",  # (g)
     "direction": "direction.direction",  # (i)
