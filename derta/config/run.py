@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from derta.config.data import DataConfig, DataFormat, ProbeConfig
-from derta.config.model import ModelConfig
+from derta.config.model import Dtype, ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
 from derta.config.settings import Name, Settings
 from derta.config.sweep import SweepConfig
-from derta.config.training import DistributedConfig, LoggingConfig, OptimConfig, PeftConfig, PeftMethod, TrainerConfig
+from derta.config.training import (
+    KAHAN,
+    DistributedConfig,
+    LoggingConfig,
+    OptimConfig,
+    PeftConfig,
+    PeftMethod,
+    TrainerConfig,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +79,11 @@ class TrainRunConfig(Settings):
                 f"{key('optim.name')}={self.optim.name} with {engine}, which cuts the optimizer's state up by rank: "
                 f"use {key('optim.name')}=adamw, or distributed=none"
             )
+        if self.optim.name == KAHAN:
+            if self.peft.method is not PeftMethod.none or self.model.dtype is Dtype.float32:
+                yield f"{key('optim.name')}={KAHAN} keeps what 16-bit weights lose, and these are float32: use adamw"
+            if self.objective.name is Arm.dpo:
+                yield f"{key('optim.name')}={KAHAN} with objective=dpo, whose trainer takes no optimizer: use adamw"
         if self.trainer.compile and self.peft.method is PeftMethod.qlora:
             yield f"{key('trainer.compile')}=true was not tried with peft=qlora: turn one off"
         if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):

@@ -14,7 +14,9 @@ from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Se
 Scheduler = Literal[  # of transformers, those that need no arguments of their own
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]  # but the first as in transformers
+KAHAN = "adamw_kahan"
+Optimizer = Literal["adamw", "adamw_kahan", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]
+_FALLS = 1 - 2**-8  # above it a step of a bfloat16 moment is below half the distance to the next number
 Difference = Literal["data", "objective", "world_size", "pickles"]
 _NOT_IN_PROJECTS = "/\\#?%:"
 _LONGEST_PROJECT = 128
@@ -42,8 +44,9 @@ class OptimConfig(Settings):
 
     name: Optimizer = "adamw"
     """adamw is torch's. adamw_8bit holds the moments in 8 bits, those of the embedding in 32. paged_...: they lie in
-    memory that GPU and host share, and leave the GPU where it is full. All but the first are bitsandbytes'
-    (derta[quantization]), and not for DeepSpeed and FSDP2, which cut the moments up by rank."""
+    memory that GPU and host share, and leave the GPU where it is full. These are bitsandbytes' (derta[quantization]).
+    adamw_kahan is optimi's (derta[kahan]): weights, gradients and moments in bfloat16, and what rounding takes from an
+    update is kept for the next one; 10 bytes a weight instead of 16. All but the first are not for DeepSpeed and FSDP2, which cut the moments up by rank."""
     learning_rate: Positive = 2e-5
     """Peak learning rate."""
     scheduler: Scheduler = "cosine"
@@ -56,6 +59,13 @@ class OptimConfig(Settings):
     """Gradients are clipped to this global norm; 0 leaves them as they are."""
     adam_beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
     """Decay of the second moment."""
+
+    def conflicts(self, key: Name) -> Iterator[str]:
+        if self.name == KAHAN and self.adam_beta2 > _FALLS:
+            yield (
+                f"{key('name')}={KAHAN} with {key('adam_beta2')}={self.adam_beta2}: second moments in bfloat16 would never "
+                f"fall (v x beta2 rounds to v); set {key('adam_beta2')}=0.99"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

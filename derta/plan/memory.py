@@ -59,6 +59,8 @@ def _rounded(shape: ModelShape, settings: Settings) -> int:
 
 
 def _moments(shape: ModelShape, settings: Settings) -> int:
+    if settings.optimizer == KAHAN:  # two moments and what rounding took, in bfloat16
+        return 6 * shape.trainable
     if "8bit" not in settings.optimizer:
         return 8 * shape.trainable
     wide = 0 if settings.lora else shape.embedding

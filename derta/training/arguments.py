@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.settings import plain
+from derta.config.training import KAHAN
 from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
 from derta.training.fsdp import shard_fully, sharding
@@ -49,7 +50,7 @@ def _shared_arguments(config: TrainRunConfig, *, world_size: int, dtype: str) ->
         "weight_decay": optim.weight_decay,
         "max_grad_norm": optim.max_grad_norm,
         "adam_beta2": optim.adam_beta2,
-        **({} if optim.name == "adamw" else {"optim": optim.name}),
+        **({} if optim.name in ("adamw", KAHAN) else {"optim": optim.name}),
         "seed": trainer.seed,
         "data_seed": trainer.seed,
         "logging_steps": trainer.logging_steps,
@@ -131,4 +132,18 @@ def weights_dtype(config: TrainRunConfig, dtype: str) -> str:
     under FSDP2 gathered copies compute in bfloat16); DeepSpeed keeps its own masters, and a LoRA base is never
     updated."""
     full = config.peft.method is PeftMethod.none
-    return "float32" if full and config.distributed.deepspeed is None else dtype
+    masters = full and config.distributed.deepspeed is None and config.optim.name != KAHAN
+    return "float32" if masters else dtype
+
+
+def own_optimizer(config: TrainRunConfig) -> dict[str, Any]:
+    """Arguments of the trainer for an optimizer that transformers does not know."""
+    if config.optim.name != KAHAN:
+        return {}
+    from optimi import AdamW
+
+    optim = config.optim
+    betas = {"betas": (0.9, optim.adam_beta2), "eps": 1e-8}
+    return {
+        "optimizer_cls_and_kwargs": (AdamW, {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, **betas})
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from transformers import TrainerCallback
 from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.failures import is_main_rank, world_size
 from derta.config.paths import expand_home
+from derta.config.training import KAHAN
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
@@ -42,7 +44,7 @@ from derta.models.quantized import check_bitsandbytes, in_four_bits
 from derta.models.run_date import settle_dates
 from derta.storage.atomic import apply_umask, write_json_atomically
 from derta.training import resume
-from derta.training.arguments import arguments, final_dtype, lora_config, weights_dtype
+from derta.training.arguments import arguments, final_dtype, lora_config, own_optimizer, weights_dtype
 from derta.training.card import Origin
 from derta.training.config import command_names
 from derta.training.hangs import HangWatch
@@ -153,7 +155,14 @@ def _check_machine(config: TrainRunConfig) -> None:
     """Raises InputError for what saves memory where there is no GPU to save it on, or no library that does it."""
     if config.peft.method is PeftMethod.qlora:
         check_bitsandbytes("peft=qlora")
-    if (name := config.optim.name) != "adamw":
+    if (name := config.optim.name) == KAHAN:
+        if importlib.util.find_spec("optimi") is None:
+            raise InputError(
+                f"optim.name={KAHAN} needs torch-optimi, which is not installed: pip install 'derta[kahan]'"
+            )
+        if resolve_dtype(config.model) != "bfloat16":
+            raise InputError(f"optim.name={KAHAN} is for weights in bfloat16: set model.dtype=bfloat16, or use adamw")
+    elif name != "adamw":
         check_bitsandbytes(f"optim.name={name}")
         if name.startswith("paged") and not torch.cuda.is_available():
             raise InputError(f"optim.name={name} needs a GPU, whose memory it pages out: use adamw or adamw_8bit")
@@ -207,6 +216,7 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
         # Compiled layers come first: those behind it write its number of graphs.
         "callbacks": [CompiledLayers(), *callbacks] if config.trainer.compile else callbacks,
         "origin": Origin.of(config.model, rows, final),
+        **own_optimizer(config),
         "probe": None if prepared.probe_rows is None else make_probe(config, prepared.probe_rows, tokenizer, model),
     }
     if config.objective.name is Arm.dpo:

@@ -14,6 +14,7 @@ NOT_PLAIN = {
     "lm_eval",
     "submitit",
     "liger_kernel",
+    "optimi",
     "pydantic_core",
 }  # extras, and a part of pydantic
 
