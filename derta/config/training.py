@@ -63,8 +63,8 @@ class OptimConfig(Settings):
     def conflicts(self, key: Name) -> Iterator[str]:
         if self.name == KAHAN and self.adam_beta2 > _FALLS:
             yield (
-                f"{key('name')}={KAHAN} with {key('adam_beta2')}={self.adam_beta2}: second moments in bfloat16 would never "
-                f"fall (v x beta2 rounds to v); set {key('adam_beta2')}=0.99"
+                f"{key('name')}={KAHAN} with {key('adam_beta2')}={self.adam_beta2}: second moments in bfloat16 would "
+                f"never fall (v x beta2 rounds to v); set {key('adam_beta2')}=0.99"
             )
 
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from derta.config.training import KAHAN
 from derta.plan.activations import kept_bytes, stashed_bytes, working_bytes
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
@@ -44,7 +45,8 @@ def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int,
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
         shards = d if settings.fsdp2 else 1
         held = settings.held * p + adapters - _rounded(shape, settings)
-        return held // shards, 4 * t // shards, _moments(shape, settings) // shards, 0
+        gradient = 2 if settings.optimizer == KAHAN else 4
+        return held // shards, gradient * t // shards, _moments(shape, settings) // shards, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
     weights = settings.weight * (p / d if settings.stage == 3 else p) + whole - _rounded(shape, settings)

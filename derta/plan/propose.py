@@ -29,7 +29,7 @@ from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, model_shape
 
 STRATEGIES = {"none": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.1, "zero3_offload": 2.5}
-OPTIMIZERS = {"adamw": 1.0, "adamw_8bit": 1.05, "paged_adamw_32bit": 1.3, "paged_adamw_8bit": 1.3}
+OPTIMIZERS = {"adamw": 1.0, "adamw_kahan": 1.0, "adamw_8bit": 1.05, "paged_adamw_32bit": 1.3, "paged_adamw_8bit": 1.3}
 _SMALLER: tuple[Optimizer, ...] = ("adamw_8bit", "paged_adamw_8bit")
 _TO_THE_HOST = 1.2
 _HALF_FULL = 512  # tokens
