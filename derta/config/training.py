@@ -46,7 +46,8 @@ class OptimConfig(Settings):
     """adamw is torch's. adamw_8bit holds the moments in 8 bits, those of the embedding in 32. paged_...: they lie in
     memory that GPU and host share, and leave the GPU where it is full. These are bitsandbytes' (derta[quantization]).
     adamw_kahan is optimi's (derta[kahan]): weights, gradients and moments in bfloat16, and what rounding takes from an
-    update is kept for the next one; 10 bytes a weight instead of 16. All but the first are not for DeepSpeed and FSDP2, which cut the moments up by rank."""
+    update is kept for the next one; 10 bytes a weight instead of 16. All but the first are not for DeepSpeed and FSDP2,
+    which cut the moments up by rank."""
     learning_rate: Positive = 2e-5
     """Peak learning rate."""
     scheduler: Scheduler = "cosine"
