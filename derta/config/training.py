@@ -14,9 +14,9 @@ from derta.config.settings import Choice, Count, Name, NotNegative, Positive, Se
 Scheduler = Literal[  # of transformers, those that need no arguments of their own
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
-KAHAN = "adamw_kahan"
 Optimizer = Literal["adamw", "adamw_kahan", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"]
-_FALLS = 1 - 2**-8  # above it a step of a bfloat16 moment is below half the distance to the next number
+_LARGEST_BETA = 1 - 2**-8  # beyond it the decay of a bfloat16 moment may round to nothing
+_NO_DECAY = 2**-25  # 1 - so much is 1 in float32, too; in bfloat16 1 - 2^-9 is 1
 Difference = Literal["data", "objective", "world_size", "pickles"]
 _NOT_IN_PROJECTS = "/\\#?%:"
 _LONGEST_PROJECT = 128
@@ -46,8 +46,8 @@ class OptimConfig(Settings):
     """adamw is torch's. adamw_8bit holds the moments in 8 bits, those of the embedding in 32. paged_...: they lie in
     memory that GPU and host share, and leave the GPU where it is full. These are bitsandbytes' (derta[quantization]).
     adamw_kahan is optimi's (derta[kahan]): weights, gradients and moments in bfloat16, and what rounding takes from an
-    update is kept for the next one; 10 bytes a weight instead of 16. All but the first are not for DeepSpeed and FSDP2,
-    which cut the moments up by rank."""
+    update is kept for the next one; 10 bytes a weight instead of 16. It needs adam_beta2=0.99. Unverified on a GPU. All
+    but the first are not for DeepSpeed and FSDP2, which cut the moments up by rank."""
     learning_rate: Positive = 2e-5
     """Peak learning rate."""
     scheduler: Scheduler = "cosine"
@@ -62,10 +62,15 @@ class OptimConfig(Settings):
     """Decay of the second moment."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if self.name == KAHAN and self.adam_beta2 > _FALLS:
+        if self.name == "adamw_kahan" and self.adam_beta2 > _LARGEST_BETA:
             yield (
-                f"{key('name')}={KAHAN} with {key('adam_beta2')}={self.adam_beta2}: second moments in bfloat16 would "
-                f"never fall (v x beta2 rounds to v); set {key('adam_beta2')}=0.99"
+                f"{key('name')}={self.name} with {key('adam_beta2')}={self.adam_beta2}: second moments in bfloat16 "
+                f"would never fall (v x beta2 rounds to v); set {key('adam_beta2')}=0.99"
+            )
+        if self.name == "adamw_kahan" and self.learning_rate * self.weight_decay > _NO_DECAY:
+            yield (
+                f"{key('name')}={self.name} with {key('weight_decay')}={self.weight_decay}: weights in bfloat16 would "
+                f"not decay (1 - learning_rate x weight_decay rounds to 1); set {key('weight_decay')}=0"
             )
 
 

@@ -11,6 +11,7 @@ DeepSpeed 0.19 really uses; tests/integration/test_planned_states.py holds them 
     ZeRO-3         2 P / D          2 T / D         12 T / D        (tensors of at most 10 H elements stay whole, too)
     FSDP2          4 P / D          4 T / D         8 T / D         (LoRA: 2 P / D, adapters 4 T / D)
     none           4 P (LoRA: 2 P)  4 T             8 T             float32 weights, autocast computes in bfloat16
+    adamw_kahan    2 P              2 T             6 T             two moments and what rounding took, in bfloat16
 
 With float32 weights (model.dtype=float32) weights and gradients take twice as much; masters are still copied.
 
@@ -28,7 +29,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from derta.config.training import KAHAN
 from derta.plan.activations import kept_bytes, stashed_bytes, working_bytes
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
@@ -45,7 +45,7 @@ def _model_states(shape: ModelShape, settings: Settings) -> tuple[int, int, int,
         adapters = t * (4 - settings.weight) if settings.lora else 0  # PEFT keeps adapters in float32
         shards = d if settings.fsdp2 else 1
         held = settings.held * p + adapters - _rounded(shape, settings)
-        gradient = 2 if settings.optimizer == KAHAN else 4
+        gradient = 2 if settings.optimizer == "adamw_kahan" else 4
         return held // shards, gradient * t // shards, _moments(shape, settings) // shards, 0
     share = t / d
     whole = settings.stage == 3 and shape.small * settings.weight
@@ -61,7 +61,7 @@ def _rounded(shape: ModelShape, settings: Settings) -> int:
 
 
 def _moments(shape: ModelShape, settings: Settings) -> int:
-    if settings.optimizer == KAHAN:  # two moments and what rounding took, in bfloat16
+    if settings.optimizer == "adamw_kahan":
         return 6 * shape.trainable
     if "8bit" not in settings.optimizer:
         return 8 * shape.trainable
@@ -81,7 +81,7 @@ def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
         trained = shape.trainable // shape.layers if settings.lora else shape.layer
         return settings.weight * (shape.embedding + 3 * shape.layer) + (settings.weight + 4) * trained
     if settings.stage is None:
-        return 4 * shape.trainable if settings.ranks > 1 else 0
+        return _model_states(shape, settings)[1] if settings.ranks > 1 else 0
     bucket = settings.weight * settings.reduce_bucket
     if settings.stage < 3:
         return bucket * (2 if settings.overlap else 1)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from derta.config import Arm, Dtype, PeftMethod
 from derta.config.plan import PlanRunConfig
-from derta.config.training import KAHAN
 from derta.errors import InputError
 from derta.plan.shape import ModelShape
 
@@ -54,9 +53,8 @@ class Settings:
         if stage == 0:
             raise InputError("a plan for ZeRO stage 0 is not made: plan distributed=none, or stage 1, 2 or 3")
         lora, fsdp2 = config.peft.method is not PeftMethod.none, config.distributed.fsdp2
-        float32 = config.model.dtype is Dtype.float32 or (
-            stage is None and not lora and not fsdp2 and config.optim.name != KAHAN
-        )
+        masters = stage is None and not lora and not fsdp2 and config.optim.name != "adamw_kahan"
+        float32 = config.model.dtype is Dtype.float32 or masters
         dpo = config.objective.name is Arm.dpo
         rows, length = config.trainer.micro_batch_size * (2 if dpo else 1), config.data.max_length
 

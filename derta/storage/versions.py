@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 from derta import __version__
 
-PACKAGES = ("derta", *"torch transformers trl peft deepspeed bitsandbytes datasets wandb hydra-core".split())
+PACKAGES = (
+    "derta",
+    *"torch transformers trl peft deepspeed bitsandbytes torch-optimi datasets wandb hydra-core".split(),
+)
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.settings import plain
-from derta.config.training import KAHAN
 from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
 from derta.training.fsdp import shard_fully, sharding
@@ -50,7 +49,7 @@ def _shared_arguments(config: TrainRunConfig, *, world_size: int, dtype: str) ->
         "weight_decay": optim.weight_decay,
         "max_grad_norm": optim.max_grad_norm,
         "adam_beta2": optim.adam_beta2,
-        **({} if optim.name in ("adamw", KAHAN) else {"optim": optim.name}),
+        **({} if optim.name in ("adamw", "adamw_kahan") else {"optim": optim.name}),
         "seed": trainer.seed,
         "data_seed": trainer.seed,
         "logging_steps": trainer.logging_steps,
@@ -119,9 +118,10 @@ def lora_config(config: TrainRunConfig) -> peft.LoraConfig | None:
 
 
 def final_dtype(config: TrainRunConfig, dtype: str) -> str:
-    """Precision the final model is saved in: its base's, unless model.dtype asks for another; with DeepSpeed that of
-    the weights it trains on."""
-    if config.distributed.deepspeed is not None or config.model.dtype is not Dtype.auto:
+    """Precision the final model is saved in: its base's, unless model.dtype asks for another; with DeepSpeed and
+    adamw_kahan that of the weights they train."""
+    in_place = config.distributed.deepspeed is not None or config.optim.name == "adamw_kahan"
+    if in_place or config.model.dtype is not Dtype.auto:
         return dtype
     model = config.model
     return stored_dtype(model.name_or_path, model.revision, model.trust_remote_code)
@@ -129,21 +129,17 @@ def final_dtype(config: TrainRunConfig, dtype: str) -> str:
 
 def weights_dtype(config: TrainRunConfig, dtype: str) -> str:
     """Precision the weights are loaded in. Full fine-tuning without DeepSpeed needs float32 master weights (autocast,
-    under FSDP2 gathered copies compute in bfloat16); DeepSpeed keeps its own masters, and a LoRA base is never
-    updated."""
-    full = config.peft.method is PeftMethod.none
-    masters = full and config.distributed.deepspeed is None and config.optim.name != KAHAN
-    return "float32" if masters else dtype
+    under FSDP2 gathered copies compute in bfloat16); DeepSpeed keeps its own masters, adamw_kahan what rounding takes,
+    and a LoRA base is never updated."""
+    full, kahan = config.peft.method is PeftMethod.none, config.optim.name == "adamw_kahan"
+    return "float32" if full and not kahan and config.distributed.deepspeed is None else dtype
 
 
 def own_optimizer(config: TrainRunConfig) -> dict[str, Any]:
-    """Arguments of the trainer for an optimizer that transformers does not know."""
-    if config.optim.name != KAHAN:
+    """Argument of the trainer for an optimizer that transformers does not know; weight decay comes from the trainer."""
+    if config.optim.name != "adamw_kahan":
         return {}
     from optimi import AdamW
 
-    optim = config.optim
-    betas = {"betas": (0.9, optim.adam_beta2), "eps": 1e-8}
-    return {
-        "optimizer_cls_and_kwargs": (AdamW, {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, **betas})
-    }
+    settings = {"lr": config.optim.learning_rate, "betas": (0.9, config.optim.adam_beta2), "eps": 1e-8}
+    return {"optimizer_cls_and_kwargs": (AdamW, settings)}

@@ -25,7 +25,6 @@ from transformers import TrainerCallback
 from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
 from derta.config.failures import is_main_rank, world_size
 from derta.config.paths import expand_home
-from derta.config.training import KAHAN
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
 from derta.errors import InputError, Preempted
@@ -155,13 +154,16 @@ def _check_machine(config: TrainRunConfig) -> None:
     """Raises InputError for what saves memory where there is no GPU to save it on, or no library that does it."""
     if config.peft.method is PeftMethod.qlora:
         check_bitsandbytes("peft=qlora")
-    if (name := config.optim.name) == KAHAN:
+    if (name := config.optim.name) == "adamw_kahan":
         if importlib.util.find_spec("optimi") is None:
             raise InputError(
-                f"optim.name={KAHAN} needs torch-optimi, which is not installed: pip install 'derta[kahan]'"
+                f"optim.name={name} needs torch-optimi, which is not installed: pip install 'derta[kahan]'"
             )
-        if resolve_dtype(config.model) != "bfloat16":
-            raise InputError(f"optim.name={KAHAN} is for weights in bfloat16: set model.dtype=bfloat16, or use adamw")
+        if (dtype := resolve_dtype(config.model)) != "bfloat16":
+            raise InputError(
+                f"optim.name={name} is for weights in bfloat16, and here model.dtype={config.model.dtype} means "
+                f"{dtype}: set model.dtype=bfloat16, or use adamw"
+            )
     elif name != "adamw":
         check_bitsandbytes(f"optim.name={name}")
         if name.startswith("paged") and not torch.cuda.is_available():

@@ -17,6 +17,8 @@ EXPERIMENTS = [path.stem for path in sorted((CONF_DIR / "experiment").glob("*.ya
 # What choices leave to the user.
 GIVEN = ["model.name_or_path=org/model", "data.path=rows.jsonl", "objective.weight_model=org/safer"]
 
+KAHAN = ("optim.name=adamw_kahan", "optim.adam_beta2=0.99")
+
 
 def composed(*overrides: str) -> TrainRunConfig:
     return read("train", TrainRunConfig, overrides)[0]
@@ -112,6 +114,26 @@ def test_an_arm_is_one_override_from_another() -> None:
 def test_what_is_not_cut_up_by_rank(words: list[str], expected: str) -> None:
     (problem,) = composed(*words).problems()
     assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([*KAHAN, "distributed=zero3"], "optim.name=adamw_kahan with DeepSpeed"),
+        ([*KAHAN, "distributed=fsdp2"], "optim.name=adamw_kahan with FSDP2"),
+        ([*KAHAN, "peft=lora"], "whose adapters are float32"),
+        ([*KAHAN, "model.dtype=float32"], "with model.dtype=float32: set model.dtype=bfloat16"),
+        ([*KAHAN, "objective=dpo"], "adamw_kahan with objective=dpo"),
+        ([*KAHAN, "trainer.global_batch_size=129", "trainer.micro_batch_size=1"], "the last of 129 micro-batches"),
+        ([*KAHAN, "optim.adam_beta2=0.999"], "set optim.adam_beta2=0.99"),
+        ([*KAHAN, "optim.weight_decay=0.1"], "set optim.weight_decay=0"),
+    ],
+)
+def test_what_weights_in_bfloat16_cannot_do(words: list[str], expected: str) -> None:
+    (problem,) = composed(*words).problems()
+    assert problem.startswith("optim.name=adamw_kahan") and expected in problem
+    sound = composed(*KAHAN, *GIVEN, "model=custom", "trainer.micro_batch_size=1")
+    assert sound.problems() == [], "128 micro-batches"
 
 
 def test_the_paper_s_settings_are_the_defaults() -> None:

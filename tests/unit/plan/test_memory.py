@@ -94,6 +94,15 @@ def test_8b_by_hand(full: ModelShape) -> None:
     assert disk_bytes(full, settings)["checkpoint"] == 4 * 8_030_261_248 + int(moments)
 
 
+def test_8b_in_bfloat16(full: ModelShape) -> None:
+    """adamw_kahan: 2 bytes each for weight, gradient, two moments and what rounding took."""
+    words = ("model=llama3_8b", "optim.name=adamw_kahan", "optim.adam_beta2=0.99")
+    kahan, weights = memory(full, *words), 8_030_261_248
+    assert (kahan.weights, kahan.gradients, kahan.optimizer) == (2 * weights, 2 * weights, 6 * weights)
+    assert disk_bytes(full, Settings.of(composed(*ONE, *words), full))["checkpoint"] == 8 * weights
+    assert memory(full, *words, "world_size=2").buffers == 2 * weights
+
+
 def test_activations_on_the_host(full: ModelShape) -> None:
     """Five inputs of layers of float32 stay on the GPU, of 32."""
     words = ("model=llama3_8b", "trainer.gradient_checkpointing=true", "data.max_length=1000")
