@@ -64,8 +64,16 @@ class TrainRunConfig(Settings):
                 f"{key('trainer.compile')}=true with {key('objective.ablation.probability')}="
                 f"{self.objective.ablation.probability}: compiled layers would not see the ablation; turn one off"
             )
-        if self.trainer.compile and (self.distributed.deepspeed is not None or self.distributed.fsdp2):
-            yield f"{key('trainer.compile')}=true was not tried with DeepSpeed and FSDP2: turn one off"
+        others = {
+            "DeepSpeed": self.distributed.deepspeed is not None,
+            "FSDP2": self.distributed.fsdp2,
+            "peft=qlora": self.peft.method is PeftMethod.qlora,
+            "trainer.liger": self.trainer.liger,
+            "trainer.activation_offloading": self.trainer.activation_offloading,
+        }
+        if self.trainer.compile and any(others.values()):
+            untried = " and ".join(name for name, is_on in others.items() if is_on)
+            yield f"{key('trainer.compile')}=true was not tried with {untried}: turn one off"
         zero = (self.distributed.deepspeed or {}).get("zero_optimization")
         fsdp2, engine = self.distributed.fsdp2, "FSDP2" if self.distributed.fsdp2 else "DeepSpeed"
         if self.optim.name != "adamw" and (zero is not None or fsdp2):
@@ -85,8 +93,6 @@ class TrainRunConfig(Settings):
                     f"{key('optim.name')}={name} adds up gradients in bfloat16, where those of the last of {added} "
                     f"micro-batches round to nothing: raise {key('trainer.micro_batch_size')}; {_ADDED} are allowed"
                 )
-        if self.trainer.compile and self.peft.method is PeftMethod.qlora:
-            yield f"{key('trainer.compile')}=true was not tried with peft=qlora: turn one off"
         if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):
             yield (
                 f"peft=qlora with {'FSDP2' if fsdp2 else 'ZeRO-3'}, which cannot cut up weights of 4 bits here: every "

@@ -28,6 +28,7 @@ from derta.config import ModelConfig
 from derta.errors import InputError
 from derta.models.fingerprint import fingerprint
 from derta.models.load import check_vocabulary, load_model, load_tokenizer
+from derta.models.quantized import in_four_bits, is_in_four_bits, ready_for_training
 from derta.objective.reference import is_held
 from derta.objective.rows import RowBuilder, View
 from derta.storage.atomic import write_atomically
@@ -149,8 +150,12 @@ def _weight_model(trainer: Any, name: str | None) -> Iterator[Any]:
     assert name is not None  # a conflict of the settings
     own = trainer.accelerator.unwrap_model(trainer.model)
     config = ModelConfig(name_or_path=name, attn_implementation=own.config._attn_implementation)
+    dtype = str(own.dtype).removeprefix("torch.")
     with _named():
-        model: Any = load_model(config, str(own.dtype).removeprefix("torch."))
+        rounding = in_four_bits(dtype, trainer.args.device) if is_in_four_bits(own) else {}
+        model: Any = load_model(config, dtype, **rounding)
+        if rounding:
+            ready_for_training(model.requires_grad_(False))
         check_vocabulary(model, trainer.processing_class)
     score_supervised_positions(model.eval())
     if trainer.is_deepspeed_enabled:

@@ -84,3 +84,19 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"peft=qlora needs bitsandbytes.*derta\[quantization\]"):
         check_bitsandbytes("peft=qlora")
+
+
+def test_the_model_that_weights_come_from_is_rounded_too(
+    base: Path, derta_args: Callable[..., Any], llama3_tokenizer: Any, mixed_rows: list
+) -> None:
+    """Of w_door: held against itself, it finds every token of a safe response as likely, to the last bit."""
+    trainer = DeRTaTrainer(
+        loaded(base, four_bits=True),
+        args=derta_args(objective="w_door", weight_model=str(base), max_steps=1),
+        train_dataset=Dataset.from_list(mixed_rows),
+        processing_class=llama3_tokenizer,
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    numbers = torch.cat(list(trainer.data_collator.reference.values()))
+    assert 0 < int((numbers == 0).sum()) < len(numbers)

@@ -112,7 +112,7 @@ def test_what_this_machine_cannot_run_is_refused(monkeypatch, tiny_model):
     config = TrainRunConfig(model=ModelConfig(name_or_path="base"), data=DataConfig(path="data"), output_dir="run")
     config.trainer.compile, config.objective.ablation.probability, config.distributed.fsdp2 = True, 0.5, True
     ablated, sharded = config.problems()
-    assert "compiled layers would not see the ablation" in ablated and "not tried with DeepSpeed and FSDP2" in sharded
+    assert "compiled layers would not see the ablation" in ablated and "not tried with FSDP2: turn" in sharded
     model = tiny_model("llama", 50)
     model._no_split_modules = None
     with pytest.raises(InputError, match="LlamaForCausalLM does not name its layers"):
