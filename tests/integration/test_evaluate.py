@@ -72,7 +72,15 @@ def read_results(folder: Path) -> list[dict]:
 
 def numbers(folder: Path) -> dict:
     summary = json.loads((folder / "summary.json").read_text())
+    for found in summary["sets"].values():
+        found.pop("log_likelihood")  # see `means`
     return {key: summary[key] for key in ("identity", "sets", "separation")}
+
+
+def means(folder: Path) -> dict:
+    """The log-likelihoods, which other batches round otherwise."""
+    found = json.loads((folder / "summary.json").read_text())["sets"]["harmful"]["log_likelihood"]
+    return pytest.approx({depth + key: value for depth, mean in found.items() for key, value in mean.items()}, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +160,7 @@ def test_two_ranks_give_the_same_results_and_show_no_response(place, whole):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (place / "ranks" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     assert numbers(place / "ranks") == numbers(whole)
+    assert means(place / "ranks").expected == means(whole)
     assert "| attack success, prefill 40" in done.stdout
     page = (place / "ranks" / "report.html").read_text()
     for line in read_results(whole):
@@ -170,6 +179,7 @@ def test_a_model_cut_across_two_processes_gives_the_same_results(place, whole):
     assert (place / "cut" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     cut, alone = numbers(place / "cut"), numbers(whole)
     assert cut["sets"] == alone["sets"]
+    assert means(place / "cut").expected == means(whole)
     assert cut["separation"]["all"]["auroc"] == pytest.approx(alone["separation"]["all"]["auroc"], abs=1e-3)
 
 
