@@ -31,7 +31,9 @@ from derta.benchmark.training import (
     trl_trainer,
 )
 from derta.benchmark.workload import MAX_LENGTH, PAPER_LENGTH, llama, miniature_rows, paper_mix, tokenizer
+from derta.config.model import ModelConfig
 from derta.errors import InputError
+from derta.models.precision import resolve_dtype
 
 if TYPE_CHECKING:
     from derta.benchmark.suites import BenchmarkRunConfig
@@ -80,6 +82,9 @@ def training(config: BenchmarkRunConfig) -> Iterator[Line]:
         case.steps, case.rounds, case.clock = (4, 3, config.clock) if small else (20, 8, config.clock)
         if config.model is not None:
             case.model, case.name = config.model, f"{Path(config.model).name}, {name}"
+            case.sixteen_bit = resolve_dtype(ModelConfig(name_or_path=config.model)) == "bfloat16"
+            if small:
+                case.steps, case.rounds = 2, 2
             yield from _in_own_process(case, config)
         else:
             yield from measure(case)

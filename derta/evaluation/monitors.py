@@ -27,6 +27,7 @@ from derta.config.stop import Monitor
 from derta.errors import InputError
 from derta.models.conversation import Cut
 from derta.models.generation import left_pad
+from derta.models.refusal_stop import probability_of_any
 from derta.models.target import TargetModel
 from derta.objective.refusal_probability import longest_first, response_cuts
 from derta.progress import progress
@@ -112,12 +113,12 @@ def _watch(
     given = torch.full((len(cuts), longest), target.pad_token_id)
     for row, cut in enumerate(cuts):
         given[row, : len(cut.response)] = torch.tensor(cut.response)
-    refusal, hidden = [_probability(stream.logits, ids)], [stream.hidden(layers)]
+    refusal, hidden = [probability_of_any(stream.logits, ids).cpu()], [stream.hidden(layers)]
     checks = {0: refusal[0][:, 0]}
     # What follows the last token is not read: logits of all response tokens but the last of the longest row.
     for start in range(0, longest - 1, step):
         stream.feed(given[:, start : min(start + step, longest - 1)])
-        refusal.append(_probability(stream.logits, ids))
+        refusal.append(probability_of_any(stream.logits, ids).cpu())
         hidden.append(stream.hidden(layers))
         position = start + step
         if header and position < longest:
@@ -165,19 +166,13 @@ class Stream:
         """The highest P(refusal) [B] behind a header, which is then forgotten with its lookahead."""
         length, mask, logits, states = self.mask.shape[1], self.mask, self.logits, self.states
         self.feed(torch.tensor([header.ids]).expand(len(mask), -1), keep=1)
-        found = _probability(self.logits, ids)
+        found = probability_of_any(self.logits, ids).cpu()
         for _ in range(header.lookahead - 1):
             self.feed(self.logits[:, -1].argmax(-1, keepdim=True).cpu(), keep=1)
-            found = torch.maximum(found, _probability(self.logits, ids))
+            found = torch.maximum(found, probability_of_any(self.logits, ids).cpu())
         self.cache.crop(length - self.mask.shape[1])
         self.mask, self.logits, self.states = mask, logits, states
         return found[:, 0]
-
-
-def _probability(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """P(refusal) [B, t] on the CPU, of logits [B, t, V]."""
-    logits = logits.float()
-    return (logits[..., ids] - logits.logsumexp(-1, keepdim=True)).exp().sum(-1).cpu()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +239,7 @@ def time_ratios(
 
     def check(stream: Stream, token: int, monitor: str) -> None:
         if monitor == Monitor.refusal_probability.value:
-            float(_probability(stream.logits, ids))
+            float(probability_of_any(stream.logits, ids).cpu())
         elif monitor == Monitor.reinserted_header.value and header and token and token % header.every == 0:
             stream.look_behind(header, ids)
         elif monitor == Monitor.probe.value and layer is not None:

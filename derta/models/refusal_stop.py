@@ -19,6 +19,12 @@ from derta.config.model import ModelConfig
 from derta.models.taught import stored_rule
 
 
+def probability_of_any(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """P(refusal) [...]: the summed probability of `ids`, the forms of the refusal token. logits: [..., V]."""
+    logits = logits.float()
+    return (logits[..., list(ids)] - logits.logsumexp(-1, keepdim=True)).exp().sum(-1)
+
+
 class RefusalStop(LogitsProcessor):
     """Pass it to `model.generate(..., logits_processor=[stop])`, before other processors: P(refusal) is the model's
     own. Every row of a batch stops by itself, once in a response. For greedy search and sampling, not for beams.
@@ -50,16 +56,11 @@ class RefusalStop(LogitsProcessor):
             self._running = torch.zeros(len(input_ids), dtype=torch.long, device=scores.device)
             self.stopped = torch.full_like(self._running, -1)
         self._seen = input_ids
-        above = self.probability(scores) > self.threshold
+        above = probability_of_any(scores, self.token_ids) > self.threshold
         self._running = torch.where(above, self._running + 1, 0)
         now = (self._running >= self.consecutive) & (self.stopped < 0)
         self.stopped[now] = input_ids.shape[1] - self._start
         return self.forced(scores, now)
-
-    def probability(self, scores: torch.Tensor) -> torch.Tensor:
-        """P(refusal), [B]."""
-        scores = scores.float()
-        return (scores[:, self.token_ids] - scores.logsumexp(1, keepdim=True)).exp().sum(1)
 
     def forced(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The logits, and in these rows nothing but the token that comes now: the end, or the likelier form."""

@@ -79,11 +79,11 @@ def read_pass(cut: Cut, logits: torch.Tensor, refusal: RefusalToken | None) -> t
     P(refusal) in its place (nothing without a refusal token)."""
     import torch
 
+    from derta.models.refusal_stop import probability_of_any
+
     given = torch.tensor(cut.response, device=logits.device)[:, None]  # [n, 1]
-    forms = torch.tensor([] if refusal is None else refusal.ids, dtype=given.dtype, device=logits.device)
-    ids = torch.cat([given, forms.expand(len(given), -1)], 1)  # [n, 1 + forms]
-    log_p = logits.gather(1, ids) - logits.logsumexp(1, keepdim=True)
-    return log_p[:, 0].tolist(), [] if refusal is None else log_p[:, 1:].exp().sum(1).tolist()
+    log_p = logits.gather(1, given)[:, 0] - logits.logsumexp(1)
+    return log_p.tolist(), [] if refusal is None else probability_of_any(logits, refusal.ids).tolist()
 
 
 def response_cuts(

@@ -10,7 +10,7 @@ from derta.models import generation
 from derta.models.generation import generate, plan_batches
 from derta.models.inputs import ModelInput
 from derta.models.prefixes import LONG_PREFILL, families, shares_prefixes
-from derta.models.refusal_stop import RefusalWatch
+from derta.models.refusal_stop import RefusalWatch, probability_of_any
 from derta.models.target import TargetModel
 from derta.models.taught import StopRule
 
@@ -44,7 +44,7 @@ def probabilities(monkeypatch):
     watched = RefusalWatch.__call__
 
     def watch(self, input_ids, scores):
-        for ids, p in zip(input_ids.tolist(), self.probability(scores).tolist(), strict=True):
+        for ids, p in zip(input_ids.tolist(), probability_of_any(scores, self.token_ids).tolist(), strict=True):
             seen[tuple(dropwhile(lambda token: token >= VOCABULARY, ids))] = p  # prompts hold no special tokens
         return watched(self, input_ids, scores)
 
