@@ -175,10 +175,13 @@ def describe(found: Calibration) -> str:
     return "\n".join([*text, f"data: {', '.join(data)}"])
 
 
-def stop_table(files: Mapping[str, Path]) -> str:
-    """The table of several models; label -> the file that `calibrate` has written. Raises InputError: none readable."""
-    what = "the numbers of a stop; run launch/calibrate_stop.py again"
-    found = {label: read_typed(Calibration, file, what) for label, file in files.items()}
+def read_calibration(file: Path) -> Calibration:
+    """What `calibrate` has written. Raises InputError: not readable."""
+    return read_typed(Calibration, file, "the numbers of a stop; run launch/calibrate_stop.py again")
+
+
+def stop_table(found: Mapping[str, Calibration]) -> str:
+    """The table of several models by their labels."""
     return f"The stop, and others at the same rate; percent [95% interval]:\n\n{_table(found)}"
 
 

@@ -32,7 +32,7 @@ from derta.config.stop import Monitor
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
-from derta.evaluation.stop import stop_table
+from derta.evaluation.stop import read_calibration, stop_table
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
 from derta.sweep.long_rows import write_long_rows
@@ -82,6 +82,7 @@ ARMS = {
     RealArm.derta_borderline_half: Variant(_DERTA, borderline=48),
 }
 _HELPFUL = 32  # rows
+_ALL_MONITORS = ("base", "derta")  # the others have P(refusal) alone, which takes a fifth of the time
 _LATER = "later"  # folder of the rows of later steps
 _LATER_BATCH = 8  # of them a step
 _MORE = "train_more"  # folder of the rows for arms with more triples than the others
@@ -152,6 +153,7 @@ def run_real(config: RealRunConfig) -> str:
     finally:
         if config.cells:
             write_cells(config, results, deep_results)
+    found = {name: read_calibration(file) for name, file in _stops(config).items()} if stops else {}
     report, first = root / "report", {label: folder for (label, _), folder in reversed(results.items())}
     return "\n".join(
         [
@@ -159,8 +161,7 @@ def run_real(config: RealRunConfig) -> str:
             (report / "report.md").read_text(encoding="utf-8"),
             *([(root / "report-depth" / "report.md").read_text(encoding="utf-8")] if deep else []),
             *([(root / "stop" / "report" / "report.md").read_text(encoding="utf-8")] if stops else []),
-            *([stop_table(_stops(config))] if stops else []),
-            *([study_table(Path(config.cells))] if config.cells else []),
+            *([study_table(Path(config.cells))] if config.cells else [stop_table(found)] if found else []),
             side_by_side(root / config.split / "rows" / "safety.jsonl", dict(reversed(first.items()))),
             f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
         ]
@@ -286,10 +287,12 @@ def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
         trained, own = (base, imported) if label == "base" else (home / label, [f"{label}{suffix}"])
         data = ARMS[config.arms[0] if label == "base" else RealArm(label)].data(config.triples)
         proof = _stops(config)[f"{label}-seed-{seed}"]
+        monitors = [*Monitor] if label in _ALL_MONITORS else [Monitor.refusal_probability]
         command = launch_command(
             "calibrate_stop", f"model.name_or_path={quoted(trained)}", f"train={quoted(root / data)}",
             *(f"{name}={quoted(file)}.jsonl" for name, file in files.items()), f"output={quoted(proof)}",
-            f"monitors=[{','.join(Monitor.__members__)}]", "batch_size=16", f"store={str(label != 'base').lower()}",
+            f"monitors=[{','.join(monitor.value for monitor in monitors)}]", "batch_size=16",
+            f"store={str(label != 'base').lower()}",
         )  # fmt: skip
         after = [*completed, "complete: test", f"rows: {data}", *own]
         jobs.append(Job(f"stop {label}{suffix}", command, after=after, proof=proof))

@@ -21,6 +21,7 @@ import numpy as np
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
+from derta.evaluation.stop import Calibration, read_calibration, stop_table
 from derta.evaluation.summary import SUMMARY_FILE, read_summary
 from derta.report.later import LATER_FILE, read_later
 from derta.statistics.bootstrap import Mean
@@ -51,7 +52,7 @@ class Deep:
 class Cell:
     """One arm of one seed. made: overrides of training and evaluation. prompts: set -> sha256 of its row ids.
     outcomes: set -> attack -> a letter per prompt. deep: None where it was not measured. later: so many steps of plain
-    fine-tuning -> the outcomes after them."""
+    fine-tuning -> the outcomes after them. stop: its threshold and rates; stopped: the outcomes with it."""
 
     arm: str
     seed: int
@@ -63,6 +64,8 @@ class Cell:
     outcomes: dict[str, dict[str, str]]
     deep: Deep | None = None
     later: dict[int, dict[str, dict[str, str]]] = field(default_factory=dict)
+    stop: Calibration | None = None
+    stopped: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def write_cells(
@@ -72,7 +75,7 @@ def write_cells(
     Path(config.cells).mkdir(parents=True, exist_ok=True)
     for (arm, seed), folder in results.items():
         if (folder / SUMMARY_FILE).is_file():
-            cell = _cell(config, arm, seed, folder, deep[arm, seed])
+            cell = _with_stop(_cell(config, arm, seed, folder, deep[arm, seed]), Path(config.output) / "stop")
             write_json_atomically(Path(config.cells) / f"{arm}-seed-{seed}.json", asdict(cell))
 
 
@@ -103,6 +106,16 @@ def _later(folder: Path, model: str, prompts: Mapping[str, str]) -> dict[int, di
         if mark and mark.model == model and asked == prompts:
             found[int(mark.value)] = outcomes
     return found
+
+
+def _with_stop(cell: Cell, stops: Path) -> Cell:
+    """With the numbers of its stop, if they are of these weights, and what the evaluation with it found."""
+    file, folder = stops / f"{cell.arm}-seed-{cell.seed}.json", stops / f"evaluation-seed-{cell.seed}" / cell.arm
+    if not file.is_file() or (stop := read_calibration(file)).model != cell.model:
+        return cell
+    finished = (folder / SUMMARY_FILE).is_file() and read_summary(folder).identity.model.sha256 == cell.model
+    prompts, outcomes = _letters(folder) if finished else (None, {})
+    return replace(cell, stop=stop, stopped=outcomes if prompts == cell.prompts else {})
 
 
 def _letters(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -136,23 +149,28 @@ def study_table(folder: Path) -> str:
         raise InputError(
             f"the cells in {folder} were evaluated on different prompts: give each study its own directory"
         )
-    order = ["base", *RealArm.__members__]
-    arms = {arm: [cell for cell in cells if cell.arm == arm] for arm in order}
-    arms = {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
+    arms = _by_arm(cells)
     text = list(_tables(arms))
     for steps in sorted({steps for cell in cells for steps in cell.later}):
-        tuned = {
-            arm: [replace(cell, outcomes=cell.later[steps]) for cell in some if steps in cell.later]
-            for arm, some in arms.items()
-        }
-        text += [f"\nAfter {steps} later steps of plain fine-tuning on helpful rows:\n"]
-        text += _tables({arm: some for arm, some in tuned.items() if some})
+        tuned = [replace(cell, outcomes=cell.later[steps]) for cell in cells if steps in cell.later]
+        text += [f"\nAfter {steps} later steps of plain fine-tuning on helpful rows:\n", *_tables(_by_arm(tuned))]
+    stopped = [replace(cell, outcomes=cell.stopped) for cell in cells if cell.stopped]
+    if stopped:
+        text += ["\nWith the stop on P(refusal):\n", *_tables(_by_arm(stopped))]
+    if stops := {f"{cell.arm}, seed {cell.seed}": cell.stop for some in arms.values() for cell in some if cell.stop}:
+        text += [f"\n{stop_table(stops)}"]
     if deep:
-        measured = {arm: [cell for cell in some if cell.deep] for arm, some in arms.items()}
-        text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(measured)]
+        measured = [replace(cell, outcomes=cell.deep.outcomes) for cell in cells if cell.deep]
+        text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(_by_arm(measured))]
     missing = {arm: set(SEEDS) - {cell.seed for cell in arms.get(arm, ())} for arm in RealArm.__members__}
     left = [f"{arm} (seeds {', '.join(map(str, sorted(seeds)))})" for arm, seeds in missing.items() if seeds]
     return "\n".join([*text, f"\nNot run: {'; '.join(left) or 'none'}."])
+
+
+def _by_arm(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """In the order of the study, each by its seeds."""
+    arms = {arm: [cell for cell in cells if cell.arm == arm] for arm in ("base", *RealArm.__members__)}
+    return {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
 
 
 def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
@@ -174,14 +192,8 @@ def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
 def _deep_tables(measured: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     """`_tables` of the evaluations on long rows, and their numbers in nats: of one seed with its interval over
     responses, of several with one over seeds."""
-    arms = {arm: [cell.deep for cell in some if cell.deep] for arm, some in measured.items() if some}
-    yield from _tables(
-        {
-            arm: [replace(cell, outcomes=cell.deep.outcomes) for cell in some if cell.deep]
-            for arm, some in measured.items()
-            if some
-        }
-    )
+    yield from _tables(measured)
+    arms = {arm: [cell.deep for cell in some if cell.deep] for arm, some in measured.items()}
     first = next(some[0] for some in arms.values())
     kl = list(dict.fromkeys(name for some in arms.values() for each in some for name in each.kl_to_base))
     lines = [["arm", *(f"token {depth}" for depth in first.log_likelihood), *(f"KL, {name}" for name in kl)]]

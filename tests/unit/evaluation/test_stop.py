@@ -13,7 +13,7 @@ from derta.config.stop import CalibrateRunConfig, Monitor
 from derta.errors import InputError
 from derta.evaluation import monitors
 from derta.evaluation.monitors import Header, Seen, header_ids, probed_layers, train_probe, watched
-from derta.evaluation.stop import calibrate, describe, stop_table
+from derta.evaluation.stop import calibrate, describe, read_calibration, stop_table
 from derta.miniature.rows import generate
 from derta.models.taught import StopRule, stored_rule
 from derta.objective.refusal_probability import longest_first, refusal_probabilities, response_cuts
@@ -126,7 +126,9 @@ def test_a_rule_is_chosen_stored_and_held_against_test_responses(model_dir, tmp_
     assert found.monitors["reinserted_header"].consecutive == 1 and found.monitors["probe"].layer is not None
     assert json.loads((tmp_path / "found.json").read_text())["data"]["test_benign"]["rows"] == 6
     assert "reinserted_header: above" in describe(found)
-    assert stop_table({"derta": tmp_path / "found.json"}).count("| derta | probe") == 2  # development and test
+    assert (
+        stop_table({"derta": read_calibration(tmp_path / "found.json")}).count("| derta | probe") == 2
+    )  # development and test
 
 
 def test_the_rule_that_catches_most_is_taken(target, tmp_path, model_dir):

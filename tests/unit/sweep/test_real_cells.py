@@ -16,12 +16,15 @@ from derta.config.durability import DurabilityRunConfig
 from derta.config.evaluation import EvaluateRunConfig, Guard
 from derta.config.run import TrainRunConfig
 from derta.config.shipped import RECIPES
-from derta.config.stop import CalibrateRunConfig
+from derta.config.stop import CalibrateRunConfig, Monitor
 from derta.config.study import RealArm, RealRunConfig
 from derta.errors import InputError
 from derta.evaluation.records import Outcome
+from derta.evaluation.stop import Calibrated, Calibration, Measured
 from derta.report.later import Axis, Later, write_later
 from derta.statistics.bootstrap import Mean
+from derta.statistics.rates import rate
+from derta.statistics.stopping import WHOLE
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 from derta.storage.typed import read_typed
@@ -179,6 +182,29 @@ def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp
     assert "| vanilla" in table[0] and "| vanilla" not in table[1]
 
 
+def test_the_stop_and_what_is_measured_with_it_stand_in_the_cell_of_the_same_weights(tmp_path):
+    def evaluated(name: str, outcome: Outcome, **about) -> str:
+        results = [result(outcome, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
+        results += [result(id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
+        write_evaluation(tmp_path / name, summarised(results, "derta", **about), results)
+        return summarised(results, **about).identity.model.sha256
+
+    model = evaluated("evaluation-test/derta", Outcome.COMPLIED)
+    evaluated("stop/evaluation-seed-1/derta", Outcome.REFUSED)
+    all_four = rate(4, 4)
+    by_token, behind = dict.fromkeys(("0", "20", WHOLE), all_four), dict.fromkeys(("5", "20", "80"), all_four)
+    rates = Measured(rate(1, 300), by_token, behind)
+    config = RealRunConfig(cells=str(tmp_path / "cells"), output=str(tmp_path))
+    for weights, parts in (("d" * 64, 1), (model, 3)):  # of other weights first
+        stop = Calibration(weights, 0.01, [1], {"refusal_probability": Calibrated(0.5, 1, rates)})
+        (tmp_path / "stop" / "derta-seed-1.json").write_text(json.dumps(asdict(stop)))
+        write_cells(config, {("derta", 1): tmp_path / "evaluation-test" / "derta"}, {("derta", 1): tmp_path / "none"})
+        table = re.split("With the stop|The stop, and", study_table(tmp_path / "cells"))
+        assert len(table) == parts
+    assert [row(part, "derta", "1")[0].split()[0] for part in table[:2]] == ["100.0", "0.0"]
+    assert "| derta, seed 1 | refusal_probability |" in table[2]
+
+
 def test_later_steps_wait_for_the_evaluation_and_ask_for_the_same(tmp_path):
     config = RealRunConfig(arms=[RealArm.derta], seeds=[0, 1], output=str(tmp_path), later=50)
     jobs = {job.name: job for job in plan_real(config, "m.gguf")}
@@ -220,6 +246,7 @@ def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
             asked, problems = read("calibrate_stop", CalibrateRunConfig, words)
             assert problems == [] and asked.problems() == []
             assert asked.store is (job.name != "stop base") and job.proof == Path(asked.output)
+            assert len(asked.monitors) == (1 if "derta_18" in job.name else len(Monitor))
         elif job.name.startswith("evaluate "):
             asked, problems = read("evaluate", EvaluateRunConfig, words)
             assert problems == [] and asked.problems() == [] and asked.eval.guard is Guard.refusal_probability
