@@ -84,7 +84,10 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
     points = base.mark_point(size=170, filled=True, stroke=colour("ink"), strokeWidth=1.3, opacity=1).encode(
         shade if judged else compared_colours("checkpoint", labels, key),
         shape=compared_shapes("checkpoint", labels, key),
-        tooltip=[asked("checkpoint"), *(alt.Tooltip(f"{axis}_text:N", title=name) for axis, name in _AXES.items())],
+        tooltip=[
+            asked("checkpoint"),
+            *(alt.Tooltip(f"{axis}_text:N", title=name) for axis, name in _AXES.items() if judged or axis != "help"),
+        ],
     )
     where = {key: alt.ExprRef(f"datum.{key}") for key in ("dx", "dy", "align")}
     names = base.mark_text(fontWeight=600, **where).encode(text="checkpoint:N")  # type: ignore[arg-type]

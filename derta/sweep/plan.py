@@ -23,6 +23,7 @@ from derta.errors import InputError
 from derta.report.collected import MEMBER_FILE
 from derta.report.collected_tables import write_tables
 from derta.storage.atomic import write_atomically
+from derta.storage.read_files import what_is_at
 from derta.sweep.jobs import Job, State, fitting, job_states, launch_command, run_jobs
 from derta.sweep.miniature import base_jobs, data_jobs, evaluation_job
 
@@ -107,9 +108,10 @@ def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
 
 def run_sweep(requested: Sequence[Requested]) -> bool:
     """Run everything that is not done yet, say what became of each job, and write the table. True if nothing failed.
-    Raises InputError: before anything is started: see `plan_sweep`."""
+    Raises InputError: before anything is started: see `plan_sweep`, and rows that are not there."""
     settings = requested[0].config.sweep
     root, jobs = requested[0].root, plan_sweep(requested)
+    _check_rows(requested)
     run_jobs(jobs, root / "logs", settings.slots, keep_going=True)
     print(f"\n{job_states(jobs)}", flush=True)
     if settings.evaluate and _mark(requested, jobs):
@@ -170,7 +172,31 @@ def _check(requested: Sequence[Requested]) -> None:
             )
         folders[run.output_dir] = run
     if first.evaluate:
-        words = [f"model.name_or_path={quoted(requested[0].output_dir)}", *first.evaluate]
-        problems += [f"sweep.evaluate: {problem}" for problem in read("evaluate", EvaluateRunConfig, words)[1]]
+        problems += [f"sweep.evaluate: {problem}" for problem in _read_evaluation(requested[0])[1]]
     if problems:
         raise InputError.listing("this sweep cannot run:", list(dict.fromkeys(problems)))
+
+
+def _read_evaluation(run: Requested) -> tuple[EvaluateRunConfig, list[str]]:
+    words = [f"model.name_or_path={quoted(run.output_dir)}", *run.config.sweep.evaluate]
+    return read("evaluate", EvaluateRunConfig, words)
+
+
+def _check_rows(requested: Sequence[Requested]) -> None:
+    """Raises InputError: rows for training or evaluation that are not there, and that no job of the sweep makes."""
+    settings, root = requested[0].config.sweep, requested[0].root
+    named = [("data.path", run.config.data.path) for run in requested]
+    if settings.evaluate:
+        evaluation = _read_evaluation(requested[0])[0].eval
+        named += [
+            (f"sweep.evaluate: eval.sets.{name}.path", prompts.path or evaluation.path)
+            for name, prompts in evaluation.used_sets.items()
+        ]
+    makes = settings.prepare is Preparation.miniature
+    gone = [
+        f"{key}={path}: nothing is there; fix: correct the path, or build the rows first with launch/build_data.py"
+        for key, path in dict.fromkeys(named)
+        if what_is_at(Path(path)) == "nothing" and not (makes and Path(path).is_relative_to(root))
+    ]
+    if gone:
+        raise InputError.listing("this sweep cannot run:", gone)

@@ -10,7 +10,7 @@ from derta.config import TrainRunConfig
 from derta.config.compose import read
 from derta.config.sweep import SweepConfig
 from derta.errors import InputError
-from derta.sweep.plan import Requested, evaluation_folder, plan_sweep, requests
+from derta.sweep.plan import Requested, evaluation_folder, plan_sweep, requests, run_sweep
 
 PAPER = "+experiment=miniature_paper"
 
@@ -77,6 +77,19 @@ def test_an_evaluation_that_cannot_be_shows_before_anything_is_trained() -> None
     with pytest.raises(InputError) as caught:
         plan_sweep(requested(f"objective=rto {words}"))
     assert "sweep.evaluate: eval.batch_sise=3: no key 'batch_sise'" in str(caught.value)
+
+
+def test_rows_that_are_not_there_show_before_anything_is_trained(tmp_path: Path) -> None:
+    rows, there = tmp_path / "rows.jsonl", tmp_path / "there.jsonl"
+    there.write_text("")
+    sets = f"sweep.evaluate=['eval=custom','eval.sets.harmful.path={rows}','eval.sets.benign.path={there}']"
+    words = [f"data.path={path} data.format=preference sweep.root={tmp_path}/root {sets}" for path in (rows, there)]
+    with pytest.raises(InputError) as caught:
+        run_sweep(requested(*words))
+    message = str(caught.value)
+    assert f"- data.path={rows}: nothing is there" in message
+    assert f"- sweep.evaluate: eval.sets.harmful.path={rows}: nothing is there" in message
+    assert str(there) not in message and not (tmp_path / "root").exists()
 
 
 def test_a_variant_has_a_name_of_its_own() -> None:
