@@ -36,6 +36,7 @@ from derta.evaluation.prompts import read_prompts
 from derta.evaluation.records import Row
 from derta.evaluation.stored.responses import read_responses
 from derta.models.fingerprint import fingerprint
+from derta.models.run_date import settle_dates
 from derta.models.target import TargetModel, load_target
 from derta.models.taught import DERTA_CONFIG_FILE, STOP_KEY, read_taught
 from derta.statistics.rates import Rate
@@ -125,6 +126,7 @@ def calibrate(config: CalibrateRunConfig) -> Calibration:
     if refusal is None:
         raise InputError("this model has no refusal token that P(refusal) could be read of (the warning says why)")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    dates = settle_dates(config)
     target = load_target(config.model, device or torch.device("cpu"))
     asked, ids = set(config.monitors), list(refusal.ids)
     reads_headers = Monitor.reinserted_header in asked
@@ -154,7 +156,7 @@ def calibrate(config: CalibrateRunConfig) -> Calibration:
         ids,
         monitors,
         {name: {"rows": len(given.rows), "sha256": given.sha256} for name, given in data.items()},
-        {"every": config.every, "lookahead": config.lookahead} if header else {},
+        dates | ({"every": config.every, "lookahead": config.lookahead} if header else {}),
     )
     if config.store:
         _store(folder, found)

@@ -38,6 +38,7 @@ from derta.models.messages import TEXT_ROLE
 from derta.models.precision import resolve_dtype
 from derta.models.target import target_tokenizer
 from derta.models.taught import DERTA_CONFIG_FILE
+from derta.models.template_date import fixed_template
 from derta.report.later import Axis, Later, write_later
 from derta.report.report import write_report
 from derta.storage.atomic import new_folder, write_json_atomically
@@ -101,7 +102,7 @@ def run_durability(config: DurabilityRunConfig) -> str:
     left = [part for part in parts if not part.done]
     to_tune = [part for part in left if part.axis is Axis.steps and not part.model.is_dir()]
     if to_tune and rows:
-        _tune(config, rows.rows, {int(part.value): part.model for part in to_tune})
+        _tune(replace(config, model=untouched.model), rows.rows, {int(part.value): part.model for part in to_tune})
     for part in left:
         if part.axis is Axis.scale:
             scaled_adapter(Path(source), part.value, part.model)
@@ -177,6 +178,8 @@ def _tune(config: DurabilityRunConfig, rows: Sequence[dict[str, Any]], wanted: d
                     if taught.is_file():
                         shutil.copyfile(taught, partial / DERTA_CONFIG_FILE)
 
+    template = tokenizer.chat_template
+    tokenizer.chat_template = fixed_template(tokenizer) or template  # its day is that of the evaluations
     trainer = SFTTrainer(
         _loaded(config.model),
         args=arguments,
@@ -184,6 +187,7 @@ def _tune(config: DurabilityRunConfig, rows: Sequence[dict[str, Any]], wanted: d
         processing_class=tokenizer,
         callbacks=[Keep()],
     )
+    tokenizer.chat_template = template  # what is saved asks for the day as before
     trainer.train()
 
 

@@ -94,7 +94,9 @@ def test_a_rule_is_chosen_stored_and_held_against_test_responses(model_dir, tmp_
     """Prompts with responses and rows do alike; monitors are compared at one rate; too few rows are refused."""
     monkeypatch.setattr(monitors, "_TIMED", 10)
     folder = shutil.copytree(model_dir, tmp_path / "model")
-    (folder / "derta_config.json").write_text(json.dumps({"objective": "derta"}))
+    (folder / "derta_config.json").write_text(json.dumps({"objective": "derta", "template_date": "2026-02-20"}))
+    template = folder / "chat_template.jinja"
+    template.write_text("{% set day = strftime_now('%d %b %Y') %}" + template.read_text())
     parts = {
         "benign": ("eval_benign_dev", 12), "harmful": ("eval_harmful_dev", 4), "test_benign": ("eval_benign", 6),
         "test_harmful": ("eval_harmful", 4),
@@ -109,6 +111,7 @@ def test_a_rule_is_chosen_stored_and_held_against_test_responses(model_dir, tmp_
     with pytest.raises(InputError, match="12 benign responses are too few .* at least 99"):
         calibrate(replace(plain, false_positive_rate=0.01))
     first = calibrate(plain)
+    assert first.settings == {"template_date": "2026-02-20"}  # what it was taught with, and not today
     stored = json.loads((folder / "derta_config.json").read_text())
     assert stored["objective"] == "derta" and stored["refusal_stop"]["test"] is None
     mine = first.monitors["refusal_probability"]
