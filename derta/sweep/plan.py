@@ -20,6 +20,8 @@ from derta.config.evaluation import EvaluateRunConfig
 from derta.config.paths import quoted
 from derta.config.sweep import Preparation
 from derta.errors import InputError
+from derta.evaluation.summary import SUMMARY_FILE
+from derta.models.load import check_source
 from derta.report.collected import MEMBER_FILE
 from derta.report.collected_tables import write_tables
 from derta.storage.atomic import write_atomically
@@ -108,10 +110,10 @@ def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
 
 def run_sweep(requested: Sequence[Requested]) -> bool:
     """Run everything that is not done yet, say what became of each job, and write the table. True if nothing failed.
-    Raises InputError: before anything is started: see `plan_sweep`, and rows that are not there."""
+    Raises InputError: before anything is started: see `plan_sweep`, and rows or models that are not there."""
     settings = requested[0].config.sweep
     root, jobs = requested[0].root, plan_sweep(requested)
-    _check_rows(requested)
+    _check_sources(requested)
     run_jobs(jobs, root / "logs", settings.slots, keep_going=True)
     print(f"\n{job_states(jobs)}", flush=True)
     if settings.evaluate and _mark(requested, jobs):
@@ -182,21 +184,33 @@ def _read_evaluation(run: Requested) -> tuple[EvaluateRunConfig, list[str]]:
     return read("evaluate", EvaluateRunConfig, words)
 
 
-def _check_rows(requested: Sequence[Requested]) -> None:
-    """Raises InputError: rows for training or evaluation that are not there, and that no job of the sweep makes."""
+def _check_sources(requested: Sequence[Requested]) -> None:
+    """Raises InputError: rows or models that are not there, that no job of the sweep makes and that one still needs."""
     settings, root = requested[0].config.sweep, requested[0].root
-    named = [("data.path", run.config.data.path) for run in requested]
-    if settings.evaluate:
+    left = [run.config for run in requested if not (run.output_dir / "finished.json").is_file()]
+    rows = [("data.path", config.data.path) for config in left]
+    if settings.evaluate and not all((evaluation_folder(run.output_dir) / SUMMARY_FILE).is_file() for run in requested):
         evaluation = _read_evaluation(requested[0])[0].eval
-        named += [
+        rows += [
             (f"sweep.evaluate: eval.sets.{name}.path", prompts.path or evaluation.path)
             for name, prompts in evaluation.used_sets.items()
         ]
-    makes = settings.prepare is Preparation.miniature
-    gone = [
+    runs = {run.output_dir for run in requested}
+
+    def made(path: str) -> bool:
+        below = settings.prepare is Preparation.miniature and Path(path).is_relative_to(root)
+        return below or Path(path) in runs
+
+    problems = [
         f"{key}={path}: nothing is there; fix: correct the path, or build the rows first with launch/build_data.py"
-        for key, path in dict.fromkeys(named)
-        if what_is_at(Path(path)) == "nothing" and not (makes and Path(path).is_relative_to(root))
+        for key, path in dict.fromkeys(rows)
+        if what_is_at(Path(path)) == "nothing" and not made(path)
     ]
-    if gone:
-        raise InputError.listing("this sweep cannot run:", gone)
+    for model in dict.fromkeys(config.model.name_or_path for config in left):
+        try:
+            if not made(model):
+                check_source(model)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError.listing("this sweep cannot run:", problems)

@@ -79,16 +79,18 @@ def test_an_evaluation_that_cannot_be_shows_before_anything_is_trained() -> None
     assert "sweep.evaluate: eval.batch_sise=3: no key 'batch_sise'" in str(caught.value)
 
 
-def test_rows_that_are_not_there_show_before_anything_is_trained(tmp_path: Path) -> None:
+def test_rows_and_models_that_are_not_there_show_before_anything_is_trained(tmp_path: Path) -> None:
     rows, there = tmp_path / "rows.jsonl", tmp_path / "there.jsonl"
     there.write_text("")
     sets = f"sweep.evaluate=['eval=custom','eval.sets.harmful.path={rows}','eval.sets.benign.path={there}']"
-    words = [f"data.path={path} data.format=preference sweep.root={tmp_path}/root {sets}" for path in (rows, there)]
+    shared = f"model=custom model.name_or_path={tmp_path}/model data=custom data.format=preference"
+    words = [f"{shared} data.path={path} sweep.root={tmp_path}/root {sets}" for path in (rows, there)]
     with pytest.raises(InputError) as caught:
         run_sweep(requested(*words))
     message = str(caught.value)
     assert f"- data.path={rows}: nothing is there" in message
     assert f"- sweep.evaluate: eval.sets.harmful.path={rows}: nothing is there" in message
+    assert "/model: no such directory, and not a hub id" in message
     assert str(there) not in message and not (tmp_path / "root").exists()
 
 
