@@ -202,6 +202,7 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         rows = launch_command("build_data", f"recipe={quoted(recipe)}", f"output={quoted(root / data)}")
         proof = root / data / "manifest.json"
         jobs.append(Job(f"rows: {data}", [*rows, "overwrite=true"], after=[f"complete: {source}"], proof=proof))
+    results = evaluations(config)
     for seed in config.seeds:
         home, suffix = _home(config, seed)
         for arm, variant in variants.items():
@@ -215,11 +216,10 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
             proof = home / arm / "finished.json"
             after = [f"rows: {data}", *([f"{first}{suffix}"] if first else [])]
             jobs.append(Job(f"{arm}{suffix}", command, after=after, run_dir=home / arm, proof=proof))
-    results = evaluations(config)
-    for (label, seed), result in results.items():
-        job = _evaluation(config, base, label, seed, result)
-        place = next((place for place, other in enumerate(jobs) if other.name == job.after[-1]), len(jobs) - 1)
-        jobs.insert(len(jobs) if label == "base" else place + 1, job)  # at once behind its training
+        # Behind all trainings of the seed: what takes long begins first.
+        for (label, of), result in results.items():
+            if seed == (config.seeds[0] if label == "base" else of):
+                jobs.append(_evaluation(config, base, label, of, result))
     later = list(_later_jobs(config, base, imported, jobs)) if config.later else []
     runs = [*results.values(), *(job.proof.parent for job in later[1:] if job.proof)]
     return [*jobs, *later, _report(root / "report", "report", runs, [*jobs, *later])]
