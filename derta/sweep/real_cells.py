@@ -113,16 +113,18 @@ def _with_stop(cell: Cell, stops: Path) -> Cell:
     file, folder = stops / f"{cell.arm}-seed-{cell.seed}.json", stops / f"evaluation-seed-{cell.seed}" / cell.arm
     if not file.is_file() or (stop := read_calibration(file)).model != cell.model:
         return cell
-    finished = (folder / SUMMARY_FILE).is_file() and read_summary(folder).identity.model.sha256 == cell.model
-    prompts, outcomes = _letters(folder) if finished else (None, {})
+    made = read_summary(folder).identity if (folder / SUMMARY_FILE).is_file() else None
+    measured = made and made.guard and made.model.sha256 == cell.model
+    prompts, outcomes = _letters(folder, guarded=True) if measured else (None, {})
     return replace(cell, stop=stop, stopped=outcomes if prompts == cell.prompts else {})
 
 
-def _letters(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """`prompts` and `outcomes` of an evaluation."""
+def _letters(folder: Path, *, guarded: bool = False) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """`prompts` and `outcomes` of an evaluation. guarded: of what its guard leaves of the responses."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for result in ResultsFolder(folder).read().values():
-        found.setdefault(result.prompt_set, {}).setdefault(result.attack, {})[result.id] = result.outcome.value[0]
+        outcome = guarded and result.guarded or result.outcome
+        found.setdefault(result.prompt_set, {}).setdefault(result.attack, {})[result.id] = outcome.value[0]
     ids = {name: list(dict.fromkeys(row for cell in some.values() for row in cell)) for name, some in found.items()}
     outcomes = {
         name: {attack: "".join(cell.get(row, "s") for row in ids[name]) for attack, cell in some.items()}
