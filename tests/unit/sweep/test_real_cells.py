@@ -162,10 +162,8 @@ def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
 
 def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp_path):
     def evaluated(name: str, outcome: Outcome, **about) -> str:
-        # The whole responses are what they are without a stop: what is left of them counts.
-        whole = result(Outcome.COMPLIED, guarded=outcome if "guard" in about else None)
-        results = [replace(whole, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
-        results += [replace(whole, id=name, prompt_set=name) for name in ("benign", "borderline")]
+        results = [result(outcome, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
+        results += [result(id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
         write_evaluation(tmp_path / name, summarised(results, "derta", **about), results)
         return summarised(results, **about).identity.model.sha256
 
