@@ -16,6 +16,7 @@ import torch
 from transformers import LogitsProcessor
 
 from derta.config.model import ModelConfig
+from derta.errors import InputError
 from derta.models.taught import stored_rule
 
 
@@ -27,11 +28,16 @@ def probability_of_any(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor
 
 class RefusalStop(LogitsProcessor):
     """Pass it to `model.generate(..., logits_processor=[stop])`, before other processors: P(refusal) is the model's
-    own. Every row of a batch stops by itself, once in a response. For greedy search and sampling, not for beams.
+    own (a repetition penalty of the model's generation_config comes before it all the same: set it to 1). Every row of
+    a batch stops by itself, once in a response. For greedy search and sampling, also with draft tokens that are taken
+    back (prompt lookup, assisted generation), not for beams.
 
     end_token_id: the turn ends where it would else be turned into a refusal.
     stopped: after `generate`, [B] on the device of the model: new tokens before each row's stop, -1 without one. A
-        number at or behind the row's end token is of padding.
+        number at or behind the row's end is of padding, or of a draft.
+
+    Raises:
+        InputError: beams.
     """
 
     def __init__(
@@ -39,7 +45,8 @@ class RefusalStop(LogitsProcessor):
     ):
         self.token_ids, self.threshold, self.consecutive = list(token_ids), threshold, consecutive
         self.end_token_id = end_token_id
-        self._seen = torch.empty(0)
+        self._seen, self._start = torch.empty(0, 0), 0
+        self._states: list[tuple[torch.Tensor, torch.Tensor]] = []  # before each new token: positions running, `stopped`
 
     @classmethod
     def from_pretrained(
@@ -51,15 +58,20 @@ class RefusalStop(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Logits [B, V] of the next token behind ids [B, L]."""
-        if self._seen.shape != input_ids[:, :-1].shape or not torch.equal(self._seen, input_ids[:, :-1]):
-            self._start = input_ids.shape[1]  # another call of `generate`
-            self._running = torch.zeros(len(input_ids), dtype=torch.long, device=scores.device)
-            self.stopped = torch.full_like(self._running, -1)
-        self._seen = input_ids
+        step, before = input_ids.shape[1] - self._start, input_ids[:, :-1]
+        goes_on = 0 < step < len(self._states) and len(before) == len(self._seen)
+        if not goes_on or not torch.equal(self._seen[:, : before.shape[1]], before):
+            if goes_on and _is_reordered(before, self._seen):
+                raise InputError("RefusalStop follows rows, and beams change places: set num_beams=1")
+            never = torch.full((len(input_ids),), -1, device=scores.device)
+            self._start, self._states, step = input_ids.shape[1], [(never + 1, never)], 0  # another call of `generate`
+        running, stopped = self._states[step]
         above = probability_of_any(scores, self.token_ids) > self.threshold
-        self._running = torch.where(above, self._running + 1, 0)
-        now = (self._running >= self.consecutive) & (self.stopped < 0)
-        self.stopped[now] = input_ids.shape[1] - self._start
+        running = torch.where(above, running + 1, 0)
+        now = (running >= self.consecutive) & (stopped < 0)
+        self.stopped = torch.where(now, step, stopped)
+        self._states[step + 1 :] = [(running, self.stopped)]
+        self._seen = input_ids
         return self.forced(scores, now)
 
     def forced(self, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -70,6 +82,10 @@ class RefusalStop(LogitsProcessor):
         wanted = likelier if self.end_token_id is None else torch.full_like(likelier, self.end_token_id)
         alone = torch.full_like(scores, -torch.inf).scatter(1, wanted[:, None], 0.0)
         return torch.where(rows[:, None], alone, scores)
+
+
+def _is_reordered(rows: torch.Tensor, seen: torch.Tensor) -> bool:
+    return rows.shape == seen.shape and set(map(tuple, rows.tolist())) <= set(map(tuple, seen.tolist()))
 
 
 class RefusalWatch(RefusalStop):

@@ -16,13 +16,13 @@ from derta.models.taught import StopRule, stored_rule
 IDS, NEW = (5, 11), 12
 
 
-def curve(target, prompt, new):
+def curve(target, prompt, new, ids=IDS):
     """P(refusal) before each new token and behind the last but one, a full forward without padding for each."""
     found = []
     for length in range(len(new)):
         with torch.inference_mode():
             logits = target.model(input_ids=torch.tensor([[*prompt, *new[:length]]])).logits[0, -1]
-        found.append(float(logits.softmax(-1)[list(IDS)].sum()))
+        found.append(float(logits.softmax(-1)[list(ids)].sum()))
     return found
 
 
@@ -33,11 +33,11 @@ def prompts(target, harmful_rows):
     return found
 
 
-def written(target, prompts, stop=None):
+def written(target, prompts, stop=None, **other):
     input_ids, mask = left_pad(prompts, target.pad_token_id)
     processors = {"logits_processor": [stop]} if stop else {}
     settings = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": target.pad_token_id, "eos_token_id": None}
-    output = target.model.generate(input_ids=input_ids, attention_mask=mask, **settings, **processors)
+    output = target.model.generate(input_ids=input_ids, attention_mask=mask, **(settings | other), **processors)
     return output[:, input_ids.shape[1] :].tolist()
 
 
@@ -59,6 +59,24 @@ def test_every_row_stops_where_scoring_it_alone_says(target, prompts, consecutiv
     stop = RefusalStop(IDS, threshold, consecutive, end_token_id=end)
     for ended, whole, place in zip(written(target, prompts, stop), free, expected, strict=True):
         assert ended[: place + 1] == [*whole[:place], end] if place >= 0 else ended == whole
+
+
+@pytest.mark.parametrize("consecutive", [1, 2])
+def test_drafts_that_are_taken_back_do_not_count(target, prompts, consecutive):
+    """An untrained model repeats itself, so that drafts of a prompt lookup are taken and refused in turn; what it
+    repeats is watched, since it becomes likelier."""
+    said = written(target, prompts[:1])[0]
+    p = curve(target, prompts[0], said, said[:1])
+    for place in (3, 6):
+        watch = RefusalWatch(said[:1], p[place] - 1e-6, consecutive)
+        for drafts in ({}, {"prompt_lookup_num_tokens": 4}, {"assistant_model": target.model}):
+            assert written(target, prompts[:1], watch, **drafts) == [said]
+            assert watch.stopped.tolist() == [place + consecutive - 1]
+
+
+def test_beams_are_refused(target, prompts):
+    with pytest.raises(InputError, match="set num_beams=1"):
+        written(target, prompts, RefusalStop(IDS, 1.0), num_beams=3)
 
 
 def test_the_row_goes_on_from_the_likelier_form_of_the_refusal_token(target, prompts):
