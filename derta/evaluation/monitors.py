@@ -100,7 +100,8 @@ def watched(
         for start in range(0, len(order), batch_size):
             batch = [replace(cut, response=[*cut.response, cut.end]) for cut in order[start : start + batch_size]]
             with torch.inference_mode():
-                yield from _watch(target, batch, list(refusal_ids), header, layers)
+                seen = _watch(target, batch, list(refusal_ids), header, layers)
+            yield from seen  # not under inference_mode, which would then hold for whoever reads them
             bar.update(len(batch))
 
 

@@ -80,6 +80,16 @@ def test_the_probe_finds_a_direction_that_separates():
         train_probe([1], iter([]), iter(seen(good)))
 
 
+def test_a_probe_is_trained_on_the_first_of_many_responses(target, harmful_rows, benign_rows, monkeypatch):
+    monkeypatch.setattr(monitors, "_POSITIONS", 50)
+    sides = [
+        watched(target, rows, [5], harmful=harmful, batch_size=1, layers=[1])
+        for rows, harmful in ((harmful_rows, True), (benign_rows, False))
+    ]
+    probe = train_probe([1], *sides)
+    assert probe.weight.isfinite().all() and next(sides[0], None) is not None  # not all were read
+
+
 def dump(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
