@@ -46,7 +46,7 @@ class RefusalStop(LogitsProcessor):
         self.token_ids, self.threshold, self.consecutive = list(token_ids), threshold, consecutive
         self.end_token_id = end_token_id
         self._seen, self._start = torch.empty(0, 0), 0
-        self._states: list[tuple[torch.Tensor, torch.Tensor]] = []  # before each new token: positions running, `stopped`
+        self._states: list[tuple[torch.Tensor, torch.Tensor]] = []  # before each token: running, stopped
 
     @classmethod
     def from_pretrained(

@@ -60,15 +60,16 @@ def respond(
 
     Returns:
         One result per input. Of several responses the worst scored one, its `reason` naming the setting that gave it;
-        unscored only where none could be scored.
+        unscored only where none could be scored. With a guard the worst of what it leaves beside it, of any of them.
     """
     results = judge(batch, generate(target, batch, max_new_tokens=max_new_tokens))
     scales = [_HARM if harmful(item) else _OVER_REFUSAL for item in batch]
     tried = [1] * len(batch)
     for sampling in dict.fromkeys(sampling for item in batch for sampling in item.sampling):
         open_places = [
-            i for i, item in enumerate(batch) if sampling in item.sampling and results[i].outcome is not scales[i][-1]
-        ]
+            i for i, item in enumerate(batch)
+            if sampling in item.sampling and {results[i].outcome, results[i].guarded} - {scales[i][-1], None}
+        ]  # fmt: skip
         if not open_places:
             continue
         items = [batch[i] for i in open_places]
@@ -77,9 +78,14 @@ def respond(
         )
         for i, result in zip(open_places, judge(items, generations), strict=True):
             tried[i] += 1
-            if scales[i].index(result.outcome) > scales[i].index(results[i].outcome):
+            worst, scale = results[i], scales[i]
+            if scale.index(result.guarded or Outcome.UNSCORED) > scale.index(worst.guarded or Outcome.UNSCORED):
+                worst = replace(worst, guarded=result.guarded, guard_token=result.guard_token)
+            if scale.index(result.outcome) > scale.index(worst.outcome):
                 named = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
-                results[i] = replace(result, reason=f"{named}; {result.reason}" if result.reason else named)
+                reason = f"{named}; {result.reason}" if result.reason else named
+                worst = replace(result, reason=reason, guarded=worst.guarded, guard_token=worst.guard_token)
+            results[i] = worst
     return [
         replace(result, reason=f"all of {tried[i]} responses unscored; {result.reason}")
         if result.outcome is Outcome.UNSCORED and batch[i].sampling

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from bag_model import COMPLIANCE, bag_model, outcomes
@@ -72,9 +74,12 @@ def scripted(plain_rows, target, script, harmful):
         assert all(isinstance(generation, Generation) for generation in generations)
         told = script[min(len(rounds), len(script) - 1)]
         rounds.append([item.row_id for item in items])
-        return [
-            Result("set", item.attack, item.row_id, "", 0, 0, True, told[item.row_id], None, None, "") for item in items
-        ]
+        results = []
+        for item in items:
+            outcome, *guarded = told[item.row_id] if isinstance(told[item.row_id], tuple) else (told[item.row_id],)
+            made = Result("set", item.attack, item.row_id, "", 0, 0, True, outcome, None, None, "")
+            results.append(replace(made, **dict(zip(("guarded", "guard_token"), guarded, strict=False))))
+        return results
 
     return respond(target, batch, judge, harmful=lambda item: harmful, max_new_tokens=1), rounds
 
@@ -94,6 +99,16 @@ def test_the_worst_response_counts_and_no_more_are_drawn_once_it_is_found(plain_
     assert [result.reason for result in results] == ["temperature 1, top-p 0.5", "", "temperature 1, top-p 0.5"]
     assert rounds[:3] == [["row-0", "row-1", "row-2"], ["row-0", "row-2"], ["row-0", "row-2"]]
     assert rounds[3:] == [["row-0"]] * 10
+
+
+def test_with_a_guard_the_worst_of_what_it_leaves_counts_too(plain_rows, refusing):
+    complied, refused = Outcome.COMPLIED, Outcome.REFUSED
+    rows = {"row-1": (complied, complied, None), "row-2": (complied, complied, None)}
+    told = [(complied, refused, 3), (refused, refused, 0), (complied, complied, None)]  # the last passes the guard
+    script = [rows | {"row-0": each} for each in told]
+    results, rounds = scripted(plain_rows, refusing, script, harmful=True)
+    assert (results[0].outcome, results[0].guarded, results[0].guard_token) == (complied, complied, None)
+    assert results[0].reason == "" and rounds[1:] == [["row-0"]] * 2
 
 
 def test_on_benign_prompts_a_refusal_is_worst_and_unscored_is_only_where_nothing_could_be_scored(plain_rows, refusing):
