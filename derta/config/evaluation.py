@@ -110,7 +110,7 @@ class EvaluationConfig(Settings):
     """The ids outright that P(refusal) sums over."""
     guard: Guard = Guard.none
     """What stops responses: attack success and over-refusal are reported with it and without it, of the same
-    responses (of an attack that tries several, of the one that is worst without it)."""
+    responses (prompts that an attack searches for are searched for without it)."""
     placement: Placement = Placement.copy_per_rank
     server: EndpointConfig = field(default_factory=EndpointConfig)
     """A vLLM server that holds the same model and generates in our place (derta/models/served.py)."""

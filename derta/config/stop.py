@@ -71,5 +71,7 @@ class CalibrateRunConfig(Settings):
             yield f"{key('train')} is empty: monitors=[probe] needs rows to train on, train=DATASET"
         if bool(self.test_benign.strip()) != bool(self.test_harmful.strip()):
             yield f"{key('test_benign')} and test_harmful belong together: give both or neither"
+        elif self.test_borderline.strip() and not self.test_benign.strip():
+            yield f"{key('test_borderline')} without test_benign and test_harmful, beside which it counts: add them"
         if self.store and Monitor.refusal_probability not in self.monitors:
             yield f"{key('store')}=true without monitors=[refusal_probability], which is what is stored: add it"

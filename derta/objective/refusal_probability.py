@@ -28,8 +28,6 @@ from derta.statistics.positions import POSITION_BUCKETS, Curve
 if TYPE_CHECKING:
     import torch
 
-    from derta.models.target import TargetModel
-
 
 def teacher_forced_batch(cuts: Sequence[Cut], token: int, pad_token_id: int) -> dict[str, torch.Tensor]:
     """Rows right-padded: input_ids, attention_mask and labels, all [B, L]. The label at every response position is
@@ -66,14 +64,6 @@ def response_logits(model: Any, cuts: Sequence[Cut], pad_token_id: int) -> Itera
         yield logits[row, start : start + len(cut.response)].float()
 
 
-def refusal_probabilities(
-    model: Any, cuts: Sequence[Cut], refusal: RefusalToken, pad_token_id: int
-) -> list[list[float]]:
-    """P(refusal) before each response token of each row; per row as many probabilities as its response has tokens."""
-    passes = zip(cuts, response_logits(model, cuts, pad_token_id), strict=True)
-    return [read_pass(cut, logits, refusal)[1] for cut, logits in passes]
-
-
 def read_pass(cut: Cut, logits: torch.Tensor, refusal: RefusalToken | None) -> tuple[list[float], list[float]]:
     """From the logits [n, V] before each of the n tokens of a response: the token's log-probability in nats, and
     P(refusal) in its place (nothing without a refusal token)."""
@@ -107,23 +97,6 @@ def response_cuts(
 def longest_first(cuts: Mapping[str, Cut]) -> list[str]:
     """Row ids such that rows of similar length stand together: they share a batch with little padding."""
     return sorted(cuts, key=lambda row_id: (-len(cuts[row_id].prompt) - len(cuts[row_id].response), row_id))
-
-
-def row_curves(
-    target: TargetModel,
-    rows: Iterable[Mapping[str, Any]],
-    refusal: RefusalToken,
-    *,
-    harmful: bool,
-    batch_size: int,
-    shown: str = "",
-) -> dict[str, list[float]]:
-    """Curve of every row that `response_cuts` keeps; curves end where the model's context does. shown: name of the
-    progress bar ("": none)."""
-    cuts = response_cuts(target.cutter, rows, harmful=harmful, limit=target.context_length)
-    passes = response_passes(target.model, cuts, target.pad_token_id, batch_size, shown)
-    curves = {row_id: read_pass(cuts[row_id], logits, refusal)[1] for row_id, logits in passes}
-    return {row_id: curves[row_id] for row_id in cuts}
 
 
 def response_passes(

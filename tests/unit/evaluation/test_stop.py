@@ -16,7 +16,7 @@ from derta.evaluation.monitors import Header, Seen, header_ids, probed_layers, t
 from derta.evaluation.stop import calibrate, describe, read_calibration, stop_table
 from derta.miniature.rows import generate
 from derta.models.taught import StopRule, stored_rule
-from derta.objective.refusal_probability import longest_first, refusal_probabilities, response_cuts
+from derta.objective.refusal_probability import longest_first, read_pass, response_cuts, response_logits
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.statistics.stopping import caught, threshold_for
 
@@ -34,7 +34,8 @@ def test_one_pass_in_pieces_equals_one_forward_for_each_score(target, harmful_ro
     header = Header(header_ids(target), every=16, lookahead=3)
     layers = probed_layers(target.model)
     seen = list(watched(target, harmful_rows, refusal.ids, harmful=True, batch_size=4, header=header, layers=layers))
-    expected = refusal_probabilities(target.model, cuts, refusal, target.pad_token_id)
+    passes = zip(cuts, response_logits(target.model, cuts, target.pad_token_id), strict=True)
+    expected = [read_pass(cut, logits, refusal)[1] for cut, logits in passes]
     assert [len(each.refusal) for each in seen] == [len(cut.response) for cut in cuts]
     for each, curve in zip(seen, expected, strict=True):
         np.testing.assert_allclose(each.refusal, curve, atol=1e-6)
@@ -171,6 +172,7 @@ def test_the_rule_that_catches_most_is_taken(target, tmp_path, model_dir):
     [
         ({"monitors": [Monitor.probe]}, "train is empty"),
         ({"test_benign": "a"}, "test_benign and test_harmful belong together"),
+        ({"test_borderline": "a"}, "test_borderline without test_benign"),
         ({"monitors": [Monitor.reinserted_header]}, "store=true without"),
         ({"false_positive_rate": 0.0}, "false_positive_rate=0.0: expected a share above 0"),
         ({"consecutive": []}, "consecutive"),

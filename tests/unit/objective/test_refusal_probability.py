@@ -3,11 +3,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from derta.objective.refusal_probability import curve_by_position, refusal_probabilities, row_curves, separation
+from derta.evaluation.probability import given_rows
+from derta.objective.refusal_probability import curve_by_position, read_pass, response_logits, separation
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.statistics.auroc import Auroc
 from derta.statistics.positions import Curve
 from derta.statistics.rates import wilson_interval
+
+
+def row_curves(target, rows, refusal, **settings):
+    return {row_id: row.refusal for row_id, row in given_rows(target, rows, refusal, **settings)}
+
+
+def refusal_probabilities(target, cuts, refusal):
+    passes = zip(cuts, response_logits(target.model, cuts, target.pad_token_id), strict=True)
+    return [read_pass(cut, logits, refusal)[1] for cut, logits in passes]
 
 
 def step_by_step(target, cut, refusal):
@@ -26,16 +36,14 @@ def test_one_forward_equals_step_by_step_scoring(target, harmful_rows):
     assert refusal.start_id != refusal.continued_id
     cuts = [target.cutter.cut(row["prompt"], row["rejected"]) for row in harmful_rows[:3]]
     assert len({len(cut.prompt) for cut in cuts}) > 1  # rows of different lengths share the batch
-    curves = refusal_probabilities(target.model, cuts, refusal, target.pad_token_id)
+    curves = refusal_probabilities(target, cuts, refusal)
     for cut, curve in zip(cuts, curves, strict=True):
         expected = step_by_step(target, cut, refusal)
         assert len(curve) == len(cut.response)
         assert curve == pytest.approx(expected, rel=1e-5)
     one_form = replace(refusal, continued_id=refusal.start_id)
-    alone = refusal_probabilities(target.model, cuts, one_form, target.pad_token_id)
-    other = refusal_probabilities(
-        target.model, cuts, replace(refusal, start_id=refusal.continued_id), target.pad_token_id
-    )
+    alone = refusal_probabilities(target, cuts, one_form)
+    other = refusal_probabilities(target, cuts, replace(refusal, start_id=refusal.continued_id))
     for both, *parts in zip(curves, alone, other, strict=True):
         assert both == pytest.approx([sum(forms) for forms in zip(*parts, strict=True)])
 
@@ -44,7 +52,7 @@ def test_curves_do_not_depend_on_the_batch_and_use_the_response_of_their_side(ta
     refusal = resolve_refusal_token(target.tokenizer, "Sorry")
     alone = row_curves(target, harmful_rows, refusal, harmful=True, batch_size=1)
     together = row_curves(target, harmful_rows, refusal, harmful=True, batch_size=4)
-    assert list(alone) == list(together) == [row["id"] for row in harmful_rows]
+    assert set(alone) == set(together) == {row["id"] for row in harmful_rows}
     for row in harmful_rows:
         assert together[row["id"]] == pytest.approx(alone[row["id"]], rel=1e-4)
         assert len(alone[row["id"]]) == len(target.cutter.cut(row["prompt"], row["rejected"]).response)

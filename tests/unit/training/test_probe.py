@@ -13,8 +13,8 @@ from peft import LoraConfig
 
 from derta.config import DataConfig, ProbeConfig, TrainerConfig, TrainRunConfig
 from derta.errors import InputError
+from derta.evaluation.probability import given_rows
 from derta.models.target import TargetModel
-from derta.objective.refusal_probability import row_curves
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.training.probe import RefusalProbe, load_probe_rows, probe_metrics
 from derta.training.trainer import DeRTaTrainer
@@ -92,9 +92,12 @@ def test_the_same_numbers_as_in_an_evaluation(trainer, rows, llama3_tokenizer):
     assert (found["probe/rows_harmful"], found["probe/rows_benign"]) == (2, 3)
     target = TargetModel(ready.model, llama3_tokenizer)
     refusal = probe_of(ready).refusal
-    harmful = row_curves(target, rows[:5], refusal, harmful=True, batch_size=5)
-    benign = row_curves(target, [row for row in rows if not row["rejected"]][:3], refusal, harmful=False, batch_size=1)
-    expected = probe_metrics(list(harmful.values()), list(benign.values()))
+    helpful = [row for row in rows if not row["rejected"]][:3]
+    sides = [
+        [row.refusal for _, row in given_rows(target, some, refusal, harmful=harmful, batch_size=size)]
+        for some, harmful, size in ((rows[:5], True, 5), (helpful, False, 1))
+    ]
+    expected = probe_metrics(*sides)
     assert found == pytest.approx(expected, rel=1e-5)
     assert 0.2 < found["probe/auroc"] < 0.8 and found["probe/positions_harmful"] > 20
 
