@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def study_table(folder: Path) -> str:
             f"the cells in {folder} were evaluated on different prompts: give each study its own directory"
         )
     arms = _by_arm(cells)
-    text = list(_tables(arms))
+    text = [*_overview([cell for cell in cells if cell.seed == min(each.seed for each in cells)]), *_tables(arms)]
     for steps in sorted({steps for cell in cells for steps in cell.later}):
         tuned = [replace(cell, outcomes=cell.later[steps]) for cell in cells if steps in cell.later]
         text += [f"\nAfter {steps} later steps of plain fine-tuning on helpful rows:\n", *_tables(_by_arm(tuned))]
@@ -173,6 +174,33 @@ def _by_arm(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """In the order of the study, each by its seeds."""
     arms = {arm: [cell for cell in cells if cell.arm == arm] for arm in ("base", *RealArm.__members__)}
     return {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
+
+
+def _overview(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line per arm with everything that was measured of one seed; nothing where `_tables` says all of it."""
+    versions: dict[str, Callable[[Cell], dict[str, dict[str, str]]]] = {
+        "as it is": lambda cell: cell.outcomes,
+        "with the stop": lambda cell: cell.stopped,
+        **{
+            f"after {steps} later steps": partial(lambda steps, cell: cell.later.get(steps, {}), steps)
+            for steps in sorted({steps for cell in cells for steps in cell.later})
+        },
+        "long rows": lambda cell: cell.deep.outcomes if cell.deep else {},
+    }
+    versions = {name: of for name, of in versions.items() if any(map(of, cells))}
+    if len(versions) == 1:
+        return
+    others = ["broken", "over-refusal, benign", "over-refusal, borderline"]
+    lines = [["arm", *versions, *others, "KL, benign"]]
+    for arm, [cell] in _by_arm(cells).items():
+        found = [replace(cell, outcomes=of(cell)) for of in versions.values()]
+        measured = [_shared([_measure(each, _DEEP)]) if each.outcomes else np.empty((1, 0)) for each in found]
+        measured += [_shared([_measure(cell, column)]) for column in others]
+        kl = cell.deep.kl_to_base.get("benign", Mean()) if cell.deep else Mean()
+        lines.append([arm, *(_percent(table, rate_interval) for table in measured), _nats([kl])])
+    yield f"Seed {cells[0].seed}, in percent: mean attack success behind prefills of each model as it is and otherwise;"
+    yield "what it costs; and the distance from the untouched model, in nats per token. -: not measured.\n"
+    yield markdown(lines) + "\n"
 
 
 def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:

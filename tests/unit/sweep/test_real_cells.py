@@ -204,6 +204,7 @@ def test_the_stop_and_what_is_measured_with_it_stand_in_the_cell_of_the_same_wei
         table = re.split("With the stop|The stop, and", study_table(tmp_path / "cells"))
         assert len(table) == parts
     assert [row(part, "derta", "1")[0].split()[0] for part in table[:2]] == ["100.0", "0.0"]
+    assert [part.split()[0] for part in row(table[0].split("Attack success")[0], "derta")[:2]] == ["100.0", "0.0"]
     assert "| derta, seed 1 | refusal_probability |" in table[2]
 
 
