@@ -131,6 +131,8 @@ class EvaluationConfig(Settings):
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
         if self.guard is not Guard.none and self.server.url.strip():
             yield f"{key('guard')}={shown(self.guard)} with server.url: a server gives no P(refusal); leave one out"
+        if self.base_model is not None and self.used_sets and all(each.harmful for each in self.used_sets.values()):
+            yield f"{key('base_model')}={self.base_model}: the KL is of benign sets, and none has rows; leave it out"
         if self.gate.ablation_robustness_min is not None:
             yield (
                 f"{key('gate.ablation_robustness_min')}: an evaluation does not make this score; run "

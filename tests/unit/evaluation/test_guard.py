@@ -147,10 +147,14 @@ def test_what_comes_behind_the_end_or_before_a_reset_token_is_not_stopped():
     assert taken_back == [Generation((6,), finished=False, taken_back=4), Generation((3, 4), finished=False)]
 
 
-def test_a_guard_needs_a_threshold_and_a_model_in_this_process(config, model_dir, tmp_path):
+def test_what_an_evaluation_cannot_measure_is_refused(config, model_dir, tmp_path):
     bare = replace(config, model=ModelConfig(name_or_path=str(model_dir)), output_dir=str(tmp_path / "bare"))
     with pytest.raises(InputError, match="run launch/calibrate_stop.py"):
         evaluate(bare, Ranks())
     assert not (tmp_path / "bare").exists()
     served = replace(config.eval, server=EndpointConfig(url="http://127.0.0.1:1/v1", model="m"))
     assert any("a server gives no P(refusal)" in problem for problem in replace(config, eval=served).problems())
+    harmful = {"harmful": config.eval.sets["harmful"]}
+    alone = replace(config.eval, sets=harmful, base_model="b")
+    assert any("eval.base_model=b: the KL is" in problem for problem in replace(config, eval=alone).problems())
+    assert not replace(config, eval=replace(config.eval, base_model="b")).problems()
