@@ -50,7 +50,8 @@ def _attention(
     place = query.device.type  # queries and keys may be float32 after the rotation
     dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else value.dtype
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    plain = not dropout and value.shape[-1] == query.shape[-1] <= _WIDEST_HEAD
+    width = query.shape[-1]
+    plain = not dropout and value.shape[-1] == width <= _WIDEST_HEAD and width % 8 == 0
     if plain and dtype in (torch.bfloat16, torch.float16) and has_kernel(query.device):
         from torch.nn.attention.varlen import varlen_attn
 

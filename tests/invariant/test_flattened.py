@@ -156,15 +156,16 @@ def test_kernels_of_a_gpu(family, attention, tiny_trainer):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("window", [None, 16])
-def test_the_varlen_kernel_is_the_row_by_row_one(window, tiny_model):
-    """Outputs and gradients of three rows, more heads than keys have, in bfloat16 and row by row in float32."""
+@pytest.mark.parametrize(("window", "width"), [(None, 16), (16, 16), (None, 20)])
+def test_the_varlen_kernel_is_the_row_by_row_one(window, width, tiny_model):
+    """Outputs and gradients of three rows, more heads than keys have, in bfloat16 and row by row in float32. The kernel
+    takes no heads of 20 numbers."""
     from transformers import AttentionInterface
 
     attention = AttentionInterface()[VARLEN]
     layer = tiny_model("llama", 50).model.layers[0].self_attn.cuda()
     torch.manual_seed(0)
-    inputs = [torch.randn(1, heads, 300, 16, device="cuda") for heads in (4, 2, 2)]
+    inputs = [torch.randn(1, heads, 300, width, device="cuda") for heads in (4, 2, 2)]
     bounds = torch.tensor([0, 70, 71, 300], dtype=torch.int32, device="cuda")
     found = []
     for dtype in (torch.float32, torch.bfloat16):
