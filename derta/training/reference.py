@@ -12,6 +12,7 @@ holds numbers alone, and the hash of the rows that they belong to.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -113,6 +114,8 @@ class ReferenceLogProbs:
                 with _weight_model(trainer, self._objective.weight_model) as other:
                     logger.info("weights: log-probabilities of %d rows by %s", len(safe), self._objective.weight_model)
                     found |= {key: values - found[key] for key, values in self._log_probs(other, safe).items()}
+                del other
+                gc.collect()  # its patched forward refers to it: it would lie beside the model in training
         return torch.cat([found[key] for key in rows])
 
     def _log_probs(self, model: Any, keys: list[RowKey]) -> dict[RowKey, torch.Tensor]:

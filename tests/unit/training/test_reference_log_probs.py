@@ -1,6 +1,7 @@
 """The reference of a run: the model before its first step, also where the run goes on from a checkpoint."""
 
 import copy
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,26 @@ def test_evaluation_rows_have_no_reference(tiny_trainer, mixed_rows, tmp_path):
 
     with pytest.raises(InputError, match="leave eval_dataset out"):
         run(tiny_trainer, tmp_path / "run", more={"eval_dataset": Dataset.from_list(mixed_rows)})
+
+
+def test_the_model_that_weights_come_from_is_let_go(tiny_trainer, tiny_model, llama3_tokenizer, tmp_path):
+    """Before the first step, also where nothing collects garbage; else it would fill the GPU of the run."""
+    tiny_model("llama", len(llama3_tokenizer)).save_pretrained(tmp_path / "other")
+    trainer = run(tiny_trainer, tmp_path / "run", objective="w_door", weight_model=str(tmp_path / "other"), max_steps=1)
+
+    def held() -> int:
+        return sum(type(thing) is type(trainer.model) for thing in gc.get_objects())
+
+    seen: list[int] = []
+    trainer.training_step = lambda *inputs: seen.append(held()) or type(trainer).training_step(trainer, *inputs)
+    gc.collect()
+    before = held()
+    gc.disable()
+    try:
+        trainer.train()
+    finally:
+        gc.enable()
+    assert seen and set(seen) == {before}
 
 
 def test_weights_are_those_behind_the_prefix_of_the_epoch(tiny_trainer, tiny_model, llama3_tokenizer, tmp_path):
