@@ -92,8 +92,8 @@ def buffer_bytes(shape: ModelShape, settings: Settings) -> int:
 @dataclass(frozen=True)
 class RankMemory:
     """Bytes of one rank, GPU and host. activations: from forward to backward; working: what the largest step between
-    them takes (derta/plan/activations.py). The optimizer step's float32 gradients come when both are gone: `peak` is
-    the larger of the two moments."""
+    them takes (derta/plan/activations.py). The optimizer step's float32 gradients come when both are gone, and
+    `first_forwards`, of two models, before there is anything but weights: `peak` is the largest of the moments."""
 
     weights: int
     gradients: int
@@ -103,12 +103,13 @@ class RankMemory:
     buffers: int
     reference: int
     fp32_gradients: int
+    first_forwards: int
     host: int
 
     @property
     def peak(self) -> int:
         lasting = self.weights + self.gradients + self.optimizer + self.reference + self.buffers
-        return lasting + max(self.activations + self.working, self.fp32_gradients)
+        return max(lasting + max(self.activations + self.working, self.fp32_gradients), self.first_forwards)
 
 
 def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
@@ -126,15 +127,20 @@ def rank_memory(shape: ModelShape, settings: Settings) -> RankMemory:
     if settings.offload_parameters:
         host += weights
         weights = settings.weight * shape.small
+    working, buffers, first = working_bytes(shape, settings), buffer_bytes(shape, settings), 0
+    if settings.weighted:  # only DeepSpeed has an optimizer by then
+        engine = optimizer + buffers if settings.stage is not None else 0
+        first = 2 * weights - settings.wide_adapters * 4 * shape.trainable + working + engine
     return RankMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         activations=kept,
-        working=working_bytes(shape, settings),
-        buffers=buffer_bytes(shape, settings),
+        working=working,
+        buffers=buffers,
         reference=reference,
         fp32_gradients=stepping,
+        first_forwards=first,
         host=host,
     )
 

@@ -99,6 +99,7 @@ def render(plan: Plan) -> str:
         "kept for the backward": memory.activations,
         "at work: a layer or head": memory.working,
         "optimizer step, instead": memory.fp32_gradients,
+        "two models before step 1": memory.first_forwards,
     }
     share = 100 * shape.trainable / shape.parameters
     lines = [

@@ -78,11 +78,15 @@ def propose(config: PlanRunConfig, shape: ModelShape, gpu: Gpu) -> Proposal | No
 
 
 def _cheapest(config: PlanRunConfig, shape: ModelShape, gpu: Gpu, overrides: list[str]) -> Proposal | None:
-    fitting = [choice for choice in _choices(config, shape, overrides) if choice.memory.peak <= gpu.usable]
-    return min(fitting, key=lambda choice: choice.cost, default=None)
+    fitting = [pair for pair in _choices(config, shape, overrides) if pair[0].memory.peak <= gpu.usable]
+    fitting.sort(key=lambda pair: pair[0].cost)
+    return next((proposal for proposal, choice in fitting if not choice.problems()), None)
 
 
-def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> Iterator[Proposal]:
+def _choices(
+    config: PlanRunConfig, shape: ModelShape, overrides: list[str]
+) -> Iterator[tuple[Proposal, PlanRunConfig]]:
+    """With the configuration that each makes, which training may refuse."""
     lora = config.peft.method is not PeftMethod.none
     recompute = 1.5 if lora else 4 / 3
     ways = [(False, False, 1.0), (True, False, recompute), (True, True, recompute * _TO_THE_HOST)]
@@ -102,7 +106,7 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
                 "optim.name": (config.optim.name, optimizer),
                 "trainer.activation_offloading": (config.trainer.activation_offloading, offloading),
             }
-            yield Proposal(
+            proposal = Proposal(
                 overrides=[
                     *overrides,
                     f"distributed={strategy}",
@@ -114,16 +118,12 @@ def _choices(config: PlanRunConfig, shape: ModelShape, overrides: list[str]) -> 
                 host=memory.host * config.ranks_per_node,
                 cost=STRATEGIES[strategy] * OPTIMIZERS[optimizer] * time * (1 + _HALF_FULL / tokens),
             )
+            yield proposal, choice
 
 
 def _strategies(config: PlanRunConfig) -> Iterator[tuple[str, Optimizer]]:
     """A choice of conf/distributed/ and the optimizer that goes with it."""
-    method, own = config.peft.method, config.optim.name
-    for strategy in STRATEGIES:
-        if method is PeftMethod.qlora and strategy.startswith("zero3"):
-            continue  # weights of four bits are not cut up
-        if method is not PeftMethod.none and strategy == "zero3_offload":
-            continue  # there is next to no optimizer to offload
-        yield strategy, own if strategy == "none" else "adamw"
-        if strategy == "none" and method is PeftMethod.none:
-            yield from ((strategy, name) for name in _SMALLER if name != own)
+    full, own = config.peft.method is PeftMethod.none, config.optim.name
+    yield from (("none", name) for name in dict.fromkeys((own, "adamw", *(_SMALLER if full else ()))))
+    sharded = list(STRATEGIES)[1:] if full else ["zero1", "zero2", "zero3"]  # LoRA has next to nothing to offload
+    yield from ((strategy, "adamw") for strategy in sharded)

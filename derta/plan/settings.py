@@ -21,7 +21,8 @@ class Settings:
     stage: None without DeepSpeed. weight: bytes of a weight of the (base) model as computation sees it. four_bits: its
     linear layers are in nf4. optimizer: optim.name. activations_on_host: what the backward needs waits there. rows: of
     one micro-batch as the model sees it (DPO sees two per pair). length: tokens of the longest row. keys: how many each
-    query has a score or a mask for, where there is one: those of its row, or, flattened, those of all rows.
+    query has a score or a mask for, where there is one: those of its row, or, flattened, those of all rows. reference:
+    a second model lies beside the trained one. weighted: one does until the first step (w_door).
     """
 
     ranks: int
@@ -40,6 +41,7 @@ class Settings:
     length: int
     keys: int
     reference: bool
+    weighted: bool
     reduce_bucket: int
     prefetch: int
     live: int
@@ -80,6 +82,7 @@ class Settings:
             length=length,
             keys=_keys(config, shape, rows, dpo),
             reference=dpo and not lora,
+            weighted=config.objective.name.rows.weighted,
             reduce_bucket=elements("reduce_bucket_size", _BUCKET, square),
             prefetch=elements("stage3_prefetch_bucket_size", 50_000_000, int(0.9 * square)),
             live=elements("stage3_max_live_parameters", _LIVE, _LIVE),
