@@ -70,6 +70,7 @@ class TrainRunConfig(Settings):
             "peft=qlora": self.peft.method is PeftMethod.qlora,
             "trainer.liger": self.trainer.liger,
             "trainer.activation_offloading": self.trainer.activation_offloading,
+            "objective=dpo": arm is Arm.dpo,
         }
         if self.trainer.compile and any(others.values()):
             untried = " and ".join(name for name, is_on in others.items() if is_on)
@@ -93,11 +94,17 @@ class TrainRunConfig(Settings):
                     f"{key('optim.name')}={name} adds up gradients in bfloat16, where those of the last of {added} "
                     f"micro-batches round to nothing: raise {key('trainer.micro_batch_size')}; {_ADDED} are allowed"
                 )
-        if self.peft.method is PeftMethod.qlora and (fsdp2 or isinstance(zero, dict) and zero.get("stage") == 3):
+        gathers = "FSDP2" if fsdp2 else "ZeRO-3" if isinstance(zero, dict) and zero.get("stage") == 3 else None
+        if self.peft.method is PeftMethod.qlora and gathers:
             yield (
-                f"peft=qlora with {'FSDP2' if fsdp2 else 'ZeRO-3'}, which cannot cut up weights of 4 bits here: every "
-                "GPU holds the whole base, a quarter of its 16-bit size; use distributed=none, zero1 or zero2, or "
-                "peft=lora"
+                f"peft=qlora with {gathers}, which cannot cut up weights of 4 bits here: every GPU holds the whole "
+                "base, a quarter of its 16-bit size; use distributed=none, zero1 or zero2, or peft=lora"
+            )
+        if self.trainer.activation_offloading and not self.trainer.gradient_checkpointing and gathers:
+            yield (
+                f"{key('trainer.activation_offloading')}=true with {gathers} takes the weights that are gathered for a "
+                f"layer for activations, unless layers keep their inputs alone: set "
+                f"{key('trainer.gradient_checkpointing')}=true"
             )
         if "world_size" in self.trainer.resume_despite and self.distributed.deepspeed is not None:
             yield (

@@ -44,7 +44,8 @@ class OptimConfig(Settings):
 
     name: Optimizer = "adamw"
     """adamw is torch's. adamw_8bit holds the moments in 8 bits, those of the embedding in 32. paged_...: they lie in
-    memory that GPU and host share, and leave the GPU where it is full. These are bitsandbytes' (derta[quantization]).
+    memory that GPU and host share, and leave the GPU where it is full; a resumed run has them on the GPU, where
+    bitsandbytes loads them. These are bitsandbytes' (derta[quantization]).
     adamw_kahan is optimi's (derta[kahan]): weights, gradients and moments in bfloat16, and what rounding takes from an
     update is kept for the next one; 10 bytes a weight instead of 16. It needs adam_beta2=0.99. Unverified on a GPU. All
     but the first are not for DeepSpeed and FSDP2, which cut the moments up by rank."""
@@ -112,7 +113,7 @@ class TrainerConfig(Settings):
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     activation_offloading: bool = False
     """Keep what the backward pass needs in the host's memory until then; with gradient_checkpointing that is the inputs
-    of the layers. Needs a GPU."""
+    of the layers. Needs a GPU, and with ZeRO-3 and FSDP2 gradient_checkpointing."""
     logging_steps: Count = 10
     """Steps between two lines of metrics.jsonl."""
     eval_steps: Whole = 50

@@ -18,6 +18,7 @@ EXPERIMENTS = [path.stem for path in sorted((CONF_DIR / "experiment").glob("*.ya
 GIVEN = ["model.name_or_path=org/model", "data.path=rows.jsonl", "objective.weight_model=org/safer"]
 
 KAHAN = ("optim.name=adamw_kahan", "optim.adam_beta2=0.99")
+OFFLOADING = "trainer.activation_offloading=true"
 
 
 def composed(*overrides: str) -> TrainRunConfig:
@@ -109,9 +110,12 @@ def test_an_arm_is_one_override_from_another() -> None:
         (["optim.name=adamw_8bit", "distributed=zero1"], "optim.name=adamw_8bit with DeepSpeed"),
         (["optim.name=adamw_8bit", "distributed=fsdp2"], "optim.name=adamw_8bit with FSDP2"),
         (["peft=qlora", "distributed=fsdp2"], "peft=qlora with FSDP2"),
+        ([OFFLOADING, "distributed=fsdp2"], f"{OFFLOADING} with FSDP2"),
+        ([OFFLOADING, "distributed=zero3"], f"{OFFLOADING} with ZeRO-3"),
+        (["trainer.compile=true", "objective=dpo"], "trainer.compile=true was not tried with objective=dpo"),
     ],
 )
-def test_what_is_not_cut_up_by_rank(words: list[str], expected: str) -> None:
+def test_what_does_not_go_together(words: list[str], expected: str) -> None:
     (problem,) = composed(*words).problems()
     assert problem.startswith(expected)
 
