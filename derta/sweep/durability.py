@@ -76,6 +76,8 @@ def run_durability(config: DurabilityRunConfig) -> str:
         raise InputError("launch/durability.py is one process: start it with plain python, without torchrun")
     root, rows = Path(config.output_dir), _read(config) if config.steps else None
     source = check_source(config.model.name_or_path)
+    if not config.steps and not (_is_adapter(source) and config.lora_scales):
+        raise InputError(f"nothing to do: there are no later steps, and {source} is no adapter, or lora_scales=[]")
     before, untouched = _untouched(config)
     identity = prepare(untouched, Ranks()).identity
     if config.before:

@@ -7,12 +7,15 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
 from derta.config.durability import DurabilityRunConfig
+from derta.config.evaluation import EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
-from derta.sweep.durability import _tune
+from derta.errors import InputError
+from derta.sweep.durability import _tune, run_durability
 
 LLAMA = (importlib.resources.files("trl") / "chat_templates" / "llama3_2.jinja").read_text(encoding="utf-8")
 
@@ -38,3 +41,13 @@ def test_their_day_is_that_of_the_evaluations(tmp_path: Path, llama3_tokenizer: 
     assert (tmp_path / "later" / "chat_template.jinja").read_text() == LLAMA
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "later"))
     assert any(not before[name].equal(after[name]) for name in before)
+
+
+def test_a_whole_model_without_later_steps_has_nothing_to_do(model_dir, tmp_path):
+    sets = {"harmful": PromptSetConfig(harmful=True, path=str(tmp_path / "rows.jsonl"))}
+    config = DurabilityRunConfig(
+        model=ModelConfig(name_or_path=str(model_dir)), eval=EvaluationConfig(sets=sets), steps=[],
+        output_dir=str(tmp_path / "out"),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="nothing to do: there are no later steps, and .* is no adapter"):
+        run_durability(config)
