@@ -4,7 +4,7 @@
     trainer.liger     RMSNorm, rotary embedding and SwiGLU of Liger; never its loss, which knows no objectives
     adapters          float32 adapters below a bfloat16 autocast take their input as it is: PEFT would cast it to
                       float32, drop it there, and autocast casts it back, once for each adapted layer
-    cuDNN             builds a plan for every new (batch, length) of padded rows, 0.3 s each on an H200; without it,
+    cuDNN             builds a plan for every new (batch, length) that sdpa is given, 0.3 s each on an H200; without it,
                       sdpa takes kernels that need none
 
 What was compared on a CPU is in tests/unit/training/test_kernels.py; on a GPU none of it is verified.
@@ -87,20 +87,25 @@ def _graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def settle_kernels(trainer: Any, flattened: bool = False) -> None:
-    """On a GPU: adapters without float32, and padded batches without cuDNN's plans."""
+def settle_kernels(trainer: Any) -> None:
+    """On a GPU: adapters without float32, and sdpa without cuDNN's plans, whichever attention leaves batches to it."""
     if trainer.args.device.type != "cuda":
         return
     if trainer.args.bf16 and not is_sharded(trainer):  # where adapters are in 16 bit
         leave_inputs(trainer.model)
-    if trainer.model.config._attn_implementation == "sdpa" and not flattened:
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        logger.info("padded batches: sdpa runs without cuDNN, which would plan anew for every length")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+class _OutsideAutocast:
+    """True where nobody else casts: `generate` goes past the autocast of training."""
+
+    def __bool__(self) -> bool:
+        return not (torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"))
 
 
 def leave_inputs(model: Any) -> None:
-    """Adapters take their input in its own precision. The numbers are equal to the last bit without dropout; a CPU
-    drops in bfloat16 with a factor 1 / (1 - p) that is itself rounded, so it keeps the cast."""
+    """Below autocast adapters take their input in its own precision. The numbers are equal to the last bit without
+    dropout; a CPU drops in bfloat16 with a factor 1 / (1 - p) that is itself rounded, so it keeps the cast."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # type: ignore[attr-defined]
+            module.cast_input_dtype_enabled = _OutsideAutocast()  # type: ignore[attr-defined]

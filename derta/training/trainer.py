@@ -174,7 +174,7 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
                 logger.warning(said, self.refusal_token.continued_text, remedy)
         score_supervised_positions(self.model.get_base_model() if is_adapter else self.model)
         self.padding_free = decide_flattened(self)
-        settle_kernels(self, self.padding_free)
+        settle_kernels(self)
         sample = train_table.select(range(min(_LOOKED_AT, len(train_table))))
         responses = [*sample["chosen_ids"], *sample["rejected_ids"]]
         add_end_tokens(self.model, sorted({ids[-1] for ids in responses if ids}))

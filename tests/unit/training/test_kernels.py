@@ -81,7 +81,7 @@ class Copies(TorchDispatchMode):
 
 def test_adapters_leave_their_input_as_it_is(tiny_model):
     """Below a bfloat16 autocast: the same loss and gradients to the last bit, and at least two casts fewer (to
-    float32 and back) for each of 14 adapted layers."""
+    float32 and back) for each of 14 adapted layers. Without one, as in `generate`, they are cast."""
     torch.manual_seed(0)
     lora = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     model = peft.get_peft_model(tiny_model("llama", 300).to(torch.bfloat16), lora)
@@ -99,6 +99,7 @@ def test_adapters_leave_their_input_as_it_is(tiny_model):
     (loss, gradients, before), (same_loss, same_gradients, after) = found
     assert torch.equal(loss, same_loss) and all(map(torch.equal, gradients, same_gradients)) and len(gradients) == 28
     assert before - after >= 2 * 14
+    assert torch.isfinite(model(input_ids=ids).logits).all()
 
 
 def test_what_this_machine_cannot_run_is_refused(monkeypatch, tiny_model):
