@@ -115,8 +115,9 @@ def _on_host(zero: dict[str, object], name: str) -> bool:
 
 
 def _keys(config: PlanRunConfig, shape: ModelShape, rows: int, dpo: bool) -> int:
-    """With padding_free=auto a GPU flattens rows of a model with sdpa, without a mask."""
+    """With padding_free=auto a GPU flattens rows of a model with sdpa in 16 bit, without a mask."""
     wanted, has_mask = config.trainer.padding_free, shape.attention_implementation in ("sdpa", "eager")
-    if wanted is False or dpo or (wanted == "auto" and shape.attention_implementation == "eager"):
+    pads = shape.attention_implementation == "eager" or config.model.dtype is Dtype.float32
+    if wanted is False or dpo or (wanted == "auto" and pads):
         return config.data.max_length
     return rows * config.data.max_length if wanted is True and has_mask else 0

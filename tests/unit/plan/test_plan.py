@@ -64,6 +64,11 @@ def test_dpo_holds_a_second_model_and_twice_the_rows(full: ModelShape) -> None:
     assert other.activations == 2 * one.activations
 
 
+def test_rows_are_padded_where_training_pads_them(full: ModelShape) -> None:
+    for word, keys in (("model.dtype=auto", 0), ("model.dtype=float32", 1024), ("objective=dpo", 1024)):
+        assert Settings.of(composed(FULL, "data.max_length=1024", word), full).keys == keys
+
+
 def test_offload_moves_states_to_the_host(full: ModelShape) -> None:
     kept, moved = (Settings.of(composed(FULL, f"distributed={name}"), full) for name in ("zero3", "zero3_offload"))
     here, there = rank_memory(full, kept), rank_memory(full, moved)
