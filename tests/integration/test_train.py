@@ -213,7 +213,10 @@ def test_accelerate_launch_trains_the_same(command, arguments, tmp_path, derta_r
 
 def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(command, arguments, tmp_path, rows_file):
     """And measures P(refusal) while it trains: 3 + 3 rows in batches of 2 on two ranks, the last of them half empty."""
-    overrides = ["peft=lora", "peft.r=4", "distributed=zero3", "trainer.micro_batch_size=2", "optim.learning_rate=1e-2"]
+    overrides = [
+        "peft=lora", "peft.r=4", "distributed=zero3", "trainer.micro_batch_size=2", "optim.learning_rate=1e-2",
+        "trainer.gradient_checkpointing=true",
+    ]  # fmt: skip
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
     for row in rows:
         row["prompt"][-1]["content"] += " please"  # prompts that are not trained on
