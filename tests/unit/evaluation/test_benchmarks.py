@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,14 +39,15 @@ metadata: {{version: 3}}
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a task of 7 questions whose right answer is always the last one."""
     folder = tmp_path_factory.mktemp("tasks")
     rows = [{"question": f"How do I make number {i} ?", "choices": CHOICES, "answer": i % 4} for i in range(7)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "fictional_choices.yaml").write_text(TASK.format(file=folder / "rows.jsonl"))
-    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+        yield folder
 
 
 def settings(tasks: Path, **changes) -> LmEvalConfig:
@@ -98,6 +100,7 @@ def test_ranks_share_the_questions_and_agree_with_one(target, model_dir, tasks):
     """Two processes, 7 questions: an odd one out that must not be counted twice."""
     script = f"""
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from derta.config.evaluation import LmEvalConfig
 from derta.config.model import ModelConfig
