@@ -169,11 +169,7 @@ def run_real(config: RealRunConfig) -> str:
 
 
 def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
-    """The stages for one model; see the drawing above.
-
-    Args:
-        model: GGUF file, directory or hub id.
-    """
+    """The stages for one model, a GGUF file, directory or hub id; see the drawing above."""
     root, jobs, base, imported = Path(config.output), [], model, []
     if str(model).endswith(".gguf"):
         base, imported = root / "model", ["import"]

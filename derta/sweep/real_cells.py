@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ SEEDS = (0, 1, 2)
 """Of the study."""
 _DEEP = "mean behind prefills"
 _COMPARED = "derta"
+_STOPPED, _LONG = "with the stop", "long rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +154,17 @@ def study_table(folder: Path) -> str:
         )
     arms = _by_arm(cells)
     text = [*_overview([cell for cell in cells if cell.seed == min(each.seed for each in cells)]), *_tables(arms)]
-    for steps in sorted({steps for cell in cells for steps in cell.later}):
-        tuned = [replace(cell, outcomes=cell.later[steps]) for cell in cells if steps in cell.later]
-        text += [f"\nAfter {steps} later steps of plain fine-tuning on helpful rows:\n", *_tables(_by_arm(tuned))]
-    stopped = [replace(cell, outcomes=cell.stopped) for cell in cells if cell.stopped]
-    if stopped:
-        text += ["\nWith the stop on P(refusal):\n", *_tables(_by_arm(stopped))]
+    states = _states(cells)
+    for name, title in (
+        *((name, f"{name.capitalize()} of plain fine-tuning on helpful rows") for name in states if "later" in name),
+        (_STOPPED, "With the stop on P(refusal)"),
+    ):
+        if name in states:
+            text += [f"\n{title}:\n", *_tables(_by_arm(states[name]))]
     if stops := {f"{cell.arm}, seed {cell.seed}": cell.stop for some in arms.values() for cell in some if cell.stop}:
         text += [f"\n{stop_table(stops)}"]
-    if deep:
-        measured = [replace(cell, outcomes=cell.deep.outcomes) for cell in cells if cell.deep]
-        text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(_by_arm(measured))]
+    if _LONG in states:
+        text += ["\nAny depth, on long responses made of several answers:\n", *_deep_tables(_by_arm(states[_LONG]))]
     missing = {arm: set(SEEDS) - {cell.seed for cell in arms.get(arm, ())} for arm in RealArm.__members__}
     left = [f"{arm} (seeds {', '.join(map(str, sorted(seeds)))})" for arm, seeds in missing.items() if seeds]
     return "\n".join([*text, f"\nNot run: {'; '.join(left) or 'none'}."])
@@ -176,25 +176,29 @@ def _by_arm(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     return {arm: sorted(some, key=lambda cell: cell.seed) for arm, some in arms.items() if some}
 
 
+def _states(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """What was measured of the models, each with the outcomes of that state: as they are, with the stop, ..."""
+    states = {
+        "as it is": list(cells),
+        _STOPPED: [replace(cell, outcomes=cell.stopped) for cell in cells if cell.stopped],
+    }
+    for steps in sorted({steps for cell in cells for steps in cell.later}):
+        tuned = [replace(cell, outcomes=cell.later[steps]) for cell in cells if steps in cell.later]
+        states[f"after {steps} later steps"] = tuned
+    states[_LONG] = [replace(cell, outcomes=cell.deep.outcomes) for cell in cells if cell.deep]
+    return {name: some for name, some in states.items() if some}
+
+
 def _overview(cells: Sequence[Cell]) -> Iterator[str]:
     """A line per arm with everything that was measured of one seed; nothing where `_tables` says all of it."""
-    versions: dict[str, Callable[[Cell], dict[str, dict[str, str]]]] = {
-        "as it is": lambda cell: cell.outcomes,
-        "with the stop": lambda cell: cell.stopped,
-        **{
-            f"after {steps} later steps": partial(lambda steps, cell: cell.later.get(steps, {}), steps)
-            for steps in sorted({steps for cell in cells for steps in cell.later})
-        },
-        "long rows": lambda cell: cell.deep.outcomes if cell.deep else {},
-    }
-    versions = {name: of for name, of in versions.items() if any(map(of, cells))}
-    if len(versions) == 1:
+    states = {name: {cell.arm: cell for cell in some} for name, some in _states(cells).items()}
+    if len(states) == 1:
         return
     others = ["broken", "over-refusal, benign", "over-refusal, borderline"]
-    lines = [["arm", *versions, *others, "KL, benign"]]
+    lines = [["arm", *states, *others, "KL, benign"]]
     for arm, [cell] in _by_arm(cells).items():
-        found = [replace(cell, outcomes=of(cell)) for of in versions.values()]
-        measured = [_shared([_measure(each, _DEEP)]) if each.outcomes else np.empty((1, 0)) for each in found]
+        found = [some.get(arm) for some in states.values()]
+        measured = [_shared([_measure(each, _DEEP)]) if each else np.empty((1, 0)) for each in found]
         measured += [_shared([_measure(cell, column)]) for column in others]
         kl = cell.deep.kl_to_base.get("benign", Mean()) if cell.deep else Mean()
         lines.append([arm, *(_percent(table, rate_interval) for table in measured), _nats([kl])])

@@ -233,6 +233,15 @@ def test_topics_of_later_rows_are_in_no_other_rows():
     assert [topic for topic in topics if re.search(rf"\b{topic.replace('-', ' ')}\b", others)] == []
 
 
+def test_what_takes_long_begins_first_and_the_untouched_model_is_evaluated_once(tmp_path):
+    config = RealRunConfig(arms=[RealArm.vanilla, RealArm.derta], seeds=[1, 0], output=str(tmp_path))
+    names = [job.name for job in plan_real(config, "m.gguf")]
+    for suffix in ("", ", seed 1"):
+        trained = max(names.index(f"{arm}{suffix}") for arm in ("vanilla", "derta"))
+        assert trained < min(names.index(f"evaluate {arm}{suffix}") for arm in ("vanilla", "derta"))
+    assert names.count("evaluate base") == 1
+
+
 def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
     config = RealRunConfig(arms=[RealArm.derta, RealArm.derta_18], seeds=[0, 1], output=str(tmp_path), stop=True)
     names = {job.name for job in plan_real(config, "m.gguf")}
