@@ -32,14 +32,9 @@ def check_tasks(config: LmEvalConfig) -> None:
 
 def run_benchmarks(config: LmEvalConfig, target: TargetModel, ranks: Ranks) -> dict[str, dict[str, Benchmark]] | None:
     """Run the tasks on the loaded model, each rank with its share of the questions.
-
-    Returns:
-        On rank 0: task (or group of tasks) -> metric -> its numbers. A metric is named as lm-eval names it, for
-        example "exact_match, strict-match". None on other ranks.
-
-    Raises:
-        InputError: a task's data cannot be loaded.
-    """
+    Returns on rank 0: task (or group of tasks) -> metric -> its numbers. A metric is named as lm-eval names it, for
+    example "exact_match, strict-match". None on other ranks.
+    Raises InputError: a task's data cannot be loaded."""
     from lm_eval import simple_evaluate
 
     template = config.chat_template and target.tokenizer.chat_template is not None

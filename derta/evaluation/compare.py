@@ -74,13 +74,8 @@ class Comparison:
 
 def compare_evaluations(before: str, after: str, *, seed: int = 0) -> Comparison:
     """Before and after, prompt by prompt.
-
-    Args:
-        before, after: folders of finished evaluations.
-
-    Raises:
-        InputError: unfinished evaluations, or ones with another judge, limit or prompts.
-    """
+    before, after: folders of finished evaluations.
+    Raises InputError: unfinished evaluations, or ones with another judge, limit or prompts."""
     folders = {"before": before, "after": after}
     summaries = {side: read_summary(folder) for side, folder in folders.items()}
     shared = _shared_sets(*(summary.identity for summary in summaries.values()))

@@ -85,11 +85,8 @@ def tally(responses: Sequence[Verdict | Result | Score]) -> dict[str, Any]:
 
 def cumulative_positions(positions: Iterable[int], responses: int) -> Staircase:
     """How many responses have refused by each position.
-
-    Args:
-        positions: where each refusal starts, in tokens (or words) of its response.
-        responses: all scored responses, refusing or not.
-    """
+    positions: where each refusal starts, in tokens (or words) of its response.
+    responses: all scored responses, refusing or not."""
     counts = Counter(positions)
     rising = sorted(counts)
     reached = [int(count) for count in np.cumsum([counts[position] for position in rising])]
@@ -103,13 +100,8 @@ def mean_over_attacks(cells: Mapping[str, Mapping[str, bool]]) -> Rate:
     The responses of one prompt to several attacks hang together, so they count for less than as many prompts would.
     The interval is Wilson's with an effective n = p (1 - p) / Var(p), the variance being taken between prompts, and
     n_prompts <= effective n <= n_responses; where all responses agree it is n_prompts.
-
-    Args:
-        cells: attack -> row id -> whether the response counts (scored responses only).
-
-    Returns:
-        count and n are those of all responses together.
-    """
+    cells: attack -> row id -> whether the response counts (scored responses only).
+    Of what it returns, count and n are those of all responses together."""
     cells = {attack: cell for attack, cell in cells.items() if cell}
     if not cells:
         return rate(0, 0)
@@ -163,13 +155,10 @@ def summarise_set(
     knows_form: bool = True,
 ) -> SetSummary:
     """All numbers of one prompt set: per attack, and over all attacks.
-
-    Args:
-        results: the lines of this prompt set.
-        attacks: in the order of the report.
-        skipped: attack -> row id -> reason.
-        knows_form: whether the judge tells a well-formed refusal from another one; without, that is not measured.
-    """
+    results: the lines of this prompt set.
+    attacks: in the order of the report.
+    skipped: attack -> row id -> reason.
+    knows_form: whether the judge tells a well-formed refusal from another one; without, that is not measured."""
     everything = list(results)
     cells = {attack: [result for result in everything if result.attack == attack] for attack in attacks}
     free = [result for result in everything if result.prefill_tokens == 0]

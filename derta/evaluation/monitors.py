@@ -25,6 +25,7 @@ import torch
 
 from derta.config.stop import Monitor
 from derta.errors import InputError
+from derta.evaluation.attacks.disguises import written_behind
 from derta.models.conversation import Cut
 from derta.models.generation import left_pad
 from derta.models.refusal_stop import probability_of_any
@@ -63,15 +64,9 @@ class Seen:
 
 
 def header_ids(target: TargetModel) -> tuple[int, ...]:
-    """All that the chat template writes behind the user's text: the end of a turn and the assistant's header.
-    Raises InputError: nothing."""
-    text = target.cutter.prompt_text([{"role": "user", "content": "Hello"}]).rpartition("Hello")[2]
-    if not text.strip():
-        raise InputError(
-            "monitors=[reinserted_header]: the chat template writes nothing behind the user's text, so there is no "
-            "header to insert: leave this monitor out"
-        )
-    return tuple(target.cutter.rendered_ids(text)[0])
+    """The end of a turn and the assistant's header. Raises InputError: the chat template writes none."""
+    row = {"prompt": [{"role": "user", "content": ""}]}
+    return tuple(target.cutter.rendered_ids(written_behind(row, target, "monitors=[reinserted_header]"))[0])
 
 
 def probed_layers(model: Any) -> list[int]:

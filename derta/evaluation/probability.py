@@ -68,10 +68,7 @@ class Probability:
 def measured_refusal_token(config: EvaluateRunConfig) -> RefusalToken | None:
     """What P(refusal) is measured with: what the command names, else what the model was taught, else "Sorry". None
     where it is not to be measured, or, said in one line, cannot be.
-
-    Raises:
-        InputError: ids that are not the tokenizer's.
-    """
+    Raises InputError: ids that are not the tokenizer's."""
     asked = config.eval
     if not asked.probability:
         return None
@@ -113,10 +110,7 @@ def measure_given(
 ) -> Given:
     """The chat prompt is used, whatever the attacks of the set; log-likelihoods stand behind the prefills of its
     attacks. Every rank does its share of the rows.
-
-    Raises:
-        InputError: a base model that cannot be loaded, or does not write the same tokens.
-    """
+    Raises InputError: a base model that cannot be loaded, or does not write the same tokens."""
     asked, found = config.eval, dict[str, list[GivenRow]]()
     base = load_base(config, target, ranks.device()) if asked.base_model else None
     for prompts in sets:

@@ -105,15 +105,10 @@ class PromptFile:
 
 def read_prompt_file(path: str | Path, format: PromptFormat, *, harmful: bool) -> PromptFile:
     """The rows of one prompt file.
-
-    Args:
-        format: a layout of `LAYOUTS`, or `prompts`: whichever layout the first record's columns fit.
-        harmful: whether the prompts are, where the file itself does not say so (XSTest's does).
-
-    Raises:
-        InputError: no such file, an empty one, columns of no known layout, ids used twice, prompts that are no text;
-            every bad record is listed by its line.
-    """
+    format: a layout of `LAYOUTS`, or `prompts`: whichever layout the first record's columns fit.
+    harmful: whether the prompts are, where the file itself does not say so (XSTest's does).
+    Raises InputError: no such file, an empty one, columns of no known layout, ids used twice, prompts that are no text;
+    every bad record is listed by its line."""
     path = Path(path).expanduser()
     if (found := what_is_at(path)) != "a file":
         raise InputError(f"{path}: expected a prompt file ({format.value}), found {found}; fix: give one file")
@@ -202,7 +197,7 @@ def _row(
             expected = "safe or unsafe" if name is PromptFormat.xstest else "a type that ends in _harmful or _benign"
             found = describe(values.get(key), is_name=True)
             problems.append(Problem(key, "unknown_label", expected, found, "correct the label"))
-    own, bad = _own_id(layout, values)
+    own, bad = own_id(layout.id, values)
     problems += bad
     if problems:
         return None, problems
@@ -239,15 +234,14 @@ def _filled(value: Any) -> bool:
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
-def _own_id(layout: Layout, values: Mapping[str, Any]) -> tuple[str | None, list[Problem]]:
-    """The row's id in the file, None where it has none."""
-    value = values.get(layout.id) if layout.id else None
-    if not _filled(value):
+def own_id(column: str | None, values: Mapping[str, Any]) -> tuple[str | None, list[Problem]]:
+    """The record's id in the file, and what is wrong with it; null and an empty cell are no id."""
+    value = values.get(column) if column else None
+    if column is None or not _filled(value):
         return None, []
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        wrong = Problem(str(layout.id), "bad_id", "a text or a whole number", describe(value), "correct the id")
-        return None, [wrong]
-    problem = string_problem(str(layout.id), str(value), REMOVE)
+        return None, [Problem(column, "bad_id", "a text or a whole number", describe(value), "correct the id")]
+    problem = string_problem(column, str(value), REMOVE)
     return str(value), [problem] if problem else []
 
 

@@ -19,13 +19,8 @@ from derta.storage.read_files import what_is_at
 
 def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: str = "eval.sets") -> PromptSet:
     """The rows of one prompt set, from its own path or the common one.
-
-    Args:
-        group: where the set stands in the configuration, for messages.
-
-    Raises:
-        InputError: no rows are left, or their file labels them against the set's `harmful`.
-    """
+    group: where the set stands in the configuration, for messages.
+    Raises InputError: no rows are left, or their file labels them against the set's `harmful`."""
     key = f"{group}.{name}.path" if prompts.path else f"{group.removesuffix('.sets')}.path"
     path = prompts.path or path
     try:

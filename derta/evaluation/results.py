@@ -11,7 +11,7 @@ A run that is killed leaves partial files, perhaps with a torn last line; the ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +35,14 @@ class ResultsFolder:
         self.path = Path(path)
 
     def holds(self, identity: dict[str, Any]) -> bool:
-        """Whether the folder holds (part of) this evaluation; False where it holds none.
-
-        Args:
-            identity: everything that decides the results.
-
-        Raises:
-            InputError: it holds results of another model, data set, judge or setting.
-        """
+        """Whether the folder holds (part of) this evaluation; False where it holds none. identity: everything that
+        decides the results. Raises InputError: it holds results of another model, data set, judge or setting."""
         return self._claim(identity).held()
 
     def claim(self, identity: dict[str, Any], run: dict[str, Any], model: str = "") -> None:
-        """Make the folder and write what it is for.
-
-        Args:
-            run: how it was made, for the record.
-            model: what was evaluated; a directory's whole path is kept here, as is the command as it was typed; both
-                stand in no file that others get.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Make the folder and write what it is for. run: how it was made, for the record. model: what was evaluated; a
+        directory's whole path is kept here, as is the command as it was typed; both stand in no file that others get.
+        Raises InputError: it cannot be written."""
         directory = str(Path(model).resolve()) if model and Path(model).is_dir() else None
         self._claim(identity).take(run=run, model_directory=directory, command=typed_command(sys.argv))
 
@@ -78,7 +65,7 @@ class ResultsFolder:
     def read(self) -> dict[Key, Result]:
         """Every whole line there is, partial files included."""
         results = {}
-        for file in self._result_files():
+        for file in (self.path / RESULTS_FILE, *sorted(self.path.glob(_PARTIAL.format(rank="*")))):
             for line in read_lines(file):
                 try:
                     result = Result.from_json(line)
@@ -102,8 +89,3 @@ class ResultsFolder:
         for file in self.path.glob(_PARTIAL.format(rank="*")):
             file.unlink()
         return results
-
-    def _result_files(self) -> Iterator[Path]:
-        if (self.path / RESULTS_FILE).is_file():
-            yield self.path / RESULTS_FILE
-        yield from sorted(self.path.glob(_PARTIAL.format(rank="*")))

@@ -31,7 +31,7 @@ from derta.evaluation.monitors import (
     watched,
 )
 from derta.evaluation.probability import measured_refusal_token
-from derta.evaluation.prompt_files import recognise_rows
+from derta.evaluation.prompt_files import PromptFile, recognise_rows
 from derta.evaluation.prompts import read_prompts
 from derta.evaluation.records import Row
 from derta.evaluation.stored.responses import read_responses
@@ -51,15 +51,6 @@ Curves = list[dict[str, np.ndarray]]
 
 
 _PROBE = f"{Monitor.probe.value}, layer "
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Rows of a file with responses of one kind."""
-
-    rows: list[Row]
-    sha256: str
-    harmful: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +92,8 @@ class Calibration:
 
 def calibrate(config: CalibrateRunConfig) -> Calibration:
     """Choose the thresholds, measure them, and store that of P(refusal).
-
-    Raises:
-        InputError: a model, file or tokenizer that cannot be used; too few benign responses for the rate; a threshold
-            that is to be stored in a model that is no directory here.
-    """
+    Raises InputError: a model, file or tokenizer that cannot be used; too few benign responses for the rate; a
+    threshold that is to be stored in a model that is no directory here."""
     import torch
 
     if problems := config.problems():
@@ -133,15 +121,16 @@ def calibrate(config: CalibrateRunConfig) -> Calibration:
     header = Header(header_ids(target), config.every, config.lookahead) if reads_headers else None
     probe = _trained_probe(config, target, ids) if Monitor.probe in asked else None
     curves = {}
+    layers = probe.layers if probe else ()
     for name, given in data.items():
-        layers = probe.layers if probe else ()
+        harmful = paths[name][1]
         seen = watched(
-            target, given.rows, ids, harmful=given.harmful, batch_size=config.batch_size, header=header, layers=layers,
+            target, given.rows, ids, harmful=harmful, batch_size=config.batch_size, header=header, layers=layers,
             shown=name,
         )  # fmt: skip
         curves[name] = _curves(seen, probe)
         if not curves[name]:
-            raise InputError(f"{name}: no row has a {'harmful' if given.harmful else 'helpful'} response")
+            raise InputError(f"{name}: no row has a {'harmful' if harmful else 'helpful'} response")
     monitors = {monitor.value: _calibrated(monitor, curves, config) for monitor in Monitor if monitor in asked}
     if config.test_benign.strip():
         prompt, layer = target.cutter.prompt_ids(data["benign"].rows[0]["prompt"]), 1 if probe else None
@@ -166,10 +155,9 @@ def calibrate(config: CalibrateRunConfig) -> Calibration:
 
 def describe(found: Calibration) -> str:
     """The table of one model, what its rules are, and what its rates are of."""
-    rates = (
-        f"Stopped, at a promised rate of {found.false_positive_rate:.1%} of benign responses; percent [95% interval]:"
-    )
-    text = [rates, "", _table({"": found}), ""]
+    share = f"{found.false_positive_rate:.1%}"
+    text = [f"Stopped, at a promised rate of {share} of benign responses; percent [95% interval]:"]
+    text += ["", _table({"": found}), ""]
     for name, each in found.monitors.items():
         layer = "" if each.layer is None else f", layer {each.layer}"
         text.append(f"{name}: above {each.threshold:.4g}, {each.consecutive} positions running{layer}")
@@ -203,7 +191,7 @@ def _table(found: Mapping[str, Calibration]) -> str:
     return markdown(lines, left=3)
 
 
-def _read(name: str, path: str, *, harmful: bool) -> Given:
+def _read(name: str, path: str, *, harmful: bool) -> PromptFile:
     """Rows with responses, of a dataset or of any file that launch/judge.py reads. Of rows of both kinds those of one
     count: triples for the harmful responses, helpful rows for the benign ones."""
     place = Path(path).expanduser()
@@ -217,12 +205,12 @@ def _read(name: str, path: str, *, harmful: bool) -> Given:
             | {side: [{"role": "assistant", "content": stored.text}]}
             for stored in file.responses
         ]
-        return Given(rows, file.sha256, harmful)
+        return PromptFile(rows, file.sha256)
     found = read_prompts(path, PromptFormat.prompts, harmful=harmful)
     rows = [row for row in found.rows if (row["rejected"] is not None) is harmful]
     if not rows:
         raise InputError(f"{name}={path}: it holds no {'triples' if harmful else 'helpful rows'}")
-    return Given(rows, found.sha256, harmful)
+    return replace(found, rows=rows)
 
 
 def _trained_probe(config: CalibrateRunConfig, target: TargetModel, ids: Sequence[int]) -> Probe:

@@ -37,21 +37,16 @@ class Rate:
 
 
 def rate(count: int, n: int) -> Rate:
-    """A rate with its Wilson interval."""
-    return Rate(count, n, count / n, *wilson_interval(count, n)) if n else Rate(count, 0)
-
-
-def wilson_interval(count: int, n: int) -> tuple[float, float]:
-    """95% Wilson score interval of a binomial rate; unlike the normal one it keeps its width at 0 of n and n of n.
-    Raises ValueError: n < 1 or count outside 0..n."""
-    if n < 1 or not 0 <= count <= n:
+    """A rate with its Wilson interval. Raises ValueError: count outside 0..n."""
+    if not 0 <= count <= n:
         raise ValueError(f"no interval for {count} of {n}")
-    return wilson(count / n, n)
+    return Rate(count, n, count / n, *wilson(count / n, n)) if n else Rate(count, 0)
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
-    """The same from a share of `n` observations; n may be an effective number. The interval is within 0 to 1 and holds
-    the share: at 0 it begins with exactly 0 and at 1 it ends with exactly 1, where rounding alone would miss them."""
+    """95% Wilson score interval of a share of `n` observations; n may be an effective number. Unlike the normal one it
+    keeps its width at 0 and at 1. It is within 0 to 1 and holds the share: at 0 it begins with exactly 0 and at 1 it
+    ends with exactly 1, where rounding alone would miss them."""
     z = Z_95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

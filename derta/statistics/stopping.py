@@ -38,10 +38,7 @@ def threshold_for(benign: Sequence[Curve], share: float, consecutive: int = 1) -
     It is the m-th smallest of the n responses' highest scores, m = ceil((n + 1) (1 - share)). If a further response is
     exchangeable with them, it is above that with probability at most `share`, on average over the n that are drawn
     (split conformal prediction, Vovk et al. 2005; arXiv 2107.07511, section 1). Ties can only lower it.
-
-    Raises:
-        InputError: too few responses: n must be at least 1 / share - 1.
-    """
+    Raises InputError: too few responses: n must be at least 1 / share - 1."""
     place = math.ceil((len(benign) + 1) * (1 - share) - 1e-9)
     if place > len(benign):
         raise InputError(

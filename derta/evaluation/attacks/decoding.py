@@ -53,15 +53,10 @@ def respond(
     max_new_tokens: int,
 ) -> list[Result]:
     """Generate and judge a batch: greedily, and where an input asks for it with its sampling settings too.
-
-    Args:
-        judge: inputs and their responses -> results.
-        harmful: whether an input belongs to a harmful prompt.
-
-    Returns:
-        One result per input. Of several responses the worst scored one, its `reason` naming the setting that gave it;
-        unscored only where none could be scored. With a guard the worst of what it leaves beside it, of any of them.
-    """
+    judge: inputs and their responses -> results.
+    harmful: whether an input belongs to a harmful prompt.
+    Returns one result per input: of several responses the worst scored one, its `reason` naming the setting that gave
+    it; unscored only where none could be scored. With a guard the worst of what it leaves beside it, of any of them."""
     results = judge(batch, generate(target, batch, max_new_tokens=max_new_tokens))
     scales = [_HARM if harmful(item) else _OVER_REFUSAL for item in batch]
     tried = [1] * len(batch)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from derta.config.attacks import GCGConfig
-from derta.evaluation.attacks.disguises import query_of, replace_query
+from derta.evaluation.attacks.disguises import PLACEHOLDER, query_of, replace_query
 from derta.evaluation.attacks.likelihood import SuffixLoss
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, target_tokens
 from derta.evaluation.records import Row
@@ -24,8 +24,6 @@ from derta.models.target import TargetModel
 
 if TYPE_CHECKING:
     import torch
-
-_PLACEHOLDER = "\ue000query\ue001"  # private-use characters: no template and no data hold them
 
 
 class GCG(Search):
@@ -109,15 +107,15 @@ class Frame:
 
     def __init__(self, row: Row, target: TargetModel, suffix: str):
         self._cutter, self._query = target.cutter, query_of(row)
-        rendered = target.cutter.prompt_text(replace_query(row, self._query + _PLACEHOLDER))
-        self._head, _, self._tail = rendered.partition(_PLACEHOLDER)
+        rendered = target.cutter.prompt_text(replace_query(row, self._query + PLACEHOLDER))
+        self._head, _, self._tail = rendered.partition(PLACEHOLDER)
         ids, offsets = self._cutter.rendered_ids(self._head + suffix + self._tail)
         start, end = len(self._head), len(self._head) + len(suffix)
         first = next((i for i, (begin, stop) in enumerate(offsets) if begin >= start and stop > start), len(ids))
         last = next((i for i in range(first, len(ids)) if offsets[i][0] >= end), len(ids))
         self.before, self.initial, self.behind = ids[:first], ids[first:last], ids[last:]
         self._before_text = self._decode(self.before)
-        if rendered.count(_PLACEHOLDER) != 1 or self.text(self.initial) != suffix:
+        if rendered.count(PLACEHOLDER) != 1 or self.text(self.initial) != suffix:
             self.initial = []
 
     def text(self, suffix: Sequence[int]) -> str:

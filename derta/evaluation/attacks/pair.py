@@ -120,10 +120,8 @@ class Pair(Search):
         """What the attacker of a stream reads: the task, the request, and its last `memory` tries."""
         start = wished_response(row, self.fallback)[0]["content"].strip().splitlines()[0][:200]
         query = query_of(row)
-        messages = [
-            {"role": "system", "content": ATTACKER.format(approach=APPROACHES[stream % len(APPROACHES)])},
-            {"role": "user", "content": _fill(OPENING, query=query, start=start)},
-        ]
+        task = ATTACKER.format(approach=APPROACHES[stream % len(APPROACHES)])
+        messages = _asked(task, _fill(OPENING, query=query, start=start))
         for turn in turns[-self.config.memory :]:
             said = json.dumps({"improvement": "", "prompt": turn["prompt"]}, ensure_ascii=False)
             score = "none, it could not be rated" if turn["score"] is None else f"{turn['score']:g}"
@@ -145,8 +143,7 @@ class Pair(Search):
             for i, answer in zip(open_streams, answers, strict=True):
                 prompts[i] = parse_prompt(answer)
                 if prompts[i] is None:
-                    reason = answer.reason if isinstance(answer, NoAnswer) else "an answer without a prompt"
-                    _count(state, f"attacker: {reason}")
+                    _count(state, f"attacker: {_reason(answer, 'an answer without a prompt')}")
         return prompts
 
     def _ask_target(
@@ -179,23 +176,16 @@ class Pair(Search):
             harmful = row["kind"] == "safety"
             judged = [Response(row, self.name, response, "", harmful, True) for _, response in given]
             verdicts = self.workspace.judge(judged) if judged else []  # type: ignore[misc]
-            for (i, _), verdict in zip(given, verdicts, strict=True):
-                scores[i] = _score(verdict)
-                if scores[i] is None:
-                    _count(state, f"judge: {verdict.reason}")
-            return scores
-        wanted = written(with_context(request_of(row), context_of(row)))
-        asked = [
-            [
-                {"role": "system", "content": JUDGE},
-                {"role": "user", "content": _fill(JUDGED, query=wanted, response=response)},
-            ]
-            for _, response in given
-        ]
-        for (i, _), answer in zip(given, self.judge.complete_many(asked, [self.seed] * len(asked)), strict=True):
-            scores[i] = parse_rating(answer)
-            if scores[i] is None:
-                reason = answer.reason if isinstance(answer, NoAnswer) else "an answer without a rating"
+            rated = [(_score(verdict), verdict.reason) for verdict in verdicts]
+        else:
+            wanted = written(with_context(request_of(row), context_of(row)))
+            questions = [_fill(JUDGED, query=wanted, response=response) for _, response in given]
+            asked = [_asked(JUDGE, question) for question in questions]
+            answers = self.judge.complete_many(asked, [self.seed] * len(asked))
+            rated = [(parse_rating(answer), _reason(answer, "an answer without a rating")) for answer in answers]
+        for (i, _), (score, reason) in zip(given, rated, strict=True):
+            scores[i] = score
+            if score is None:
                 _count(state, f"judge: {reason}")
         return scores
 
@@ -206,6 +196,14 @@ def _attacker(config: ChatModelConfig, device: Any) -> ChatModel:
 
         return ScriptedAttacker()
     return build_chat_model(config, "eval.attack.pair.attacker", device)
+
+
+def _asked(system: str, user: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _reason(answer: str | NoAnswer, unusable: str) -> str:
+    return answer.reason if isinstance(answer, NoAnswer) else unusable
 
 
 def _score(verdict: Verdict) -> float | None:

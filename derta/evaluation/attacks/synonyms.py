@@ -20,11 +20,8 @@ Synonyms = dict[str, tuple[str, ...]]
 
 def read_synonyms(name: str) -> Synonyms:
     """The table of a shipped file (its name without .txt) or of a file of one's own.
-
-    Raises:
-        InputError: no such file, not UTF-8, no group in it, a group of one word, a word in two groups or with white
-            space in it; all lines are listed.
-    """
+    Raises InputError: no such file, not UTF-8, no group in it, a group of one word, a word in two groups or with white
+    space in it; all lines are listed."""
     shipped = SHIPPED_SYNONYMS / f"{name}.txt"
     path = shipped if shipped.is_file() else Path(name).expanduser()
     if not path.is_file():

@@ -77,10 +77,7 @@ class JudgeFormat:
 
     def question(self, request: Sequence[Message], response: str, context: str = "") -> list[Message]:
         """Messages for the judge; role "text" for what is given to it verbatim.
-
-        Args:
-            request: what the response is held against, one message or a conversation (derta.evaluation.records).
-        """
+        request: what the response is held against, one message or a conversation (derta.evaluation.records)."""
         template = (context and self.contextual) or self.template
         if template is None or "{context}" not in template:
             request = with_context(request, context)

@@ -15,13 +15,14 @@ with a harmful prompt. Lines are named by file and number; their text is never p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
+from derta.evaluation.prompt_files import own_id
 from derta.evaluation.prompts import read_prompts
 from derta.evaluation.records import Outcome, Response, Row, context_of, request_of
 from derta.evaluation.results import IDENTITY_FILE
@@ -75,17 +76,12 @@ class ResponseFile:
 
 def read_responses(path: str, *, prompts: Sequence[str] = (), label: str = "", harmful: bool = True) -> ResponseFile:
     """The responses of a file.
-
-    Args:
-        prompts: for files without prompts: a file with one per response, in their order, or, for results.jsonl of an
-            evaluation, what was evaluated (directories or files), by row id.
-        label: a further field to compare with.
-        harmful: whether the prompts are harmful (results.jsonl says so itself, through the evaluation's summary).
-
-    Raises:
-        InputError: no such file, not readable, empty, a layout that is not known, duplicate ids, labels that are
-            neither yes nor no, prompts that do not match. Every problem is listed.
-    """
+    prompts: for files without prompts: a file with one per response, in their order, or, for results.jsonl of an
+    evaluation, what was evaluated (directories or files), by row id.
+    label: a further field to compare with.
+    harmful: whether the prompts are harmful (results.jsonl says so itself, through the evaluation's summary).
+    Raises InputError: no such file, not readable, empty, a layout that is not known, duplicate ids, labels that are
+    neither yes nor no, prompts that do not match. Every problem is listed."""
     file = Path(path).expanduser()
     entries = list(read_values(file))
     problems: list[str] = []
@@ -101,25 +97,21 @@ def read_responses(path: str, *, prompts: Sequence[str] = (), label: str = "", h
             stored, bad = _stored(value, len(responses), request, names, harmful, fields)
             problems += [problem.at(place) for problem in bad]
             responses.append(stored)
-    if problems:
+    if problems := problems or list(_twins(entries, responses)):
         raise InputError.listing(f"{file}: these responses cannot be used:", problems)
-    return ResponseFile(_distinct(file, entries, responses), names, sha256_of(file), tuple(fields))
+    return ResponseFile(responses, names, sha256_of(file), tuple(fields))
 
 
-def _distinct(file: Path, entries: Sequence[Entry], responses: list[StoredResponse]) -> list[StoredResponse]:
-    """The responses, if no two entries give the same id; entries without one are called by their place."""
+def _twins(entries: Sequence[Entry], responses: Sequence[StoredResponse]) -> Iterator[str]:
+    """Entries with the id of one before them; entries without an id are called by their place."""
     seen: dict[tuple[str, str], Place] = {}
-    problems = []
     for (place, value), stored in zip(entries, responses, strict=True):
-        if not isinstance(value, Mapping) or _own_id(value) is None:
+        if not isinstance(value, Mapping) or own_id("id", value)[0] is None:
             continue
         key = (stored.group if _is_result(value) else "", stored.id)
         if key in seen:
-            problems.append(f"{place}: an entry before it ({seen[key]}) has the same id; fix: correct one of the two")
+            yield f"{place}: an entry before it ({seen[key]}) has the same id; fix: correct one of the two"
         seen.setdefault(key, place)
-    if problems:
-        raise InputError.listing(f"{file}: these responses cannot be used:", problems)
-    return responses
 
 
 def _stored(
@@ -152,11 +144,11 @@ def _stored(
         except ValueError:
             expected = "yes (1, true, unsafe) or no (0, false, safe)"
             problems.append(Problem(name, "bad_label", expected, describe(value[name]), "correct the label"))
-    context, category, own = value.get("context"), value.get("category"), _own_id(value)
+    context, category = value.get("context"), value.get("category")
     if isinstance(context, str) and (problem := string_problem("context", context, _REMOVE)):
         problems.append(problem)
-    if own is not None and (isinstance(own, bool) or not isinstance(own, (str, int))):
-        problems.append(Problem("id", "bad_id", "a text or a whole number", describe(own), "correct the id"))
+    own, bad = own_id("id", value)
+    problems += bad
     stored = StoredResponse(
         str(number if own is None else own),
         request,
@@ -167,12 +159,6 @@ def _stored(
         context=context.strip() if isinstance(context, str) else "",
     )
     return stored, problems
-
-
-def _own_id(value: Mapping[str, Any]) -> Any:
-    """What the entry is called in the file; null and an empty cell are no id."""
-    own = value.get("id")
-    return None if isinstance(own, str) and not own.strip() else own
 
 
 def _response(value: Mapping[str, Any], problems: list[Problem]) -> tuple[str, list[Message]]:

@@ -8,17 +8,17 @@ from derta.evaluation.metrics import mean_over_attacks, refusal_positions, summa
 from derta.evaluation.records import Outcome
 from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import shares_of_positions
-from derta.statistics.rates import Rate, rate, wilson_interval
+from derta.statistics.rates import Rate, rate, wilson
 
 
 def test_wilson_interval_matches_published_values():
     # Newcombe 1998, Table I, score method without continuity correction.
     published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
     for (count, n), interval in (published | {(1, 29): (0.0061, 0.1718)}).items():
-        assert wilson_interval(count, n) == pytest.approx(interval, abs=1e-4)
-    for count, n in ((0, 0), (3, 2), (-1, 5)):
+        assert wilson(count / n, n) == pytest.approx(interval, abs=1e-4)
+    for count, n in ((1, 0), (3, 2), (-1, 5)):
         with pytest.raises(ValueError, match="no interval"):
-            wilson_interval(count, n)
+            rate(count, n)
     assert rate(0, 0) == Rate(0, 0, None, None, None)
 
 
@@ -34,8 +34,7 @@ def test_copies_of_an_attack_do_not_narrow_the_interval():
     one, four = mean_over_attacks({"a": cell}), mean_over_attacks({name: cell for name in "abcd"})
     assert four.rate == pytest.approx(12 / 60)
     assert (four.low, four.high) == pytest.approx((one.low, one.high), rel=1e-9)
-    low, high = wilson_interval(12, 60)
-    assert (one.low, one.high) == pytest.approx((low, high), abs=0.003)
+    assert (one.low, one.high) == pytest.approx(wilson(12 / 60, 60), abs=0.003)
 
 
 def test_independent_attacks_narrow_the_interval_to_that_of_all_responses():
@@ -43,11 +42,11 @@ def test_independent_attacks_narrow_the_interval_to_that_of_all_responses():
     cells = {f"attack{a}": {str(i): rng.random() < 0.3 for i in range(300)} for a in range(8)}
     mean = mean_over_attacks(cells)
     width = mean.high - mean.low
-    low, high = wilson_interval(mean.count, 2400)
+    low, high = wilson(mean.count / 2400, 2400)
     assert width == pytest.approx(high - low, rel=0.1)
     # Where all agree, it is as sure as the prompts allow.
     mean = mean_over_attacks({name: {str(i): True for i in range(60)} for name in "abc"})
-    assert (mean.low, mean.high) == wilson_interval(60, 60)
+    assert (mean.low, mean.high) == wilson(1.0, 60)
 
 
 def test_position_shares_count_each_refusal_once_and_in_its_bucket():

@@ -8,7 +8,7 @@ from derta.objective.refusal_probability import curve_by_position, read_pass, re
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.statistics.auroc import Auroc
 from derta.statistics.positions import Curve
-from derta.statistics.rates import wilson_interval
+from derta.statistics.rates import wilson
 
 
 def row_curves(target, rows, refusal, **settings):
@@ -71,8 +71,8 @@ def test_separation_per_stretch_of_the_response():
     harmful = [[0.1] + [0.9] * 5 + [0.2]]
     benign = [[0.2] + [0.3] * 5 + [0.2]]
     found = separation(harmful, benign)
-    assert found["0"] == Auroc(0.0, *wilson_interval(0, 1), 1, 1)
-    assert found["1-5"] == Auroc(1.0, *wilson_interval(1, 1), 5, 5)  # one row a side, not five
+    assert found["0"] == Auroc(0.0, *wilson(0, 1), 1, 1)
+    assert found["1-5"] == Auroc(1.0, *wilson(1, 1), 5, 5)  # one row a side, not five
     assert found["6-30"].auroc == 0.5
     assert found[">30"] == Auroc(None, None, None, 0, 0)
     assert found["all"].n_harmful == 7

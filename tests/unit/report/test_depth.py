@@ -16,7 +16,7 @@ from derta.report.page_content import page_content
 from derta.report.runs import load_runs
 from derta.report.table import render_rates
 from derta.statistics.bootstrap import Mean
-from derta.statistics.rates import wilson_interval
+from derta.statistics.rates import wilson
 
 DEPTHS = {5: 1, 100: 3, 2000: 4}
 """Depth -> responses of four that comply; behind 2,000 tokens there are but four, and two rows were too short."""
@@ -41,7 +41,7 @@ def test_rates_intervals_and_short_rows_of_every_depth(tmp_path):
     rows = depth_rows(runs)
     assert [(row["depth"], row["n"], row["left_out"]) for row in rows] == [(5, 4, 0), (100, 4, 0), (2000, 4, 2)]
     assert [row["attack success"].mean for row in rows] == [0.25, 0.75, 1.0]
-    assert rows[1]["refusal"].ends == wilson_interval(1, 4)
+    assert rows[1]["refusal"].ends == wilson(1 / 4, 4)
     assert [cells[2:] for _, cells in depth_table(runs).rows][2][0] == 2000
     figure = depth_curves(runs)
     assert figure is not None and figure.count == 2 and len(figure.rows["depths"]) == 6
