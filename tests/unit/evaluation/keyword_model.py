@@ -1,7 +1,6 @@
 """A judge model whose answers are known because its weights are set by hand.
 
-One Llama layer, no training. Attention is uniform, so every position sees the *share* of each keyword in the text so
-far. The model answers with the text of the keyword that it finds, wherever it stands, else with the default:
+It answers with the text of the keyword that it finds, wherever it stands, else with the default:
 
     "... gloomsteps ..."  ->  "yes" <end>          "..."  ->  "no" <end>
 
@@ -19,6 +18,27 @@ from transformers import LlamaConfig, LlamaForCausalLM
 _STRONG = 1e6
 
 
+def model_of_shares(tokenizer: Any, features: Mapping[int, int], n: int, context: int) -> LlamaForCausalLM:
+    """One Llama layer, no training; a head of zeros is left to be set. Tokens have one of n features (those that are
+    not named have feature 0). Attention is uniform, so the hidden state [2 n] at a position is the feature of its token
+    (one-hot), and behind it the *share* of each feature in the text so far."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=2 * n, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=context, tie_word_embeddings=False, rms_norm_eps=1e-9, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    layer = model.model.layers[0]
+    with torch.no_grad():
+        for weights in (*layer.self_attn.parameters(), layer.mlp.down_proj.weight, model.lm_head.weight):
+            weights.zero_()
+        of_token = torch.tensor([features.get(token, 0) for token in range(len(tokenizer))])
+        model.model.embed_tokens.weight.copy_(torch.nn.functional.one_hot(of_token, 2 * n))
+        layer.self_attn.v_proj.weight[:n, :n] = torch.eye(n)
+        layer.self_attn.o_proj.weight[n:, :n] = torch.eye(n) / (2 * n) ** 0.5  # undoes the norm before the attention
+    return model
+
+
 def save_judge(
     tokenizer: Any, directory: Path, answers: Mapping[str, str], default: str, *, context: int = 4096
 ) -> Path:
@@ -33,28 +53,10 @@ def save_judge(
     keyword_ids = [tokenizer.convert_tokens_to_ids(word) for word in answers]
     answer_ids = [tokenizer.convert_tokens_to_ids(f"ANSWER{i}") for i in range(len(texts))]
     n = 2 + len(answers)  # features of a token: any, an answer, one per keyword
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=2 * n, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
-        max_position_embeddings=context, tie_word_embeddings=False, rms_norm_eps=1e-9, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    layer = model.model.layers[0]
+    features = dict.fromkeys(answer_ids, 1) | {token: 2 + place for place, token in enumerate(keyword_ids)}
+    model = model_of_shares(tokenizer, features, n, context)
+    head = model.lm_head.weight
     with torch.no_grad():
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-            projection.weight.zero_()
-        layer.self_attn.o_proj.weight.zero_()
-        layer.mlp.down_proj.weight.zero_()
-        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
-        embedding.zero_()
-        embedding[:, 0] = 1.0
-        for ids, features in ((answer_ids, [1] * len(answer_ids)), (keyword_ids, range(2, n))):
-            for token, feature in zip(ids, features, strict=True):
-                embedding[token] = 0.0
-                embedding[token, feature] = 1.0
-        layer.self_attn.v_proj.weight[:n, :n] = torch.eye(n)
-        layer.self_attn.o_proj.weight[n:, :n] = torch.eye(n)  # second half of the hidden state: shares of the features
-        head.zero_()
         head[answer_ids[0], 0] = 1.0
         head[answer_ids[0], 2:n] = 1.0
         for place, answer in enumerate(answers.values()):

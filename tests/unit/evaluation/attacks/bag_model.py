@@ -1,18 +1,17 @@
 """Models whose weakness is known because their weights are set by hand.
 
-One Llama layer, no training. Tokens have features (one-hot); attention is uniform, so that every position sees the
-*share* of each feature in the text so far. At the first token of a response the model chooses
+They see the *share* of each feature in the text so far (keyword_model.py). At the first token of a response one chooses
 
     "Sure ..."   logit  bias + sum over triggers of weight * share(trigger)
     "Sorry ..."  logit  1
 
-and then writes the rest of the text it has begun, token by token, and ends its turn.
+and then it writes the rest of the text it has begun, token by token, and ends its turn.
 """
 
 from collections.abc import Iterable, Sequence
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from keyword_model import model_of_shares
 
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.decoding import respond
@@ -66,33 +65,9 @@ def bag_model(
     assert not set(own) & set(feature), "triggers must not be words of the responses"
     feature |= {token: first_own + i for i, token in enumerate(own)}
     n = first_own + len(own)  # feature 0: every other token
-    vocabulary, hidden = len(tokenizer), 2 * n
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=4,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        max_position_embeddings=8192,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        rms_norm_eps=1e-9,
-    )
-    model = LlamaForCausalLM(config)
-    layer = model.model.layers[0]
+    model = model_of_shares(tokenizer, feature, n, context=8192)
+    head = model.lm_head.weight
     with torch.no_grad():
-        for weights in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj):
-            weights.weight.zero_()
-        layer.mlp.down_proj.weight.zero_()
-        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
-        embedding.zero_()
-        for token in range(vocabulary):
-            embedding[token, feature.get(token, 0)] = 1.0
-        layer.self_attn.v_proj.weight[:n, :n] = torch.eye(n)
-        layer.self_attn.o_proj.weight[n:, :n] = torch.eye(n) / hidden**0.5  # undoes the norm before the attention
-        head.fill_(0.0)
         head[:, :n] = _NEVER
         end_id = tokenizer.convert_tokens_to_ids(end)
         for chain in chains:

@@ -1,4 +1,4 @@
-"""A real chat-completions server on a port of this machine; models whose weakness is known (bag_model.py)."""
+"""Placeholder rows, and models whose weakness is known (bag_model.py)."""
 
 from typing import Any
 
