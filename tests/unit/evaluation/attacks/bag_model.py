@@ -8,8 +8,13 @@ They see the *share* of each feature in the text so far (keyword_model.py). At t
 and then it writes the rest of the text it has begun, token by token, and ends its turn.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from keyword_model import model_of_shares
 
@@ -29,17 +34,37 @@ class Killed(Exception):
     """In the middle of a search."""
 
 
-def dies(kind: type[Search], step: int, row_id: str = "") -> type[Search]:
-    """The attack, killed before it gives out this step (of this row)."""
+def killed_and_resumed(
+    attack: Search, step: int, row_id: str, rows: Sequence[Row], target: TargetModel, folder: Path
+) -> tuple[dict[str, dict[str, Any]], list[tuple[str, int]]]:
+    """A search that is killed before it gives out this step of this row, and begun again, ends like one that is not; a
+    finished one takes no step. Returns row id -> the state that the killed one left, and the steps taken behind it."""
+    taken: list[tuple[str, int]] = []
+    own, alive = attack.steps, False
 
-    class Dying(kind):  # type: ignore[misc, valid-type]
-        def steps(self, row, target, state):
-            for later in super().steps(row, target, state):
-                if later["step"] == step and row_id in ("", row["id"]):
-                    raise Killed
-                yield later
+    def steps(row: Row, *rest: Any) -> Iterator[dict[str, Any]]:
+        for later in own(row, *rest):
+            if not alive and (later["step"], row["id"]) == (step, row_id):
+                raise Killed
+            taken.append((row["id"], later["step"]))
+            yield later
 
-    return Dying
+    def states(name: str) -> dict[str, dict[str, Any]]:
+        files = [json.loads(file.read_text()) for file in (folder / name).rglob("*.json")]
+        return {content["identity"]["row"]: content["state"] for content in files}
+
+    attack.workspace = replace(attack.workspace, folder=folder / "whole")
+    expected = attack.inputs(rows, target, "harmful")
+    attack.workspace = replace(attack.workspace, folder=folder / "broken")
+    attack.steps = steps  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        attack.inputs(rows, target, "harmful")
+    left, alive = states("broken"), True
+    taken.clear()
+    assert attack.inputs(rows, target, "harmful") == expected and states("broken") == states("whole")
+    resumed = taken.copy()
+    assert attack.inputs(rows, target, "harmful") == expected and taken == resumed
+    return left, resumed
 
 
 def bag_model(

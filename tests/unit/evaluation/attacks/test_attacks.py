@@ -1,5 +1,14 @@
 import pytest
 
+from derta.config.attacks import (
+    AttackConfig,
+    AutoDANConfig,
+    ChatModelConfig,
+    ChatModelKind,
+    DecodingConfig,
+    GCGConfig,
+    PairConfig,
+)
 from derta.errors import InputError
 from derta.evaluation.attacks.build import build_attack, build_attacks
 from derta.miniature.formats import Format, decode_prompt
@@ -92,3 +101,43 @@ def test_every_attack_that_cannot_be_used_is_named():
     assert list(build_attacks(["direct", "prefill_5", "direct"])) == ["direct", "prefill_5"]
     with pytest.raises(InputError, match="^attack 'direkt' does not exist"):
         build_attacks(["direkt"])
+
+
+OTHER = ChatModelConfig(kind=ChatModelKind.miniature)
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        (
+            AttackConfig(target=" ", gcg=GCGConfig(steps=0, top_k=0, initial=" ")),
+            ["target", "gcg.steps=0", "gcg.top_k=0", "gcg.initial"],
+        ),
+        (
+            AttackConfig(autodan=AutoDANConfig(steps=0, population=1, elites=1.5, word_steps=-1, mutator=OTHER)),
+            ["autodan.steps=0", "autodan.population=1", "autodan.elites=1.5", "autodan.word_steps=-1",
+             "autodan.mutator.kind=miniature"],
+        ),
+        (
+            AttackConfig(pair=PairConfig(
+                streams=0, retries=-1, judge=OTHER,
+                attacker=ChatModelConfig(kind=ChatModelKind.local, temperature=-1.0, top_p=2.0),
+            )),
+            ["pair.streams=0", "pair.retries=-1", "pair.attacker.model.name_or_path", "pair.attacker.temperature",
+             "pair.attacker.top_p=2.0", "pair.judge.kind=miniature"],
+        ),
+        (
+            AttackConfig(decoding=DecodingConfig(temperatures=[0.0, 1.0], top_p=[0.5, 1.5], samples=0)),
+            ["decoding.temperatures=[0.0,1.0]", "decoding.top_p=[0.5,1.5]", "decoding.samples=0"],
+        ),
+        (
+            AttackConfig(decoding=DecodingConfig(top_p=[0.5, 0.5])),
+            ["decoding.top_p=[0.5,0.5]: name each value once"],
+        ),
+        (AttackConfig(), []),
+    ],
+)  # fmt: skip
+def test_settings_of_attacks_that_cannot_be_used_are_named(config, keys):
+    problems = config.problems("eval.attack")
+    assert bool(problems) is bool(keys)
+    assert [key for key in keys if f"eval.attack.{key}" not in " ".join(problems)] == []

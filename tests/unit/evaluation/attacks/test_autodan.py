@@ -5,8 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
-from bag_model import Killed, bag_model, dies, outcomes
+from bag_model import bag_model, killed_and_resumed, outcomes
 
 from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig, ChatModelKind
 from derta.errors import InputError
@@ -14,7 +13,6 @@ from derta.evaluation.attacks.attack import Direct
 from derta.evaluation.attacks.autodan import AutoDAN, cross
 from derta.evaluation.attacks.build import build_attack
 from derta.evaluation.attacks.disguises import read_templates
-from derta.evaluation.attacks.search import Workspace
 from derta.evaluation.attacks.synonyms import SHIPPED_SYNONYMS, read_synonyms, replace_words, swap_at_random
 from derta.evaluation.records import Outcome
 from derta.models.target import TargetModel
@@ -25,8 +23,8 @@ SMALL = AutoDANConfig(
 TEXTS = ("Sorry , it is bane .", "Here are steps")
 
 
-def autodan(workspace=None, **changes):
-    return AutoDAN(replace(SMALL, **changes), "Here are steps", 0, workspace)
+def autodan(**changes):
+    return AutoDAN(replace(SMALL, **changes), "Here are steps", 0)
 
 
 def last_state(attack, row, target):
@@ -82,20 +80,10 @@ def test_the_population_keeps_its_size_its_elites_and_one_query_each(target, aim
 
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, target, aimed_rows):
-    expected = autodan(Workspace(tmp_path / "whole"), steps=7).inputs(aimed_rows, target, "harmful")
-    attack = autodan(Workspace(tmp_path / "broken"), steps=7)
-
-    dying = dies(AutoDAN, 4)(replace(SMALL, steps=7), "Here are steps", 0, attack.workspace)
-    with pytest.raises(Killed):
-        dying.inputs(aimed_rows, target, "harmful")
-    (file,) = (tmp_path / "broken").rglob("*.json")
-    assert json.loads(file.read_text())["state"]["step"] == 2
-    assert attack.inputs(aimed_rows, target, "harmful") == expected
-    states = [
-        sorted(json.dumps(json.loads(file.read_text())["state"]) for file in (tmp_path / name).rglob("*.json"))
-        for name in ("whole", "broken")
-    ]
-    assert states[0] == states[1]
+    first, second = (row["id"] for row in aimed_rows)
+    left, taken = killed_and_resumed(autodan(steps=7), 4, first, aimed_rows, target, tmp_path)
+    assert {row_id: state["step"] for row_id, state in left.items()} == {first: 2}
+    assert taken == [(first, n) for n in (3, 4, 5, 6, 7, 7)] + [(second, n) for n in (1, 2, 3, 4, 5, 6, 7, 7)]
 
 
 def test_a_model_behind_an_endpoint_rewrites(chat_server, plain_rows, llama3_tokenizer):
@@ -196,25 +184,14 @@ def test_tables_that_cannot_be_used(tmp_path):
         read_synonyms(str(tmp_path / "none.txt"))
 
 
-def test_rows_that_cannot_be_searched_are_skipped_and_nan_weights_are_an_error(target, aimed_rows):
+def test_rows_that_cannot_be_searched_are_skipped(target, aimed_rows):
     long = {**aimed_rows[0], "id": "long", "prompt": [{"role": "user", "content": "wish " * 600}]}
     raw = {**aimed_rows[0], "id": "raw", "prompt": [{"role": "text", "content": "wish"}]}
     made = autodan(steps=1).inputs([long, raw], target, "harmful")
     assert "context of 512" in made.skipped["long"] and "raw text" in made.skipped["raw"]
-    broken = weak_to_word(target, " wish")
-    with torch.no_grad():
-        broken.model.lm_head.weight[3] = float("nan")
-    with pytest.raises(InputError, match="NaN"):
-        autodan().inputs(aimed_rows, broken, "harmful")
 
 
-def test_autodan_is_built_by_name_and_its_settings_are_checked():
+def test_autodan_is_built_by_name():
     attack = build_attack("autodan", AttackConfig(autodan=SMALL))
     assert attack.name == "autodan" and json.loads(json.dumps(attack.settings)) == attack.settings
     assert build_attack("autodan").templates == read_templates()
-    wrong = AutoDANConfig(
-        steps=0, population=1, elites=1.5, word_steps=-1, mutator=ChatModelConfig(kind=ChatModelKind.miniature)
-    )
-    found = " ".join(AttackConfig(autodan=wrong).problems("eval.attack"))
-    for key in ("steps=0", "population=1", "elites=1.5", "word_steps=-1", "mutator.kind=miniature"):
-        assert f"autodan.{key}" in found

@@ -133,13 +133,3 @@ def test_a_model_that_only_ends_its_turn_is_unscored(plain_rows, llama3_tokenize
 
     results = respond(silent, batch, judge, harmful=lambda item: True, max_new_tokens=4)
     assert {result.reason for result in results} == {"all of 13 responses unscored; empty response"}
-
-
-def test_wrong_settings_are_named():
-    config = DecodingConfig(temperatures=[0.0, 1.0], top_p=[0.5, 0.5, 1.5], samples=0)
-    problems = " ".join(AttackConfig(decoding=config).problems("eval.attack"))
-    for key in ("temperatures=[0.0,1.0]", "top_p=[0.5,0.5,1.5]", "samples=0"):
-        assert key in problems
-    [problem] = AttackConfig(decoding=DecodingConfig(top_p=[0.5, 0.5])).problems("eval.attack")
-    assert problem == "eval.attack.decoding.top_p=[0.5,0.5]: name each value once"
-    assert AttackConfig().problems("eval.attack") == []

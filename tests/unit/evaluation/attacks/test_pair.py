@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from bag_model import COMPLIANCE, REFUSAL, Killed, bag_model, outcomes
+from bag_model import COMPLIANCE, REFUSAL, bag_model, killed_and_resumed, outcomes
 
 from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, PairConfig
 from derta.config.model import ModelConfig
@@ -175,29 +175,9 @@ def test_prompts_over_the_context_are_counted_and_the_attacker_is_told(chat_serv
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, harmful_rows, always_sorry):
     rows = harmful_rows[:2]
-    whole = pair(workspace=Workspace(tmp_path / "whole", judge=RefusalPhraseJudge()))
-    expected = whole.inputs(rows, always_sorry, "harmful")
-    broken = Workspace(tmp_path / "broken", judge=RefusalPhraseJudge())
-    dying = pair(workspace=broken)
-    asked = []
-
-    class Dying(ScriptedAttacker):
-        """Serves six rounds: the first row and half of the second."""
-
-        def complete_many(self, conversations, seeds):
-            asked.append(seeds)
-            if len(asked) == 7:
-                raise Killed
-            return super().complete_many(conversations, seeds)
-
-    dying.attacker = Dying()
-    with pytest.raises(Killed):
-        dying.inputs(rows, always_sorry, "harmful")
-    assert pair(workspace=broken).inputs(rows, always_sorry, "harmful") == expected
-    for file in (tmp_path / "whole").rglob("*.json"):
-        assert json.loads(file.read_text()) == json.loads(
-            (tmp_path / "broken" / file.relative_to(tmp_path / "whole")).read_text()
-        )
+    left, taken = killed_and_resumed(pair(), 3, rows[1]["id"], rows, always_sorry, tmp_path)
+    assert left[rows[0]["id"]]["done"] and left[rows[1]["id"]]["step"] == 2
+    assert taken == [(rows[1]["id"], n) for n in (3, 4, 4)]
 
 
 def test_a_model_that_only_ends_its_turn_and_nan_weights(harmful_rows, target):
@@ -234,13 +214,3 @@ def test_settings_are_checked_when_it_is_built():
         build_attack("pair", AttackConfig(pair=PairConfig(attacker=SCRIPTED)))
     with pytest.raises(InputError, match="endpoint.url is empty"):
         pair(ChatModelConfig(kind=ChatModelKind.endpoint))
-    wrong = PairConfig(
-        streams=0,
-        retries=-1,
-        attacker=ChatModelConfig(kind=ChatModelKind.local, temperature=-1.0, top_p=2.0),
-        judge=SCRIPTED,
-    )
-    found = " ".join(AttackConfig(pair=wrong).problems("eval.attack"))
-    for key in ("pair.streams=0", "pair.retries=-1", "attacker.model.name_or_path", "attacker.temperature", "top_p=2.0",
-                "pair.judge.kind=miniature"):  # fmt: skip
-        assert key in found
