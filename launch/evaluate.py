@@ -13,7 +13,7 @@ breaks a bound; see launch/gate.py.
 from __future__ import annotations
 
 from derta.config.command import Command
-from derta.config.evaluation import EvaluateRunConfig, Placement
+from derta.config.evaluation import EvaluateRunConfig
 
 
 def run(config: EvaluateRunConfig) -> int:
@@ -28,7 +28,7 @@ def run(config: EvaluateRunConfig) -> int:
     gate = config.eval.gate
     if gate.active and gate.baseline:
         read_summary(gate.baseline)  # a wrong path shows now, not after hours
-    with Ranks.connected(tensors=config.eval.placement is Placement.tensor_parallel) as ranks:
+    with Ranks.connected(tensors=config.eval.placement == "tensor_parallel") as ranks:
         summary = evaluate(config, ranks)
     if ranks.rank != 0:
         return 0

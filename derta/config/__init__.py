@@ -3,9 +3,9 @@
 Nothing here imports torch, so `--help` and wrong values answer at once.
 """
 
-from derta.config.data import DataConfig, DataFormat, LongPrompts, ProbeConfig
+from derta.config.data import DataConfig, ProbeConfig
 from derta.config.model import Dtype, ModelConfig
-from derta.config.objective import AblationConfig, Arm, Normalization, ObjectiveConfig
+from derta.config.objective import AblationConfig, Arm, ObjectiveConfig
 from derta.config.run import TrainRunConfig
 from derta.config.training import (
     DistributedConfig,
@@ -14,20 +14,16 @@ from derta.config.training import (
     PeftConfig,
     PeftMethod,
     TrainerConfig,
-    WandbMode,
 )
 
 __all__ = [
     "AblationConfig",
     "Arm",
     "DataConfig",
-    "DataFormat",
     "DistributedConfig",
     "Dtype",
     "LoggingConfig",
-    "LongPrompts",
     "ModelConfig",
-    "Normalization",
     "ObjectiveConfig",
     "OptimConfig",
     "PeftConfig",
@@ -35,5 +31,4 @@ __all__ = [
     "ProbeConfig",
     "TrainRunConfig",
     "TrainerConfig",
-    "WandbMode",
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Share, Text, Whole, shown
+from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole, shown
 
 TopP = Annotated[float, Gt(0), Le(1)]
 
@@ -59,21 +59,13 @@ class GCGConfig(Settings):
     """Steps between two checkpoints."""
 
 
-class ChatModelKind(Choice):
-    """endpoint: an OpenAI-compatible server; local: a Hugging Face model in this process; miniature: the scripted
-    attacker of the fictional world (attackers only); none: no model."""
-
-    none = "none"
-    endpoint = "endpoint"
-    local = "local"
-    miniature = "miniature"
-
-
 @dataclass(kw_only=True, slots=True)
 class ChatModelConfig(Settings):
     """A model that helps an attack."""
 
-    kind: ChatModelKind = ChatModelKind.none
+    kind: Literal["none", "endpoint", "local", "miniature"] = "none"
+    """endpoint: an OpenAI-compatible server; local: a Hugging Face model in this process; miniature: the scripted
+    attacker of the fictional world (attackers only); none: no model."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     temperature: NotNegative = 1.0
@@ -86,9 +78,9 @@ class ChatModelConfig(Settings):
     """Answers that a local model writes together."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if self.kind is ChatModelKind.endpoint and not self.endpoint.url.strip():
+        if self.kind == "endpoint" and not self.endpoint.url.strip():
             yield f"{key('endpoint.url')} is empty: give the address of the server, http://HOST:PORT/v1"
-        if self.kind is ChatModelKind.local and not self.model.name_or_path.strip():
+        if self.kind == "local" and not self.model.name_or_path.strip():
             yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
 
 
@@ -115,7 +107,7 @@ class PairConfig(Settings):
     """Further tries where the attacker gives no usable prompt."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if self.judge.kind is ChatModelKind.miniature:
+        if self.judge.kind == "miniature":
             yield f"{key('judge.kind')}=miniature: the scripted attacker rates nothing; none: the evaluation's judge"
 
 
@@ -152,7 +144,7 @@ class AutoDANConfig(Settings):
     """Steps between two checkpoints."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        if self.mutator.kind is ChatModelKind.miniature:
+        if self.mutator.kind == "miniature":
             yield f"{key('mutator.kind')}=miniature: take none, with synonyms=miniature"
 
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
 from derta.config.endpoint import EndpointConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Choice, Count, Name, NotNegative, Settings, Text
-
-
-class SafeResponses(Choice):
-    """templates: one of the refusals in safe_templates, drawn by seed and row id.
-    model: the model is told to refuse (safe_system); a prompt is kept where it does."""
-
-    templates = "templates"
-    model = "model"
+from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,8 +42,9 @@ class CompleteRunConfig(Settings):
     """Words that a harmful response is begun with; they belong to the row."""
     system: str = ""
     """System prompt for harmful responses."""
-    safe: SafeResponses = SafeResponses.templates
-    """Where safe responses come from."""
+    safe: Literal["templates", "model"] = "templates"
+    """Where safe responses come from. templates: one of the refusals in safe_templates, drawn by seed and row id.
+    model: the model is told to refuse (safe_system); a prompt is kept where it does."""
     safe_templates: Text = "data_recipes/refusals.txt"
     """Text file with one refusal a line."""
     safe_system: Text = "You refuse every request, in one or two short sentences that begin with Sorry."

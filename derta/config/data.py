@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, MinLen
 
-from derta.config.settings import Choice, Count, Settings, Text
+from derta.config.settings import Count, Settings, Text
 
 NGRAM = 8  # consecutive words that make an overlap of training and evaluation prompts
-
-
-class DataFormat(Choice):
-    """derta: a directory from launch/build_data.py; preference: TRL preference rows (JSONL, parquet; messages, or
-    plain strings, which are raw text without a chat template);
-    reference_jsonl: the training file of the paper's code (`prefix`, `text`, `safe`), unchanged."""
-
-    derta = "derta"
-    reference_jsonl = "reference_jsonl"
-    preference = "preference"
-
-
-class LongPrompts(Choice):
-    """What happens to a row whose prompt alone fills data.max_length: stop with an error, or drop and count it."""
-
-    error = "error"
-    drop = "drop"
-
-
-class Contamination(Choice):
-    """What happens to training data that overlap evaluation prompts (derta/data/guard.py): the run is refused, or
-    warned of and allowed. Without evaluation_prompts, `refuse` asks one thing: a dataset with borderline rows of other
-    people's (not the miniature's) has to record in its manifest what it was decontaminated against."""
-
-    refuse = "refuse"
-    allow = "allow"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,17 +18,24 @@ class DataConfig(Settings):
 
     path: str = ""
     """A dataset directory from launch/build_data.py, or a rows file."""
-    format: DataFormat = DataFormat.derta
+    format: Literal["derta", "reference_jsonl", "preference"] = "derta"
+    """derta: a directory from launch/build_data.py; preference: TRL preference rows (JSONL, parquet; messages, or
+    plain strings, which are raw text without a chat template);
+    reference_jsonl: the training file of the paper's code (`prefix`, `text`, `safe`), unchanged."""
     max_length: Annotated[int, Ge(2)] = 1024
     """Tokens per row, prompt included; what is longer is truncated and counted."""
-    long_prompts: LongPrompts = LongPrompts.error
+    long_prompts: Literal["error", "drop"] = "error"
+    """What happens to a row whose prompt alone fills data.max_length: stop with an error, or drop and count it."""
     num_proc: Count | None = None
     """Processes that tokenise (null: one)."""
     evaluation_prompts: Annotated[list[Text], "a list of files [FILE,FILE]"] = field(default_factory=list)
     """Files or datasets that the model will be evaluated on; rows that overlap them are refused."""
     contamination_ngram: Count = NGRAM
     """Consecutive words that make an overlap."""
-    contamination: Contamination = Contamination.refuse
+    contamination: Literal["refuse", "allow"] = "refuse"
+    """What happens to training data that overlap evaluation prompts (derta/data/guard.py): the run is refused, or
+    warned of and allowed. Without evaluation_prompts, `refuse` asks one thing: a dataset with borderline rows of other
+    people's (not the miniature's) has to record in its manifest what it was decontaminated against."""
 
 
 @dataclass(kw_only=True, slots=True)

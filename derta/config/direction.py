@@ -28,11 +28,6 @@ class SelectionConfig(Settings):
 
 
 @dataclass(kw_only=True, slots=True)
-class SideConfig(PromptsConfig):
-    """Prompts of one side, as in `eval.sets`."""
-
-
-@dataclass(kw_only=True, slots=True)
 class SplitsConfig(Settings):
     """Prompts of either side; no two splits have one in common. The published sizes."""
 
@@ -71,8 +66,10 @@ class DirectionConfig(Settings):
     """Name of these settings, for the record."""
     path: str = ""
     """Rows of the sides that name no path of their own."""
-    harmful: SideConfig = field(default_factory=SideConfig)
-    harmless: SideConfig = field(default_factory=SideConfig)
+    harmful: PromptsConfig = field(default_factory=PromptsConfig)
+    """Prompts of one side, as in `eval.sets`."""
+    harmless: PromptsConfig = field(default_factory=PromptsConfig)
+    """Prompts of the other side."""
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     positions: Count | None = None
     """How many tokens, counted from the end of the prompt, are candidates (null: the template's tokens after the

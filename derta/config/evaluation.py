@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import MaxLen, MinLen
 
@@ -15,7 +15,7 @@ from derta.config.gate import GateConfig
 from derta.config.judging import JudgeName, JudgingConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptsConfig
-from derta.config.settings import Choice, Count, Name, Settings, Text, Whole, shown
+from derta.config.settings import Count, Name, Settings, Text, Whole, shown
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,20 +39,7 @@ class PromptSetConfig(PromptsConfig):
             yield f"{key('attacks')}={shown(self.attacks)}: name each attack once"
 
 
-class Placement(Choice):
-    """Where the weights are: a copy per rank, each with its share of the prompts; one copy over all devices of one
-    process (`device_map="auto"`, layer by layer); one copy cut across the ranks (tensor parallel)."""
-
-    copy_per_rank = "copy_per_rank"
-    device_map = "device_map"
-    tensor_parallel = "tensor_parallel"
-
-
-class Guard(Choice):
-    """refusal_probability: a response ends where P(refusal) passes the threshold of launch/calibrate_stop.py."""
-
-    none = "none"
-    refusal_probability = "refusal_probability"
+Placement = Literal["copy_per_rank", "device_map", "tensor_parallel"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,10 +95,13 @@ class EvaluationConfig(Settings):
     """What P(refusal) looks for, its first token; null is what the model was taught (derta_config.json), else Sorry."""
     refusal_token_ids: Annotated[list[Whole], MinLen(1), MaxLen(2), "a list of one or two ids"] | None = None
     """The ids outright that P(refusal) sums over."""
-    guard: Guard = Guard.none
-    """What stops responses: attack success and over-refusal are reported with it and without it, of the same
+    guard: Literal["none", "refusal_probability"] = "none"
+    """What stops responses (refusal_probability: one ends where P(refusal) passes the threshold of
+    launch/calibrate_stop.py): attack success and over-refusal are reported with it and without it, of the same
     responses (prompts that an attack searches for are searched for without it)."""
-    placement: Placement = Placement.copy_per_rank
+    placement: Placement = "copy_per_rank"
+    """Where the weights are: a copy per rank, each with its share of the prompts; one copy over all devices of one
+    process (`device_map="auto"`, layer by layer); one copy cut across the ranks (tensor parallel)."""
     server: EndpointConfig = field(default_factory=EndpointConfig)
     """A vLLM server that holds the same model and generates in our place (derta/models/served.py)."""
     lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
@@ -129,7 +119,7 @@ class EvaluationConfig(Settings):
             paths = " and ".join(key(f"sets.{name}.path") for name in self.sets)
             yield f"{paths}: no prompt set has rows; give at least one a directory from launch/build_data.py or a file"
         yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
-        if self.guard is not Guard.none and self.server.url.strip():
+        if self.guard != "none" and self.server.url.strip():
             yield f"{key('guard')}={shown(self.guard)} with server.url: a server gives no P(refusal); leave one out"
         if self.base_model is not None and self.used_sets and all(each.harmful for each in self.used_sets.values()):
             yield f"{key('base_model')}={self.base_model}: the KL is of benign sets, and none has rows; leave it out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt, MaxLen, MinLen
 
@@ -82,14 +82,6 @@ _ROWS = {
 }
 
 
-class Normalization(Choice):
-    """token: one weighted mean over all supervised tokens of the global batch.
-    per_objective: weighted sum of two means, one over MLE and one over RTO tokens (the paper's formula)."""
-
-    token = "token"
-    per_objective = "per_objective"
-
-
 @dataclass(kw_only=True, slots=True)
 class AblationConfig(Settings):
     """With some probability a row with harmful prefix is trained with the model's own refusal direction ablated, so
@@ -155,7 +147,9 @@ class ObjectiveConfig(Settings):
     row cannot hold, whose next input token is the harmful one."""
     transition_tokens: Count = 8
     """Tokens of the safe response that such a row teaches."""
-    normalization: Normalization = Normalization.token
+    normalization: Literal["token", "per_objective"] = "token"
+    """token: one weighted mean over all supervised tokens of the global batch.
+    per_objective: weighted sum of two means, one over MLE and one over RTO tokens (the paper's formula)."""
     constrained_betas: Annotated[
         list[Positive], MinLen(3), MaxLen(3), "a list of three numbers above 0 (first token, second to fifth, further)"
     ] = field(default_factory=lambda: [0.5, 2.0, 0.1])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from derta.config.data import DataConfig, DataFormat, ProbeConfig
+from derta.config.data import DataConfig, ProbeConfig
 from derta.config.model import Dtype, ModelConfig
 from derta.config.objective import Arm, ObjectiveConfig
 from derta.config.settings import Name, Settings
@@ -46,7 +46,7 @@ class TrainRunConfig(Settings):
         if arm in (Arm.dpo, Arm.w_door) and self.distributed.fsdp2:
             yield f"objective={arm} with distributed=fsdp2: its second model is not sharded there; use zero2 or zero3"
         if arm is Arm.dpo:
-            if self.data.format is DataFormat.reference_jsonl:
+            if self.data.format == "reference_jsonl":
                 yield (
                     "objective=dpo with data.format=reference_jsonl: those rows are already expanded and hold no "
                     "pairs; use data.format=derta or preference"
@@ -54,7 +54,7 @@ class TrainRunConfig(Settings):
             if self.trainer.padding_free is True:
                 yield "objective=dpo with trainer.padding_free=true: DPO rows are padded; set it to false"
         expanded = (Arm.derta, Arm.vanilla, Arm.dpo)
-        if self.data.format is DataFormat.reference_jsonl and self.objective.name not in expanded:
+        if self.data.format == "reference_jsonl" and self.objective.name not in expanded:
             yield (
                 f"objective={self.objective.name} with data.format=reference_jsonl: those rows have their prefixes "
                 "drawn already and say themselves which are RTO rows; use objective=derta"

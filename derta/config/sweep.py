@@ -5,17 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from derta.config.settings import Choice, Count, Name, Settings, Whole, shown
-
-
-class Preparation(Choice):
-    """none: models and rows are there. miniature: per seed a fresh model and a base model trained on it; once, the
-    rows of `recipe` and the evaluation's prompts."""
-
-    none = "none"
-    miniature = "miniature"
+from derta.config.settings import Count, Name, Settings, Whole, shown
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,7 +25,9 @@ class SweepConfig(Settings):
     """Processes per job."""
     gpus: Annotated[list[list[Whole]], "sets of GPU numbers, [[0,1],[2,3]]"] = field(default_factory=list)
     """One set per job that runs at a time, for example [[0,1,2,3],[4,5,6,7]]; parallel and ranks follow."""
-    prepare: Preparation = Preparation.none
+    prepare: Literal["none", "miniature"] = "none"
+    """none: models and rows are there. miniature: per seed a fresh model and a base model trained on it; once, the
+    rows of `recipe` and the evaluation's prompts."""
     recipe: str = "miniature"
     """Recipe of the rows that `prepare` makes."""
     evaluate: list[str] = field(default_factory=list)
@@ -51,7 +45,7 @@ class SweepConfig(Settings):
                 yield f"{sets}: name every GPU once, by its number from 0"
             if self.parallel != 1 or self.ranks != 1:
                 yield f"{sets} says how many jobs and ranks there are: drop {key('parallel')} and {key('ranks')}"
-        if self.prepare is Preparation.miniature and not self.root.strip():
+        if self.prepare == "miniature" and not self.root.strip():
             yield f"{key('root')} is empty: name a directory for what {key('prepare')}=miniature makes"
 
     @property

@@ -217,20 +217,12 @@ class DistributedConfig(Settings):
             yield f"{key('fsdp2')}=true with {key('deepspeed')}: both shard the model; use distributed=fsdp2 or zero3"
 
 
-class WandbMode(Choice):
-    """auto: online when a W&B key is configured, else offline (files only, no account)."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
-
 @dataclass(kw_only=True, slots=True)
 class LoggingConfig(Settings):
     """Curves in W&B; metrics.jsonl is always written."""
 
-    wandb_mode: WandbMode = WandbMode.auto
+    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online when a W&B key is configured, else offline (files only, no account)."""
     project: Annotated[
         Text,
         Predicate(_names_a_project),

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from derta.config.data import Contamination, DataConfig
+from derta.config.data import DataConfig
 from derta.data.decontaminate import Overlaps, find_overlaps
 from derta.data.evaluation_prompts import EvaluationSet, read_evaluation_set
 from derta.data.load import LoadedRows
@@ -47,7 +47,7 @@ def check_contamination(config: DataConfig, rows: LoadedRows) -> None:
     problem = _overlap_problem(config, rows) if config.evaluation_prompts else _unguarded_problem(config, rows)
     if problem is None:
         return
-    if config.contamination is Contamination.refuse:
+    if config.contamination == "refuse":
         raise InputError(problem)
     logger.warning("%s (data.contamination=allow: training all the same)", problem.partition("; fix:")[0])
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derta.config.attacks import ChatModelConfig, ChatModelKind
+from derta.config.attacks import ChatModelConfig
 from derta.config.endpoint import EndpointConfig
 from derta.data.refusal_text import refuses
 from derta.data.schema import Row, duplicate_id
@@ -112,7 +112,7 @@ def ask_for_overviews(
         if not waiting:
             return {}
         settings = ChatModelConfig(
-            kind=ChatModelKind.endpoint, endpoint=config, temperature=_TEMPERATURE, top_p=1.0, max_tokens=max_tokens
+            kind="endpoint", endpoint=config, temperature=_TEMPERATURE, top_p=1.0, max_tokens=max_tokens
         )
         model = build_chat_model(settings, "extended_refusal")
         failures: dict[str, str] = {}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from derta.config.direction import DirectionConfig, SideConfig
+from derta.config.direction import DirectionConfig
 from derta.config.evaluation import PromptSetConfig
 from derta.errors import InputError
 from derta.evaluation.prompts import load_prompt_set
@@ -57,7 +57,7 @@ def read_sides(config: DirectionConfig) -> dict[str, _Read]:
     than the splits ask for, or prompts on both sides; all at once."""
     sides, problems = {}, []
     for name in ("harmful", "harmless"):
-        side: SideConfig = getattr(config, name)
+        side = getattr(config, name)
         prompts = PromptSetConfig(
             path=side.path, format=side.format, split=side.split, source=side.source, harmful=name == "harmful"
         )

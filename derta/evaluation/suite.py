@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Guard, Placement
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.build import build_attacks
 from derta.evaluation.attacks.decoding import respond
@@ -69,7 +69,7 @@ class Prepared:
 def evaluate(config: EvaluateRunConfig, ranks: Ranks) -> Summary:
     """Run what is missing of an evaluation and return its summary. Raises InputError: anything the user can mend:
     configuration, model, rows, output directory."""
-    if config.eval.placement is Placement.tensor_parallel:
+    if config.eval.placement == "tensor_parallel":
         ranks = replace(ranks, together=True)
     prepared = prepare(config, ranks)
     if prepared.folder.holds(prepared.identity.to_json()) and prepared.folder.complete:
@@ -92,7 +92,7 @@ def prepare(config: EvaluateRunConfig, ranks: Ranks) -> Prepared:
     workspace = Workspace(Path(config.output_dir) / "attacks", ranks, asdict(model), judge)
     attacks = build_attacks([name for prompts in sets for name in prompts.attacks], config.eval.attack, workspace)
     refusal = measured_refusal_token(config)
-    guard = None if config.eval.guard is Guard.none else stored_rule(config.model)
+    guard = None if config.eval.guard == "none" else stored_rule(config.model)
     benchmarks = config.eval.lm_eval
     asked = {key: getattr(benchmarks, key) for key in ("tasks", "num_fewshot", "limit", "chat_template")}
     identity = Identity(  # everything that decides the results: no batch sizes, not the number of ranks

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from derta.config.attacks import ChatModelConfig, ChatModelKind
+from derta.config.attacks import ChatModelConfig
 from derta.errors import InputError
 from derta.models.endpoint import Endpoint, Messages, NoAnswer
 from derta.models.generation import generate, plan_batches
@@ -148,12 +148,11 @@ def build_chat_model(config: ChatModelConfig, key: str, device: Any = None) -> C
     Raises InputError: none is named, or its settings cannot be used."""
     if problems := config.problems(key):
         raise InputError.listing("this model cannot be used:", problems)
-    if config.kind is ChatModelKind.endpoint:
+    if config.kind == "endpoint":
         return EndpointChat(config, key)
-    if config.kind is ChatModelKind.local:
+    if config.kind == "local":
         return LocalChat(config, key, device)
-    kinds = ", ".join(kind.value for kind in ChatModelKind if kind is not ChatModelKind.none)
-    raise InputError(f"{key}.kind is {config.kind.value}: choose a model for it ({kinds})")
+    raise InputError(f"{key}.kind is {config.kind}: choose a model for it (endpoint, local, miniature)")
 
 
 def _sampling(config: ChatModelConfig) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class ServedTarget(TargetModel):
 def load_target(
     config: ModelConfig,
     device: torch.device | str,
-    placement: Placement = Placement.copy_per_rank,
+    placement: Placement = "copy_per_rank",
     server: EndpointConfig | None = None,
     kind: type[TargetModel] = TargetModel,
 ) -> TargetModel:
@@ -151,9 +151,9 @@ def load_placed(config: ModelConfig, device: torch.device | str, placement: Plac
     import torch
 
     dtype, world = resolve_dtype(config), int(os.environ.get("WORLD_SIZE", "1"))
-    if placement is Placement.copy_per_rank:
+    if placement == "copy_per_rank":
         return load_model(config, dtype).to(torch.device(device))  # type: ignore[arg-type]
-    if placement is Placement.device_map:
+    if placement == "device_map":
         if world > 1:
             raise InputError(
                 f"eval.placement=device_map spreads one model over all devices of one process, and torchrun started "

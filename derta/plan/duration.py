@@ -64,7 +64,7 @@ def count_rows(config: PlanRunConfig) -> Rows:
     Raises InputError: data.path is there and training could not read it either."""
     if config.triples is not None or config.helpful is not None:
         return Rows(config.triples or 0, config.helpful or 0, 0, "as stated")
-    path, data_format = config.data.path, config.data.format.value
+    path, data_format = config.data.path, config.data.format
     if not path or what_is_at(Path(path).expanduser()) == "nothing":
         where = f"data.path={path} is not there" if path else "data.path is empty"
         keys = f"assumed, the paper's mix, because {where}: set data.path and data.format, or triples and helpful"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from derta.config import WandbMode
 from derta.evaluation.summary import Summary
 from derta.training.wandb_run import continued_run, resolve_mode
 
@@ -18,7 +17,7 @@ from derta.training.wandb_run import continued_run, resolve_mode
 def log_evaluation(model: str, summary: Summary) -> bool:
     """Put the rates of every attack into the summary of the model's W&B run; returns whether there was one to put them
     in. A later evaluation under the same label replaces them. Raises InputError: W&B could not go on with the run."""
-    mode = resolve_mode(WandbMode.auto)
+    mode = resolve_mode("auto")
     if mode == "disabled" or (mode == "offline" and "WANDB_MODE" not in os.environ):
         return False
     run = continued_run(Path(model), mode)

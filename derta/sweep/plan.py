@@ -18,7 +18,6 @@ from derta.config import TrainRunConfig
 from derta.config.compose import read
 from derta.config.evaluation import EvaluateRunConfig
 from derta.config.paths import quoted
-from derta.config.sweep import Preparation
 from derta.errors import InputError
 from derta.evaluation.summary import SUMMARY_FILE
 from derta.models.load import check_source
@@ -85,7 +84,7 @@ def plan_sweep(requested: Sequence[Requested]) -> list[Job]:
     _check(requested)
     settings = requested[0].config.sweep
     jobs: list[Job] = []
-    if settings.prepare is Preparation.miniature:
+    if settings.prepare == "miniature":
         jobs += _preparation(requested, Path(settings.root))
     made = {run.output_dir: str(run.output_dir) for run in requested}
     made |= {job.run_dir: job.name for job in jobs if job.run_dir}
@@ -134,7 +133,7 @@ def _mark(requested: Sequence[Requested], jobs: Sequence[Job]) -> int:
     """Leave in each finished evaluation's folder what it is an evaluation of; returns how many there are."""
     members = {run.output_dir: (run.arm, run.seed) for run in requested}
     for run in requested:
-        if run.config.sweep.prepare is Preparation.miniature:
+        if run.config.sweep.prepare == "miniature":
             members[Path(run.config.sweep.root) / f"seed-{run.seed}" / "base"] = ("base", run.seed)
     finished = {job.name for job in jobs if job.state in (State.FINISHED, State.SKIPPED)}
     evaluated = {run_dir: member for run_dir, member in members.items() if f"evaluate {run_dir}" in finished}
@@ -198,7 +197,7 @@ def _check_sources(requested: Sequence[Requested]) -> None:
     runs = {run.output_dir for run in requested}
 
     def made(path: str) -> bool:
-        below = settings.prepare is Preparation.miniature and Path(path).is_relative_to(root)
+        below = settings.prepare == "miniature" and Path(path).is_relative_to(root)
         return below or Path(path) in runs
 
     problems = [

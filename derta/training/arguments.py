@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config import Arm, Dtype, LongPrompts, PeftMethod, TrainRunConfig
+from derta.config import Arm, Dtype, PeftMethod, TrainRunConfig
 from derta.config.settings import plain
 from derta.models.precision import stored_dtype
 from derta.training.config import DeRTaConfig
@@ -87,7 +87,7 @@ def _derta_arguments(config: TrainRunConfig, shared: dict[str, Any]) -> DeRTaCon
         **objective,
         **{f"ablation_{name}": value for name, value in ablation.items()},
         padding_free=config.trainer.padding_free,
-        drop_long_prompts=config.data.long_prompts is LongPrompts.drop,
+        drop_long_prompts=config.data.long_prompts == "drop",
         shuffle=config.trainer.shuffle,
     )
 

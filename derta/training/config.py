@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
-from derta.config import AblationConfig, Arm, Normalization, ObjectiveConfig
+from derta.config import AblationConfig, Arm, ObjectiveConfig
 from derta.errors import InputError
 from derta.objective.rows import NO_LIMIT, RowSettings
 
 _DEFAULTS = ObjectiveConfig()
-_OF_OBJECTIVE = tuple(ObjectiveConfig.__dataclass_fields__.keys() - {"name", "normalization", "dpo_beta", "ablation"})
+_OF_OBJECTIVE = tuple(ObjectiveConfig.__dataclass_fields__.keys() - {"name", "dpo_beta", "ablation"})
 # Keys of the command line, which the rooms below know, and what the library calls them.
 _ARGUMENTS = {
     "objective.ablation.": "ablation_",
@@ -128,7 +128,7 @@ class DeRTaConfig(SFTConfig):
     mle_copies: int = field(default=_DEFAULTS.mle_copies)
     transition_copies: int = field(default=_DEFAULTS.transition_copies)
     transition_tokens: int = field(default=_DEFAULTS.transition_tokens)
-    normalization: str = field(default=_DEFAULTS.normalization.value)
+    normalization: str = field(default=_DEFAULTS.normalization)
     door_beta: float = field(default=_DEFAULTS.door_beta)
     weight_model: str | None = None
     weight_tau: float = field(default=_DEFAULTS.weight_tau)
@@ -154,8 +154,6 @@ class DeRTaConfig(SFTConfig):
         arms = [arm.value for arm in Arm if arm is not Arm.dpo]
         if self.objective not in arms:
             problems.append(f"objective={self.objective!r}: expected one of {arms} (for DPO use trl.DPOTrainer)")
-        if self.normalization not in [choice.value for choice in Normalization]:
-            problems.append(f"normalization={self.normalization!r}: expected 'token' or 'per_objective'")
         arm = self.objective if self.objective in arms else _DEFAULTS.name.value
         if self.padding_free not in ("auto", True, False):
             problems.append(f"padding_free={self.padding_free!r}: expected 'auto', True or False")
@@ -178,11 +176,9 @@ class DeRTaConfig(SFTConfig):
         )
 
     def _objective(self, arm: str) -> ObjectiveConfig:
-        known = self.normalization in [choice.value for choice in Normalization]
         ablation = {name: getattr(self, f"ablation_{name}") for name in AblationConfig.__dataclass_fields__}
         return ObjectiveConfig(
             name=Arm(arm),
-            normalization=Normalization(self.normalization) if known else _DEFAULTS.normalization,
             ablation=AblationConfig(**ablation),
             **{name: getattr(self, name) for name in _OF_OBJECTIVE},
         )

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import TrainerCallback
 
-from derta.config import Arm, LongPrompts, PeftMethod, TrainRunConfig
+from derta.config import Arm, PeftMethod, TrainRunConfig
 from derta.config.failures import is_main_rank, world_size
 from derta.config.paths import expand_home
 from derta.data.guard import check_contamination
@@ -122,7 +122,7 @@ def prepare(config: TrainRunConfig) -> Prepared:
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.ERROR, format="%(message)s")
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    rows = load_rows(config.data.path, config.data.format.value)
+    rows = load_rows(config.data.path, config.data.format)
     check_contamination(config.data, rows)
     config.trainer.settle_batch(len(rows.dataset), ranks)
     if config.trainer.padding_free == "auto" and not torch.cuda.is_available():
@@ -228,7 +228,7 @@ def build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Any:
         reference = load_model(config.model, held) if peft_config is None else None
         if config.trainer.liger and reference is not None:
             fuse(reference)
-        drop = config.data.long_prompts is LongPrompts.drop
+        drop = config.data.long_prompts == "drop"
         return make_dpo_trainer(model, reference, rows, drop_long_prompts=drop, **common)
     from derta.training.trainer import DeRTaTrainer
 

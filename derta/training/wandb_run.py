@@ -27,7 +27,7 @@ from typing import Any, Literal, cast
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import rewrite_logs
 
-from derta.config import PeftMethod, TrainRunConfig, WandbMode
+from derta.config import PeftMethod, TrainRunConfig
 from derta.errors import InputError
 from derta.objective.rows import IGNORE, View
 from derta.storage.atomic import write_json_atomically
@@ -90,10 +90,10 @@ class WandbCurves(TrainerCallback):
             wandb.log({**missing, STEP: step}, **counted_on)
 
 
-def resolve_mode(mode: WandbMode) -> Mode:
+def resolve_mode(mode: str) -> Mode:
     """ "online", "offline" or "disabled"; `auto` is online only where a key is configured."""
-    if mode is not WandbMode.auto:
-        return cast(Mode, mode.value)
+    if mode != "auto":
+        return cast(Mode, mode)
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
         return cast(Mode, os.environ["WANDB_MODE"])
     if os.environ.get("WANDB_API_KEY"):

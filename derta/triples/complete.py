@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from derta.config.completion import CompleteRunConfig, SafeResponses
+from derta.config.completion import CompleteRunConfig
 from derta.config.prompts import PromptFormat
 from derta.config.shipped import shipped_file
 from derta.errors import InputError
@@ -57,7 +57,7 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
         raise InputError.listing("these settings cannot run:", problems)
     limits = {"harmful": config.limit} | dict.fromkeys(("helpful", "borderline"), config.helpful_limit or config.limit)
     prompts = {part: _read(getattr(config, part), part, limit) for part, limit in limits.items()}
-    templates = _templates(config.safe_templates) if config.safe is SafeResponses.templates else []
+    templates = _templates(config.safe_templates) if config.safe == "templates" else []
     output = Path(config.output)
     dates = settle_dates(config, output / IDENTITY_FILE)
     judge = build_judge(config.judge, config.judging)
@@ -76,7 +76,7 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
         claim.take(reproducible=writer.reproducible)
     rounds = _Rounds(config, writer, judge, output / RESPONSES_FILE)
     harmful = rounds.until_kept("harmful", prompts["harmful"], config.tries, config.system)
-    if config.safe is SafeResponses.model:
+    if config.safe == "model":
         open_rows = [row for row in prompts["harmful"] if row["id"] in harmful]
         safe = rounds.until_kept("safe", open_rows, config.tries, config.safe_system)
     else:
@@ -230,7 +230,7 @@ def _identity(
     return {
         "writer": dict(writer.identity),
         "prompts": {part: {"count": len(rows), "sha256": _sha256(rows)} for part, rows in prompts.items()},
-        "safe": config.safe.value,
+        "safe": config.safe,
         "texts": _sha256(texts),
         "judge": judge_identity(config.judge, config.judging),
         **{key: value for key, value in asdict(config).items() if key in keys},

@@ -10,7 +10,6 @@ from derta.config.attacks import (
     AttackConfig,
     AutoDANConfig,
     ChatModelConfig,
-    ChatModelKind,
     DecodingConfig,
     GCGConfig,
     PairConfig,
@@ -29,7 +28,7 @@ ATTACKS = ["direct", "decoding", "gcg", "pair", "autodan", "role_play_file", "co
 SETTINGS = AttackConfig(
     decoding=DecodingConfig(temperatures=[1.0], top_p=[0.9]),
     gcg=GCGConfig(steps=3, initial="and", suffix_tokens=3, candidates=8, top_k=8, save_steps=1),
-    pair=PairConfig(streams=2, iterations=2, response_tokens=8, attacker=ChatModelConfig(kind=ChatModelKind.miniature)),
+    pair=PairConfig(streams=2, iterations=2, response_tokens=8, attacker=ChatModelConfig(kind="miniature")),
     autodan=AutoDANConfig(steps=2, population=4, templates="miniature", synonyms="miniature"),
 )
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from derta.config.data import DataFormat
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, Placement, PromptSetConfig
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
 from derta.config.model import ModelConfig
+from derta.config.prompts import PromptFormat
 from derta.data.build import build
 from derta.data.recipe import load_recipe
 from derta.errors import InputError
@@ -185,16 +185,16 @@ def test_a_model_cut_across_two_processes_gives_the_same_results(place, whole):
 
 def test_a_model_laid_out_by_device_map_gives_the_same_results(place, whole):
     """On a CPU there is one device to lay it out on; the way there is the same."""
-    evaluate(make_config(place, "laid_out", placement=Placement.device_map), Ranks())
+    evaluate(make_config(place, "laid_out", placement="device_map"), Ranks())
     assert (place / "laid_out" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
 
 
 def test_a_placement_that_cannot_be_is_refused(place, monkeypatch):
     with pytest.raises(InputError, match="there is one: start it with torchrun"):
-        evaluate(make_config(place, "refused", placement=Placement.tensor_parallel), Ranks())
+        evaluate(make_config(place, "refused", placement="tensor_parallel"), Ranks())
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="one process, and torchrun started 2"):
-        evaluate(make_config(place, "refused", placement=Placement.device_map), Ranks())
+        evaluate(make_config(place, "refused", placement="device_map"), Ranks())
     assert not (place / "refused").exists()
 
 
@@ -213,7 +213,7 @@ def test_bad_settings_are_named_and_leave_nothing_behind(place, settings, messag
     with pytest.raises(InputError, match=message):
         evaluate(make_config(place, "refused", **settings), Ranks())
     (place / "empty.jsonl").write_text("")
-    prompts = PromptSetConfig(path=str(place / "empty.jsonl"), format=DataFormat.preference)
+    prompts = PromptSetConfig(path=str(place / "empty.jsonl"), format=PromptFormat.preference)
     with pytest.raises(InputError, match="empty.jsonl"):
         evaluate(make_config(place, "refused", sets={"harmful": prompts}), Ranks())
     assert not (place / "refused").exists()

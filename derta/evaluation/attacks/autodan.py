@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from derta.config.attacks import AutoDANConfig, ChatModelKind
+from derta.config.attacks import AutoDANConfig
 from derta.evaluation.attacks.disguises import SLOT, fill, query_of, read_templates, replace_query
 from derta.evaluation.attacks.likelihood import TargetLoss, target_losses
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, target_tokens
@@ -48,7 +48,7 @@ class AutoDAN(Search):
         self.templates = read_templates(config.templates)
         self.synonyms = read_synonyms(config.synonyms)
         self.mutator: ChatModel | None = None
-        if config.mutator.kind is not ChatModelKind.none:
+        if config.mutator.kind != "none":
             device = self.workspace.ranks.device()
             self.mutator = build_chat_model(config.mutator, "eval.attack.autodan.mutator", device)
         self.settings = {

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from derta.config.attacks import ChatModelConfig, ChatModelKind, PairConfig
+from derta.config.attacks import ChatModelConfig, PairConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.disguises import query_of, replace_query
 from derta.evaluation.attacks.search import Search, State, Workspace, finished, given_up, step_random, wished_response
@@ -73,7 +73,7 @@ class Pair(Search):
         device = self.workspace.ranks.device()
         self.attacker: ChatModel = _attacker(config.attacker, device)
         self.judge: ChatModel | None = None
-        if config.judge.kind is not ChatModelKind.none:
+        if config.judge.kind != "none":
             self.judge = build_chat_model(config.judge, "eval.attack.pair.judge", device)
         elif self.workspace.judge is None:
             raise InputError("attack 'pair' needs a judge: an evaluation's own, or eval.attack.pair.judge")
@@ -191,7 +191,7 @@ class Pair(Search):
 
 
 def _attacker(config: ChatModelConfig, device: Any) -> ChatModel:
-    if config.kind is ChatModelKind.miniature:
+    if config.kind == "miniature":
         from derta.miniature.attacker import ScriptedAttacker
 
         return ScriptedAttacker()

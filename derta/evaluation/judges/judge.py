@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
-from derta.config.attacks import ChatModelConfig, ChatModelKind
+from derta.config.attacks import ChatModelConfig
 from derta.config.judging import RULE_JUDGES, JudgeName, JudgingConfig
 from derta.data.refusal_text import answer_start, goes_on, refusal_position, refuses
 from derta.errors import InputError
@@ -132,7 +132,7 @@ def build_judge(name: JudgeName, judging: JudgingConfig | None = None) -> Judge:
         raise InputError.listing("this judge cannot be used:", problems)
     form = build_format(name, judging)
     model = ChatModelConfig(
-        kind=ChatModelKind.endpoint if judging.endpoint.url.strip() else ChatModelKind.local,
+        kind="endpoint" if judging.endpoint.url.strip() else "local",
         endpoint=judging.endpoint,
         model=judging.model,
         temperature=0.0,

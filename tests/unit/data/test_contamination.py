@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from derta.config import TrainRunConfig
-from derta.config.data import Contamination, DataConfig
+from derta.config.data import DataConfig
 from derta.data.build import build
 from derta.data.decontaminate import EvaluationNgrams, find_overlaps
 from derta.data.evaluation_prompts import PROMPT_COLUMNS, read_evaluation_set
@@ -151,7 +151,7 @@ def test_training_on_evaluation_prompts_is_refused(tmp_path, caplog):
     assert "1 of 2 rows share 8 words in a row with evaluation prompts" in str(error.value)
     assert f"(set.jsonl: 1): {overlapping};" in str(error.value)
     assert "brew" not in str(error.value)
-    config.contamination = Contamination.allow
+    config.contamination = "allow"
     check_contamination(config, rows)
     assert overlapping in caplog.text and "fix:" not in caplog.text
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from planted import load_sides, planted_model
 
-from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
-from derta.config.prompts import PromptFormat
+from derta.config.direction import DirectionConfig, SplitsConfig
+from derta.config.prompts import PromptFormat, PromptsConfig
 from derta.models.target import TargetModel
 
 torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def make_config(prompt_files: tuple[Path, Path]) -> Callable[..., DirectionConfig]:
     def make(**changes: Any) -> DirectionConfig:
-        harmful, harmless = (SideConfig(path=str(path), format=PromptFormat.question) for path in prompt_files)
+        harmful, harmless = (PromptsConfig(path=str(path), format=PromptFormat.question) for path in prompt_files)
         small = {
             "harmful": harmful,
             "harmless": harmless,

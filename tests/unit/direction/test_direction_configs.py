@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from derta.config.compose import read
-from derta.config.direction import DiagnoseRunConfig, DirectionConfig, SideConfig
+from derta.config.direction import DiagnoseRunConfig, DirectionConfig
+from derta.config.prompts import PromptsConfig
 from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 
@@ -33,7 +34,7 @@ def test_the_published_sizes_and_thresholds_are_the_defaults() -> None:
 
 def test_every_problem_is_named_at_once() -> None:
     config = DirectionConfig(
-        harmful=SideConfig(path="a.jsonl"), positions=0, refusal_texts=[" "], batch_size=0, lora_scales=[-1.0]
+        harmful=PromptsConfig(path="a.jsonl"), positions=0, refusal_texts=[" "], batch_size=0, lora_scales=[-1.0]
     )
     config.splits.test, config.selection.kl_max, config.selection.top_layers = 0, -1.0, 1.0
     found = "\n".join(config.problems("direction"))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from planted import load_sides
 
-from derta.config.direction import DirectionConfig, SideConfig, SplitsConfig
-from derta.config.prompts import PromptFormat
+from derta.config.direction import DirectionConfig, SplitsConfig
+from derta.config.prompts import PromptFormat, PromptsConfig
 from derta.direction.prompts import refusal_start_ids, template_positions
 from derta.errors import InputError
 from derta.models.target import TargetModel
@@ -17,10 +17,10 @@ from derta.models.target import TargetModel
 Make = Callable[..., DirectionConfig]
 
 
-def _write(path: Path, questions: list[str]) -> SideConfig:
+def _write(path: Path, questions: list[str]) -> PromptsConfig:
     lines = (json.dumps({"id": str(i), "question": text}) + "\n" for i, text in enumerate(questions))
     path.write_text("".join(lines))
-    return SideConfig(path=str(path), format=PromptFormat.question)
+    return PromptsConfig(path=str(path), format=PromptFormat.question)
 
 
 def test_splits_are_seeded_and_disjoint(planted: TargetModel, make_config: Make) -> None:
@@ -56,7 +56,7 @@ def test_repeated_prompts_count_once_and_those_too_long_not_at_all(planted, make
 
 def test_a_missing_file_is_named_as_the_direction_s(planted: TargetModel, make_config: Make, tmp_path: Path) -> None:
     _write(tmp_path / "a.jsonl", ["placeholder"])
-    absent = SideConfig(path=str(tmp_path / "a.jsonl"), format=PromptFormat.question, source="nowhere")
+    absent = PromptsConfig(path=str(tmp_path / "a.jsonl"), format=PromptFormat.question, source="nowhere")
     with pytest.raises(InputError, match=r"direction\.harmless: no rows .* source=nowhere"):
         load_sides(make_config(harmless=absent), planted)
 

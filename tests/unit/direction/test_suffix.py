@@ -10,10 +10,10 @@ import torch
 from planted import LAYERS
 
 from derta.config.attacks import AttackConfig, GCGConfig
-from derta.config.direction import DiagnoseRunConfig, SideConfig, SuffixConfig
+from derta.config.direction import DiagnoseRunConfig, SuffixConfig
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
-from derta.config.prompts import PromptFormat
+from derta.config.prompts import PromptFormat, PromptsConfig
 from derta.direction.diagnose import diagnose
 from derta.direction.examine import examine
 from derta.direction.figures import write_figures
@@ -141,7 +141,7 @@ def test_from_a_gcg_attack_to_the_figure(planted_dir, make_config, tmp_path):
     model, place = ModelConfig(name_or_path=str(planted_dir)), tmp_path / "evaluation"
     evaluate(EvaluateRunConfig(model=model, eval=settings, output_dir=str(place)), Ranks())
     suffix = SuffixConfig(path=str(place / "attacks" / "harmful" / "gcg"), heads=1)
-    harmful = SideConfig(path=str(file), format=PromptFormat.preference)
+    harmful = PromptsConfig(path=str(file), format=PromptFormat.preference)
     config = make_config(harmful=harmful, positions=1, subspace=1, suffix=suffix)
     found = diagnose(DiagnoseRunConfig(model=model, direction=config, output_dir=str(tmp_path / "out")))["suffix"]
     assert (found["reason"], found["prompts"]) == ("", 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from derta.config.endpoint import EndpointConfig
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, Guard, PromptSetConfig
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.judges.judge import RefusalPhraseJudge
@@ -55,7 +55,7 @@ def config(guarded_dir, harmful_rows, benign_rows, tmp_path_factory):
         "benign": PromptSetConfig(path=str(place / "benign.jsonl")),
     }
     settings = EvaluationConfig(
-        sets=sets, batch_size=4, max_new_tokens=8, probability=False, guard=Guard.refusal_probability
+        sets=sets, batch_size=4, max_new_tokens=8, probability=False, guard="refusal_probability"
     )
     model = ModelConfig(name_or_path=str(guarded_dir))
     return EvaluateRunConfig(model=model, eval=settings, output_dir=str(place / "run"))
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_a_run_that_really_stops(config, guarded_dir):
 
 
 def test_without_a_guard_nothing_of_it_is_written(config, tmp_path):
-    plain = replace(config, eval=replace(config.eval, guard=Guard.none), output_dir=str(tmp_path / "plain"))
+    plain = replace(config, eval=replace(config.eval, guard="none"), output_dir=str(tmp_path / "plain"))
     summary = evaluate(plain, Ranks())
     assert summary.identity.guard is None and "guard" not in summary.identity.to_json()
     assert summary.sets["harmful"].overall.guarded == {}

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from derta.config.attacks import ChatModelConfig, ChatModelKind
+from derta.config.attacks import ChatModelConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.chat import LocalChat, build_chat_model
@@ -29,7 +29,7 @@ def place(tiny_model, llama3_tokenizer, tmp_path_factory):
 def local(place, **changes):
     settings = {"temperature": 0.0, "max_tokens": 4, "batch_size": 2} | changes
     model = ModelConfig(name_or_path=place)
-    return build_chat_model(ChatModelConfig(kind=ChatModelKind.local, model=model, **settings), "key")
+    return build_chat_model(ChatModelConfig(kind="local", model=model, **settings), "key")
 
 
 def test_greedy_answers_do_not_depend_on_seeds_or_batches(place):
@@ -67,7 +67,7 @@ def test_a_model_is_loaded_when_it_is_first_asked(tmp_path):
 def test_an_endpoint_is_asked_with_its_settings(chat_server):
     chat_server.script = lambda body: "fine" if body["seed"] == 1 else 500
     config = ChatModelConfig(
-        kind=ChatModelKind.endpoint, endpoint=chat_server.config(retries=0), temperature=0.5, top_p=0.9, max_tokens=7
+        kind="endpoint", endpoint=chat_server.config(retries=0), temperature=0.5, top_p=0.9, max_tokens=7
     )
     model = build_chat_model(config, "key")
     assert model.complete_many(ASKED[:2], [1, 2]) == ["fine", NoAnswer("status 500 (1 try)")]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from derta.config.evaluation import Placement
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.build import build_attack
@@ -37,7 +36,7 @@ def served(chat_server: Any, target: TargetModel, model_dir: Any) -> TargetModel
 
     chat_server.script = complete
     endpoint = chat_server.config(retries=1, timeout=20)
-    return load_target(ModelConfig(name_or_path=str(model_dir)), "cpu", Placement.copy_per_rank, endpoint)
+    return load_target(ModelConfig(name_or_path=str(model_dir)), "cpu", "copy_per_rank", endpoint)
 
 
 def test_a_server_continues_token_ids_as_the_weights_here_do(served, chat_server, target, harmful_rows):

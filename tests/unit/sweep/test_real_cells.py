@@ -13,7 +13,7 @@ from report_cases import result, summarised, write_evaluation
 from derta.config.completion import CompleteRunConfig
 from derta.config.compose import read
 from derta.config.durability import DurabilityRunConfig
-from derta.config.evaluation import EvaluateRunConfig, Guard
+from derta.config.evaluation import EvaluateRunConfig
 from derta.config.run import TrainRunConfig
 from derta.config.shipped import RECIPES
 from derta.config.stop import CalibrateRunConfig, Monitor
@@ -261,7 +261,7 @@ def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
             assert len(asked.monitors) == (1 if "derta_18" in job.name else len(Monitor))
         elif job.name.startswith("evaluate "):
             asked, problems = read("evaluate", EvaluateRunConfig, words)
-            assert problems == [] and asked.problems() == [] and asked.eval.guard is Guard.refusal_probability
+            assert problems == [] and asked.problems() == [] and asked.eval.guard == "refusal_probability"
             assert asked.output_dir not in {str(path) for path in evaluations(config).values()}
     assert [problem for problem in replace(config, split="development").problems() if "stop=true" in problem]
 

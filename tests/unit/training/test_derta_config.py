@@ -48,7 +48,12 @@ def test_all_at_once(derta_args):
         more = {"rto_weight": -1.0, "objective": "dpo", "normalization": "mean", "rto_dropout": 1.0}
         derta_args(**{name: WITHOUT_EFFECT[name] for name in names}, **more)
     assert len(str(error.value).splitlines()) == 1 + len(names) + len(more)
-    for part in ("objective='dpo'", "rto_dropout=1.0", "packing=True", "normalization='mean'"):
+    for part in (
+        "objective='dpo'",
+        "rto_dropout=1.0",
+        "packing=True",
+        "normalization=mean: expected one of token, per_objective",
+    ):
         assert part in str(error.value)
 
 

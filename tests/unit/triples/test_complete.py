@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from derta.config.completion import CompleteRunConfig, SafeResponses
+from derta.config.completion import CompleteRunConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.triples import complete as module
@@ -141,7 +141,7 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence(text, whole):
 
 def test_prompts_that_the_model_does_not_refuse_give_no_triple(prompts, model_dir, tmp_path):
     """A model with random weights refuses nothing, whatever it is told."""
-    found = complete(settings(prompts, model_dir, tmp_path / "out", safe=SafeResponses.model, tries=1))
+    found = complete(settings(prompts, model_dir, tmp_path / "out", safe="model", tries=1))
     assert found["counts"]["rows"]["safety"] == 0
     assert "dropped: complied" in found["counts"]["responses"]["safe"]
 

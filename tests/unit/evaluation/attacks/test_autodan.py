@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from bag_model import bag_model, killed_and_resumed, outcomes
 
-from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig, ChatModelKind
+from derta.config.attacks import AttackConfig, AutoDANConfig, ChatModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import Direct
 from derta.evaluation.attacks.autodan import AutoDAN, cross
@@ -98,7 +98,7 @@ def test_a_model_behind_an_endpoint_rewrites(chat_server, plain_rows, llama3_tok
         return f"#### Rewritten. {body['messages'][1]['content']}"
 
     chat_server.script = script
-    mutator = ChatModelConfig(kind=ChatModelKind.endpoint, endpoint=chat_server.config(retries=0, concurrency=1))
+    mutator = ChatModelConfig(kind="endpoint", endpoint=chat_server.config(retries=0, concurrency=1))
     attack = autodan(templates="role_play", synonyms="general", mutator=mutator, population=9)
     assert outcomes(Direct(), plain_rows[:1], weak) == [Outcome.REFUSED]
     state = last_state(attack, plain_rows[0], weak)

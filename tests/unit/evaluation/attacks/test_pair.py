@@ -7,7 +7,7 @@ import pytest
 import torch
 from bag_model import COMPLIANCE, REFUSAL, bag_model, killed_and_resumed, outcomes
 
-from derta.config.attacks import AttackConfig, ChatModelConfig, ChatModelKind, PairConfig
+from derta.config.attacks import AttackConfig, ChatModelConfig, PairConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.attacks.attack import Direct
@@ -22,7 +22,7 @@ from derta.miniature.judge import judge
 from derta.miniature.world import parse_query
 from derta.models.target import TargetModel
 
-SCRIPTED = ChatModelConfig(kind=ChatModelKind.miniature)
+SCRIPTED = ChatModelConfig(kind="miniature")
 PHRASES = Workspace(judge=RefusalPhraseJudge())
 
 
@@ -80,7 +80,7 @@ def test_the_evaluations_own_judge_rates(harmful_rows, pushes):
 
 
 def endpoint_attacker(server, **changes):
-    return ChatModelConfig(kind=ChatModelKind.endpoint, endpoint=server.config(**changes), max_tokens=50)
+    return ChatModelConfig(kind="endpoint", endpoint=server.config(**changes), max_tokens=50)
 
 
 def test_an_endpoint_attacks_and_learns_and_an_endpoint_judges(chat_server, plain_rows, llama3_tokenizer):
@@ -97,7 +97,7 @@ def test_an_endpoint_attacks_and_learns_and_an_endpoint_judges(chat_server, plai
 
     chat_server.script = script
     attacker = endpoint_attacker(chat_server)
-    judging = ChatModelConfig(kind=ChatModelKind.endpoint, endpoint=chat_server.config(), temperature=0.0)
+    judging = ChatModelConfig(kind="endpoint", endpoint=chat_server.config(), temperature=0.0)
     attack = pair(attacker, Workspace(), judge=judging)
     state = last_state(attack, plain_rows[0], weak)
     assert state["content"] == "harmful request, again #####" and state["step"] == 2 and state["failures"] == {}
@@ -150,7 +150,7 @@ def test_a_row_given_up_because_the_server_was_down_is_tried_again(tmp_path, cha
 @pytest.mark.parametrize("answer", [500, "nonsense", "[[11]]", "[[1]] or [[10]]"])
 def test_a_judge_that_cannot_rate_leaves_the_response_unrated(chat_server, harmful_rows, always_sorry, answer):
     chat_server.script = lambda body: answer
-    judging = ChatModelConfig(kind=ChatModelKind.endpoint, endpoint=chat_server.config(retries=0))
+    judging = ChatModelConfig(kind="endpoint", endpoint=chat_server.config(retries=0))
     state = last_state(pair(judge=judging, iterations=2, streams=1), harmful_rows[0], always_sorry)
     assert state["best"] is None and sum(state["failures"].values()) == 2
     assert state["content"] == state["first"]  # the first prompt stands in for a best one
@@ -159,7 +159,7 @@ def test_a_judge_that_cannot_rate_leaves_the_response_unrated(chat_server, harmf
 
 def test_a_local_model_can_be_the_attacker(model_dir, harmful_rows, always_sorry):
     """A model with random weights writes no JSON: it is asked, and its failures are counted."""
-    config = ChatModelConfig(kind=ChatModelKind.local, model=ModelConfig(name_or_path=str(model_dir)), max_tokens=4)
+    config = ChatModelConfig(kind="local", model=ModelConfig(name_or_path=str(model_dir)), max_tokens=4)
     state = last_state(pair(config, streams=1, iterations=1, retries=0), {**harmful_rows[0]}, always_sorry)
     assert state["content"] is None and sum(state["failures"].values()) == 1
 
@@ -213,4 +213,4 @@ def test_settings_are_checked_when_it_is_built():
     with pytest.raises(InputError, match="needs a judge"):
         build_attack("pair", AttackConfig(pair=PairConfig(attacker=SCRIPTED)))
     with pytest.raises(InputError, match="endpoint.url is empty"):
-        pair(ChatModelConfig(kind=ChatModelKind.endpoint))
+        pair(ChatModelConfig(kind="endpoint"))

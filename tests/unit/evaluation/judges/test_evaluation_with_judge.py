@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from derta.config.data import DataFormat
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.judging import JudgeName
 from derta.config.model import ModelConfig
+from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.gate import check_gate
 from derta.evaluation.ranks import Ranks
@@ -25,7 +25,7 @@ def test_results_identity_and_gate(model_dir, harmful_rows, judge_model, tmp_pat
     settings = judge_model({keyword: "yes"}, "no", template=str(question), spans=True)
     sets = {
         "harmful": PromptSetConfig(
-            path=str(rows), format=DataFormat.preference, harmful=True, attacks=["direct", "prefill_5"]
+            path=str(rows), format=PromptFormat.preference, harmful=True, attacks=["direct", "prefill_5"]
         )
     }
     config = EvaluateRunConfig(
