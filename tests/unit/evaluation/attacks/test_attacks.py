@@ -4,7 +4,6 @@ from derta.config.attacks import (
     AttackConfig,
     AutoDANConfig,
     ChatModelConfig,
-    ChatModelKind,
     DecodingConfig,
     GCGConfig,
     PairConfig,
@@ -103,7 +102,7 @@ def test_every_attack_that_cannot_be_used_is_named():
         build_attacks(["direkt"])
 
 
-OTHER = ChatModelConfig(kind=ChatModelKind.miniature)
+OTHER = ChatModelConfig(kind="miniature")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ OTHER = ChatModelConfig(kind=ChatModelKind.miniature)
         (
             AttackConfig(pair=PairConfig(
                 streams=0, retries=-1, judge=OTHER,
-                attacker=ChatModelConfig(kind=ChatModelKind.local, temperature=-1.0, top_p=2.0),
+                attacker=ChatModelConfig(kind="local", temperature=-1.0, top_p=2.0),
             )),
             ["pair.streams=0", "pair.retries=-1", "pair.attacker.model.name_or_path", "pair.attacker.temperature",
              "pair.attacker.top_p=2.0", "pair.judge.kind=miniature"],
