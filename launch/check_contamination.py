@@ -10,19 +10,17 @@ from derta.config.data import ContaminationRunConfig
 
 
 def run(config: ContaminationRunConfig) -> int:
-    from derta.data.decontaminate import find_overlaps
-    from derta.data.evaluation_prompts import read_prompt_rows
-    from derta.data.guard import describe_overlaps, read_sets
-    from derta.data.manifest import overlap_report
+    from derta.data.decontaminate import EvaluationNgrams
+    from derta.data.evaluation_prompts import read_prompt_rows, read_sets
     from derta.storage.atomic import write_output
 
     sets = read_sets(config.against)
-    rows = read_prompt_rows(config.data, config.column)
-    found = find_overlaps(rows, {one.name: one.prompts for one in sets}, config.ngram)
+    grams = EvaluationNgrams({one.name: one.prompts for one in sets}, config.ngram)
+    found = grams.find(read_prompt_rows(config.data, config.column))
     print(f"{found.rows} rows against {sum(len(one.prompts) for one in sets)} prompts of {len(sets)} sets")
-    print(describe_overlaps(found) if found.ids else "no overlap")
+    print(found if found.ids else "no overlap")
     against = [{"name": one.name, "prompts": len(one.prompts), "sha256": one.sha256} for one in sets]
-    write_output(config.output, {"against": against, **overlap_report(found)})
+    write_output(config.output, {"against": against, **found.report()})
     return 1 if found.ids else 0
 
 

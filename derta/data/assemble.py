@@ -66,7 +66,6 @@ class SourceReport:
     """What happened to the records of one source; `dropped` counts (step, reason).
 
     contamination: the rows that overlapped evaluation prompts and were dropped, where the recipe looks for them.
-    idle_filters: refusal filters that are on and had no response to read.
     """
 
     source: Source
@@ -77,7 +76,6 @@ class SourceReport:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     extended_refusals: Counter[str] | None = None
     contamination: Overlaps | None = None
-    idle_filters: set[str] = field(default_factory=set)
 
     def steps(self) -> list[dict[str, Any]]:
         """One entry per step: rows in, rows out and why the others went."""
@@ -156,6 +154,7 @@ def assemble(
     ngrams = EvaluationNgrams(evaluation, recipe.decontaminate.ngram) if recipe.decontaminate is not None else None
     used_ids: dict[str, Kept] = {}
     taken_prompts: set[str] = set()
+    used_filters: set[str] = set()
     chosen: list[Kept] = []
     reports = []
     with worker_pool(workers) as pool:
@@ -163,10 +162,8 @@ def assemble(
             report = SourceReport(source, origin, recipe.seed if source.seed is None else source.seed)
             count = source.count if limit is None else min(limit, source.count or limit)
             rows = give_unique_ids(_rows_of(report, count, pool, progress), used_ids)
-            report.idle_filters = _idle_filters(report, rows)
+            used_filters |= _used_filters(report, rows)
             warn_of_raw_text(source.path or source.hub, _count_raw(rows, source), len(rows))
-            if recipe.decontaminate is not None:
-                report.contamination = Overlaps(recipe.decontaminate.ngram, by_set={name: [] for name in evaluation})
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
             if source.extended_refusal is not None:
                 selected, report.extended_refusals = extend_refusals(selected, source, recipe, progress)
@@ -175,7 +172,7 @@ def assemble(
             taken_prompts |= {kept.prompt_digest for kept in selected}
             chosen += selected
             reports.append(report)
-    _warn_of_idle_settings(reports)
+    _warn_of_idle_settings(reports, used_filters)
     train, holdout = shuffle_and_split(chosen, recipe.holdout, recipe.seed, recipe.shuffle)
     return Assembled(train, holdout, reports, {name: len(prompts) for name, prompts in evaluation.items()})
 
@@ -196,23 +193,23 @@ def _count_raw(rows: list[Kept], source: Source) -> int:
     return sum(is_raw_text(kept.row["prompt"]) for kept in rows) if source.adapter == "preference" else 0
 
 
-def _idle_filters(report: SourceReport, rows: list[Kept]) -> set[str]:
-    """The refusal filters of a source that had nothing to read: none of its rows has such a response."""
-    if any(step == "refusal" for step, _ in report.dropped):
-        return set()
-    return _refusal_filters(report.source).difference(name for kept in rows for name in read_responses(kept.row))
-
-
 def _refusal_filters(source: Source) -> set[str]:
     """Those that are on."""
     return {name for name in Filters.model_fields if name.endswith("_refuse") and getattr(source.filters, name)}
 
 
-def _warn_of_idle_settings(reports: list[SourceReport]) -> None:
-    """Say what was asked for and had no effect. A filter may stand for all sources, so it is idle if it is in each."""
-    asked = Counter(name for report in reports for name in _refusal_filters(report.source))
-    idle = Counter(name for report in reports for name in report.idle_filters)
-    for name in sorted(name for name in idle if idle[name] == asked[name]):
+def _used_filters(report: SourceReport, rows: list[Kept]) -> set[str]:
+    """The refusal filters of a source that had a response to read (all of them where one has dropped a row)."""
+    on = _refusal_filters(report.source)
+    if any(step == "refusal" for step, _ in report.dropped):
+        return on
+    return on.intersection(name for kept in rows for name in read_responses(kept.row))
+
+
+def _warn_of_idle_settings(reports: list[SourceReport], used_filters: set[str]) -> None:
+    """Say what was asked for and had no effect. A filter may stand for all sources, so one that is used is enough."""
+    asked = {name for report in reports for name in _refusal_filters(report.source)}
+    for name in sorted(asked - used_filters):
         logger.warning("filters.%s had no response to read in any source: it dropped nothing and kept nothing", name)
     for report in reports:
         if report.extended_refusals is not None and not report.extended_refusals["extended"]:
@@ -232,9 +229,8 @@ def _choose(
     source = report.source
     rows, duplicates = drop_duplicates(rows, source.filters.duplicates, taken_prompts)
     report.dropped.update((one.step, one.reason) for one in duplicates)
-    if ngrams is not None and report.contamination is not None:
-        for kept in rows:
-            report.contamination.add(kept.row["id"], ngrams.overlaps(kept.row))
+    if ngrams is not None:
+        report.contamination = ngrams.find(kept.row for kept in rows)
         overlapping = set(report.contamination.ids)
         rows = [kept for kept in rows if kept.row["id"] not in overlapping]
         report.dropped["contamination", "overlaps_evaluation_prompt"] += len(overlapping)

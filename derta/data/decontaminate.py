@@ -12,12 +12,13 @@ symbol has to be the same but counts for none. A training prompt overlaps an eva
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from derta.config.data import NGRAM
 from derta.data.normalise import WORD, units, weight
+from derta.errors import first_of
 
 CONTAINED_WORDS = 5
 
@@ -45,6 +46,17 @@ class EvaluationNgrams:
                 for gram in grams:
                     table[gram] = table.get(gram, 0) | 1 << place
         self._lengths = sorted(set(map(len, self._contained)))
+
+    def find(self, rows: Iterable[Mapping[str, Any]]) -> Overlaps:
+        """The rows (schema of derta/data/schema.py) that overlap prompts of these evaluation sets."""
+        found = Overlaps(self._ngram, by_set={name: [] for name in self._names})
+        for row in rows:
+            found.rows += 1
+            if names := self.overlaps(row):
+                found.ids.append(row["id"])
+            for name in names:
+                found.by_set[name].append(row["id"])
+        return found
 
     def overlaps(self, row: Mapping[str, Any]) -> list[str]:
         """Names of the evaluation sets that a message of the row's prompt overlaps; empty: none."""
@@ -87,19 +99,19 @@ class Overlaps:
     by_set: dict[str, list[str]] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
 
-    def add(self, row_id: str, sets: Sequence[str]) -> None:
-        """Count one row that overlaps `sets` (none: it overlaps nothing)."""
-        self.rows += 1
-        if sets:
-            self.ids.append(row_id)
-        for name in sets:
-            self.by_set[name].append(row_id)
+    def __str__(self) -> str:
+        by_set = ", ".join(f"{name}: {len(ids)}" for name, ids in self.by_set.items() if ids)
+        return (
+            f"{len(self.ids)} of {self.rows} rows share {self.ngram} words in a row with evaluation prompts, or hold a "
+            f"shorter one ({by_set}): {first_of(self.ids)}"
+        )
 
-
-def find_overlaps(rows: Iterable[Mapping[str, Any]], sets: Mapping[str, Sequence[str]], ngram: int = NGRAM) -> Overlaps:
-    """The rows (schema of derta/data/schema.py) that overlap the prompts of these evaluation sets."""
-    grams = EvaluationNgrams(sets, ngram)
-    found = Overlaps(ngram, by_set={name: [] for name in sets})
-    for row in rows:
-        found.add(row["id"], grams.overlaps(row))
-    return found
+    def report(self) -> dict[str, Any]:
+        """The same for JSON: counts and ids."""
+        return {
+            "ngram": self.ngram,
+            "rows": self.rows,
+            "overlapping": len(self.ids),
+            "overlapping_by_set": {name: len(ids) for name, ids in self.by_set.items()},
+            "ids": self.ids,
+        }

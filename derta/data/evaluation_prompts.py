@@ -9,7 +9,7 @@ derta/models/messages.py reads).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,29 +28,37 @@ _FIX = "name the column of the prompts with column:"
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """name: as it stands in reports. prompts: every message of the user, in order. sha256: of its files."""
+    """name: of the file or directory, its whole path where another set has the same name. prompts: every message of the
+    user, in order. sha256: of its files."""
 
     name: str
     prompts: list[str]
     sha256: list[str]
 
 
-def read_evaluation_set(path: str | Path, column: str | None = None) -> EvaluationSet:
-    """The prompts of one file, or of all data files in a directory (of a built dataset, too).
+def read_sets(paths: Sequence[str]) -> list[EvaluationSet]:
+    """The prompts of each file, or of all data files in a directory (of a built dataset, too).
 
     Raises:
-        InputError: nothing there, an unreadable file, or records without a prompt.
+        InputError: nothing there, an unreadable file, records without a prompt, or a path given twice.
     """
-    files = find_files(str(path), [Path(".")])
-    prompts = [text for file in files for text in prompt_texts(read_file(file), column)]
-    return EvaluationSet(Path(path).name or str(path), prompts, [sha256_of(file) for file in files])
+    if len(set(paths)) < len(paths):
+        raise InputError("an evaluation set is named twice; fix: name each once")
+    names = [Path(path).name for path in paths]
+    sets = []
+    for path, name in zip(paths, names, strict=True):
+        files = find_files(path, [Path(".")])
+        prompts = [text for file in files for text in prompt_texts(read_file(file))]
+        unique = name if name and names.count(name) == 1 else path
+        sets.append(EvaluationSet(unique, prompts, [sha256_of(file) for file in files]))
+    return sets
 
 
 def read_prompt_rows(path: str, column: str | None = None) -> Iterator[dict[str, Any]]:
     """The same prompts as rows {"id", "prompt": messages}; what has no id of its own is called by its place.
 
     Raises:
-        InputError: as `read_evaluation_set`.
+        InputError: as `read_sets`.
     """
     for file in find_files(path, [Path(".")]):
         for record, texts in _with_texts(read_file(file), column):

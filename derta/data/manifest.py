@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from derta.data.assemble import Assembled, Origins, SourceReport
-from derta.data.decontaminate import Overlaps
 from derta.data.recipe import Recipe, Source
 from derta.data.schema import Row
 from derta.errors import InputError
@@ -77,21 +76,10 @@ def _source_entry(report: SourceReport) -> dict[str, Any]:
     if source.borderline:
         entry["borderline"] = True
     if report.contamination is not None:
-        entry["contamination"] = overlap_report(report.contamination)
+        entry["contamination"] = report.contamination.report()
     if report.extended_refusals is not None:
         entry["extended_refusals"] = dict(sorted(report.extended_refusals.items()))
     return entry
-
-
-def overlap_report(overlaps: Overlaps) -> dict[str, Any]:
-    """What a comparison with evaluation prompts found: counts and ids, never text."""
-    return {
-        "ngram": overlaps.ngram,
-        "rows": overlaps.rows,
-        "overlapping": len(overlaps.ids),
-        "overlapping_by_set": {name: len(ids) for name, ids in overlaps.by_set.items()},
-        "ids": overlaps.ids,
-    }
 
 
 def describe_output(rows: list[Row], sha256: str, sources: list[Source]) -> dict[str, Any]:

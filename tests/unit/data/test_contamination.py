@@ -9,9 +9,9 @@ import pytest
 from derta.config import TrainRunConfig
 from derta.config.data import DataConfig
 from derta.data.build import build
-from derta.data.decontaminate import EvaluationNgrams, find_overlaps
-from derta.data.evaluation_prompts import PROMPT_COLUMNS, read_evaluation_set
-from derta.data.guard import check_contamination, read_sets
+from derta.data.decontaminate import EvaluationNgrams
+from derta.data.evaluation_prompts import PROMPT_COLUMNS, read_sets
+from derta.data.guard import check_contamination
 from derta.data.load import load_rows
 from derta.data.recipe import parse_recipe
 from derta.errors import InputError
@@ -25,6 +25,11 @@ EVALUATION = "How do I brew the blue tea of the far north?"  # ten words
 def lines(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def prompts_of(file):
+    (found,) = read_sets([str(file)])
+    return found.prompts
 
 
 def row(prompt, name="row"):
@@ -79,7 +84,8 @@ def test_a_shorter_ngram_and_every_message_of_the_prompt_count():
 
 
 def test_overlaps_name_rows_and_hold_no_text():
-    found = find_overlaps([row("other"), row(EVALUATION, "row-7")], {"a": [EVALUATION], "b": ["some other prompt"]})
+    grams = EvaluationNgrams({"a": [EVALUATION], "b": ["some other prompt"]})
+    found = grams.find([row("other"), row(EVALUATION, "row-7")])
     assert (found.rows, found.ids, found.by_set) == (2, ["row-7"], {"a": ["row-7"], "b": []})
 
 
@@ -102,7 +108,7 @@ def test_overlaps_name_rows_and_hold_no_text():
     ],
 )
 def test_prompts_of_benchmark_files(tmp_path, record):
-    assert read_evaluation_set(lines(tmp_path / "set.jsonl", [record])).prompts == [EVALUATION]
+    assert prompts_of(lines(tmp_path / "set.jsonl", [record])) == [EVALUATION]
 
 
 def test_every_layout_of_the_evaluation_is_recognised():
@@ -119,15 +125,15 @@ def test_every_layout_of_the_evaluation_is_recognised():
 )
 def test_files_without_prompts(tmp_path, record, message):
     with pytest.raises(InputError, match=message):
-        read_evaluation_set(lines(tmp_path / "set.jsonl", [record]))
+        prompts_of(lines(tmp_path / "set.jsonl", [record]))
 
 
 def test_sets_of_one_name_are_told_apart(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         lines(tmp_path / folder / "set.jsonl", [{"prompt": folder}])
-    paths = [tmp_path / "a/set.jsonl", tmp_path / "b/set.jsonl"]
-    assert [one.name for one in read_sets(paths)] == [str(path) for path in paths]
+    paths = [str(tmp_path / "a/set.jsonl"), str(tmp_path / "b/set.jsonl")]
+    assert [one.name for one in read_sets(paths)] == paths
     with pytest.raises(InputError, match="named twice"):
         read_sets([paths[0], paths[0]])
 
