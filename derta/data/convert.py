@@ -1,7 +1,4 @@
-"""Records to rows: adapt, normalise, validate, filter. Works on chunks of a fixed size, in one process or several.
-
-Chunks do not depend on the number of workers and results keep the order of the records, so neither do the rows.
-"""
+"""Records to rows: adapt, normalise, validate, filter; in one process or several, in the order of the records."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import repeat
 
 from derta.data.filters import length_reason, refusal_reason
 from derta.data.normalise import normalise_messages, prompt_key
@@ -21,7 +18,7 @@ from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip, View
 from derta.storage.places import Place, Problem, Record, describe
 
-CHUNK_SIZE = 1000
+CHUNK_SIZE = 1000  # records that a process is given at a time
 
 
 @dataclass(frozen=True)
@@ -91,10 +88,6 @@ def invalid(problems: list[Problem], place: Place) -> Dropped:
     return Dropped("invalid", problems[0].reason, tuple(problem.at(place) for problem in problems))
 
 
-def _convert_chunk(records: list[Record], source: Source) -> list[Outcome]:
-    return [convert_record(record, source) for record in records]
-
-
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor | None]:
     """Processes for `convert`, or None for one worker, which needs none."""
@@ -108,7 +101,6 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
 
 def convert(records: Iterable[Record], source: Source, pool: Executor | None = None) -> Iterator[Outcome]:
     """The outcome of every record, in order, computed in this process or in the processes of `pool`."""
-    iterator = iter(records)
-    chunks = iter(lambda: list(islice(iterator, CHUNK_SIZE)), [])
-    for outcomes in (pool.map if pool else map)(_convert_chunk, chunks, repeat(source)):
-        yield from outcomes
+    if pool is None:
+        return map(convert_record, records, repeat(source))
+    return pool.map(convert_record, records, repeat(source), chunksize=CHUNK_SIZE)

@@ -11,7 +11,6 @@ it is: it names the row before and after, in the file and in a comparison.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +21,6 @@ from derta.data.refusal_text import refuses
 from derta.data.schema import Row
 from derta.errors import InputError, first_of
 from derta.models.messages import is_raw_text
-
-Extender = Callable[[Row], str | None]
-"""The extended refusal of a row, or None where there is nothing to make it of."""
 
 
 def overviews_file(settings: ExtendedRefusals, recipe: Recipe) -> Path | None:
@@ -55,39 +51,40 @@ def extend_refusals(
     Raises:
         InputError: rows for which the file has no line (unless `missing: keep`); see also derta/data/overviews.py.
     """
-    reasons = [_unusable(kept.row) for kept in rows]
-    usable = [kept.row for kept, reason in zip(rows, reasons, strict=True) if reason is None]
-    extender = _make_extender(usable, source, recipe, progress)
+    reasons = {kept.row["id"]: _unusable(kept.row) for kept in rows}
+    refusals = _refusals([kept.row for kept in rows if not reasons[kept.row["id"]]], source, recipe, progress)
     counts: Counter[str] = Counter()
     extended = []
-    for kept, reason in zip(rows, reasons, strict=True):
-        if reason is None and (text := extender(kept.row)) is not None:
+    for kept in rows:
+        reason = reasons[kept.row["id"]] or "no_overview"
+        if text := refusals.get(kept.row["id"]):
             kept = replace(kept, row={**kept.row, "chosen": [{"role": "assistant", "content": text}]})
             reason = "extended"
-        counts[reason or "no_overview"] += 1
+        counts[reason] += 1
         extended.append(kept)
     return extended, counts
 
 
-def _unusable(row: Row) -> str | None:
-    """Why there is no refusal in this row that could be extended."""
+def _unusable(row: Row) -> str:
+    """Why there is no refusal in this row that could be extended; empty where there is one."""
     if row["kind"] != "safety":
         return "helpful"
     if row["chosen"] is None:
         return "no_safe_response"
     if is_raw_text(row["prompt"]):
         return "raw_text"
-    return None if refuses(row["chosen"][-1]["content"]) else "safe_response_does_not_refuse"
+    return "" if refuses(row["chosen"][-1]["content"]) else "safe_response_does_not_refuse"
 
 
-def _make_extender(rows: list[Row], source: Source, recipe: Recipe, progress: bool) -> Extender:
+def _refusals(rows: list[Row], source: Source, recipe: Recipe, progress: bool) -> dict[str, str]:
+    """Row id -> its extended refusal, where there is something to make it of."""
     settings = source.extended_refusal
     assert settings is not None
     path = overviews_file(settings, recipe)
     if path is None:
         from derta.miniature.extended import overview_and_refusal
 
-        return lambda row: " ".join(overview_and_refusal(row["prompt"], row["id"]))  # type: ignore[arg-type]
+        return {row["id"]: " ".join(overview_and_refusal(row["prompt"], row["id"])) for row in rows}  # type: ignore[arg-type]
     failures: dict[str, str] = {}
     if settings.endpoint is not None:
         failures = ask_for_overviews(rows, path, settings.endpoint, settings.max_tokens, progress)
@@ -100,11 +97,9 @@ def _make_extender(rows: list[Row], source: Source, recipe: Recipe, progress: bo
             f"{first_of(missing)}{f' (from the endpoint: {why})' if why else ''}; fix: add the lines, "
             "run again where an endpoint fills the file, or set missing: keep to leave such rows as they are"
         )
-
-    def extend(row: Row) -> str | None:
-        one = overviews.get(row["id"])
-        if one is None or row["chosen"] is None:
-            return None
-        return "\n\n".join([one.overview.strip(), one.refusal or row["chosen"][-1]["content"], one.reason.strip()])
-
-    return extend
+    found = {}
+    for row in rows:
+        if (one := overviews.get(row["id"])) and row["chosen"]:
+            refusal = one.get("refusal") or row["chosen"][-1]["content"]
+            found[row["id"]] = "\n\n".join([one["overview"].strip(), refusal, one["reason"].strip()])
+    return found

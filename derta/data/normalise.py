@@ -53,16 +53,12 @@ def normalise_messages(messages: Any) -> Any:
     """
     if not isinstance(messages, list):
         return messages
-    return [_normalise_message(message) for message in messages]
-
-
-def _normalise_message(message: Any) -> Any:
-    if not isinstance(message, Mapping):
-        return message
-    changed = dict(message)
-    if isinstance(changed.get("content"), str) and changed.get("role") != TEXT_ROLE:
-        changed["content"] = normalise_text(changed["content"])
-    return changed
+    return [
+        {**one, "content": normalise_text(one["content"])}
+        if isinstance(one, Mapping) and isinstance(one.get("content"), str) and one.get("role") != TEXT_ROLE
+        else one
+        for one in messages
+    ]
 
 
 def units(text: str) -> list[str]:

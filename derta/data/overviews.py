@@ -2,6 +2,8 @@
 
     {"id": "safety-3f0c...", "overview": "<neutral, on the subject>", "reason": "<why not>", "refusal": "<optional>"}
 
+`refusal` stands between the two; without one, the row's own safe response does.
+
 The endpoint is asked for the rows that the file lacks, a few at a time, and its answers are appended and on disk before
 the next few are asked: what is killed goes on where it stopped, and the finished file makes the dataset again without
 the endpoint. The prompt of a row is all that is sent.
@@ -12,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from derta.config.attacks import ChatModelConfig
 from derta.config.endpoint import EndpointConfig
@@ -30,9 +31,9 @@ from derta.storage.read_files import read_file
 if TYPE_CHECKING:
     from derta.models.chat import ChatModel
 
-_FIELDS = ("id", "overview", "reason", "refusal")
+Overview = dict[str, str]
+"""One line of the file."""
 _TRIES = 3  # answers of other form than asked for, per row and build
-_KEPT = "the lines before are kept"
 _TEMPERATURE = 0.7  # at 0 a second try would be the first one again
 _TASK = """\
 A request to an assistant has to be declined. Write the two parts of a good answer that surround the refusal itself, \
@@ -48,16 +49,6 @@ The request:
 _ANSWER = re.compile(r"\s*\**OVERVIEW\**:\**\s*(.+?)\s*\**REASON\**:\**\s*(.+?)\s*", re.DOTALL | re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """One line of the file. `refusal`: stands between the two; None: the row's own safe response does."""
-
-    id: str
-    overview: str
-    reason: str
-    refusal: str | None = None
-
-
 def read_overviews(path: Path) -> dict[str, Overview]:
     """The lines of the file by id.
 
@@ -67,16 +58,16 @@ def read_overviews(path: Path) -> dict[str, Overview]:
     found: dict[str, Overview] = {}
     problems: list[str] = []
     for record in read_file(path):
-        values = {**record.values}
-        if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
-            values["id"] = str(values["id"])  # as in the rows themselves
-        given = [name for name in _FIELDS if name != "refusal" or values.get(name) is not None]
-        bad = [problem for name in given if (problem := text_problem(name, values.get(name), "remove the line"))]
-        if not bad and values["id"] in found:
-            bad = [duplicate_id(values["id"])]
+        names = ("id", "overview", "reason", *(["refusal"] if record.values.get("refusal") is not None else []))
+        line: dict[str, Any] = {name: record.values.get(name) for name in names}
+        if isinstance(line["id"], int) and not isinstance(line["id"], bool):
+            line["id"] = str(line["id"])  # as in the rows themselves
+        bad = [problem for name in names if (problem := text_problem(name, line[name], "remove the line"))]
+        if not bad and line["id"] in found:
+            bad = [duplicate_id(line["id"])]
         problems += [problem.at(record.place) for problem in bad]
         if not bad:
-            found[values["id"]] = Overview(values["id"], values["overview"], values["reason"], values.get("refusal"))
+            found[line["id"]] = line
     if problems:
         raise InputError.listing(f"{path} cannot be used for extended refusals:", problems)
     return found
@@ -98,28 +89,24 @@ def ask_for_overviews(
 
     from derta.models.chat import build_chat_model
 
-    named, kept = f"{path}:", _KEPT
-    with write_errors_named(named, kept):
+    with write_errors_named(f"{path}:", "the lines before are kept"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        file = path.open("r+b")
-    with file:
-        lock_file(file, f"{path}: another build is filling it; fix: wait, or name another file")
-        with write_errors_named(named, kept):
+        with path.open("r+b") as file:
+            lock_file(file, f"{path}: another build is filling it; fix: wait, or name another file")
             append_lines(path, [])  # without what a killed build left of a line
-        known = read_overviews(path) if path.stat().st_size else {}
-        waiting = [row for row in rows if row["id"] not in known]
-        if not waiting:
-            return {}
-        settings = ChatModelConfig(
-            kind="endpoint", endpoint=config, temperature=_TEMPERATURE, top_p=1.0, max_tokens=max_tokens
-        )
-        model = build_chat_model(settings, "extended_refusal")
-        failures: dict[str, str] = {}
-        size = 2 * config.concurrency  # few enough to lose little, enough to keep the endpoint busy
-        for start in tqdm(range(0, len(waiting), size), desc="overviews", disable=None if progress else True):
-            batch = waiting[start : start + size]
-            failures |= _ask_some(batch, model, path, size)
+            known = read_overviews(path) if path.stat().st_size else {}
+            waiting = [row for row in rows if row["id"] not in known]
+            if not waiting:
+                return {}
+            settings = ChatModelConfig(
+                kind="endpoint", endpoint=config, temperature=_TEMPERATURE, top_p=1.0, max_tokens=max_tokens
+            )
+            model = build_chat_model(settings, "extended_refusal")
+            failures: dict[str, str] = {}
+            size = 2 * config.concurrency  # few enough to lose little, enough to keep the endpoint busy
+            for start in tqdm(range(0, len(waiting), size), desc="overviews", disable=None if progress else True):
+                failures |= _ask_some(waiting[start : start + size], model, path, size)
     return failures
 
 
@@ -134,24 +121,20 @@ def _ask_some(rows: Sequence[Row], model: ChatModel, path: Path, many: int) -> d
         seeds = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1 for name in names]
         questions = [[{"role": "user", "content": _TASK + written(row["prompt"])}] for row in rows]
         answers = model.complete_many(questions, seeds)
-        if len(answers) >= many and all(isinstance(one, NoAnswer) for one in answers):
-            reason = next(answer.reason for answer in answers if isinstance(answer, NoAnswer))
+        reasons = [answer.reason for answer in answers if isinstance(answer, NoAnswer)]
+        if len(reasons) == len(answers) >= many:
             raise InputError(
-                f"extended_refusal.endpoint: no answer to {len(answers)} requests, the first because: {reason}; what "
-                f"was answered before is kept in {path.name}; fix: see to the endpoint and run the same command again"
+                f"extended_refusal.endpoint: no answer to {len(answers)} requests, the first because: {reasons[0]}; "
+                f"what was answered before is kept in {path.name}; fix: see to the endpoint and run the same command "
+                "again"
             )
-        made, again = [], []
-        for row, answer in zip(rows, answers, strict=True):
-            one = answer.reason if isinstance(answer, NoAnswer) else parse_answer(row["id"], answer)
-            if isinstance(one, Overview):
-                made.append(one)
-                failures.pop(row["id"], None)
-            else:
-                failures[row["id"]] = one
-                again.append(row)
-        with write_errors_named(f"{path}:", _KEPT):
-            append_lines(path, [{"id": one.id, "overview": one.overview, "reason": one.reason} for one in made])
-        if not (rows := again):
+        found = {
+            row["id"]: answer.reason if isinstance(answer, NoAnswer) else parse_answer(row["id"], answer)
+            for row, answer in zip(rows, answers, strict=True)
+        }
+        append_lines(path, [one for one in found.values() if not isinstance(one, str)])
+        failures = {row_id: one for row_id, one in found.items() if isinstance(one, str)}
+        if not (rows := [row for row in rows if row["id"] in failures]):
             break
     return failures
 
@@ -163,4 +146,4 @@ def parse_answer(row_id: str, text: str) -> Overview | str:
         return "not in the form that was asked for"
     if refuses(match[1]):
         return "the overview refuses"
-    return Overview(row_id, match[1], match[2])
+    return {"id": row_id, "overview": match[1], "reason": match[2]}

@@ -100,16 +100,6 @@ class Adapter:
     gather: Callable[[Iterable[Record], Mapping[str, str | None]], Iterator[Record | Skip]] | None = None
 
 
-def user(text: str) -> list[Message]:
-    """A prompt of one user message."""
-    return [{"role": "user", "content": text}]
-
-
-def assistant(text: str) -> list[Message]:
-    """A response of one assistant message."""
-    return [{"role": "assistant", "content": text}]
-
-
 def raw_text(text: str) -> list[Message]:
     """A prompt or response that is used verbatim, without a chat template."""
     return [{"role": TEXT_ROLE, "content": text}]
@@ -117,5 +107,9 @@ def raw_text(text: str) -> list[Message]:
 
 def row(prompt: str, chosen: str, rejected: str | None = None, kind: str = "safety") -> Draft:
     """A row of plain strings that are no raw text."""
-    harmful = None if rejected is None else assistant(rejected)
-    return {"kind": kind, "prompt": user(prompt), "chosen": assistant(chosen), "rejected": harmful}
+    return {
+        "kind": kind,
+        "prompt": [{"role": "user", "content": prompt}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": None if rejected is None else [{"role": "assistant", "content": rejected}],
+    }

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from derta.data.build import build
-from derta.data.overviews import Overview, parse_answer, read_overviews
+from derta.data.overviews import parse_answer, read_overviews
 from derta.data.recipe import parse_recipe
 from derta.errors import InputError
 
@@ -150,8 +150,8 @@ def test_settings_that_cannot_be(folder, extended, message):
 
 
 def test_answers_of_a_model():
-    assert parse_answer("a", GOOD) == Overview("a", "A neutral overview.", "It would be wrong.")
-    assert parse_answer("a", "**Overview:** O\n\n**Reason:** R") == Overview("a", "O", "R")
+    assert parse_answer("a", GOOD) == {"id": "a", "overview": "A neutral overview.", "reason": "It would be wrong."}
+    assert parse_answer("a", "**Overview:** O\n\n**Reason:** R") == {"id": "a", "overview": "O", "reason": "R"}
     assert parse_answer("a", "Sure! Here you are.") == "not in the form that was asked for"
     assert parse_answer("a", "OVERVIEW: I cannot help with that.\nREASON: R") == "the overview refuses"
 
