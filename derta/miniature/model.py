@@ -6,10 +6,12 @@ python -m derta.miniature.model output=DIR seed=0
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from derta.config.command import Command
+from derta.config.settings import Settings, Text, Whole
 from derta.errors import InputError
 from derta.miniature.tokenizer import MODEL_MAX_LENGTH, build_tokenizer
 from derta.storage.atomic import new_folder
@@ -17,7 +19,15 @@ from derta.storage.atomic import new_folder
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-WEIGHTS = "model.safetensors"
+
+@dataclass(kw_only=True, slots=True)
+class FreshModelConfig(Settings):
+    """What `python -m derta.miniature.model` makes."""
+
+    output: Annotated[Text, "the directory to make, output=DIR"] = ""
+    """The directory to make; nothing is done where it holds the same model."""
+    seed: Whole = 0
+    """Of the weights."""
 
 
 def fresh_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -83,23 +93,14 @@ def _holds_model(directory: Path, seed: int) -> bool:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (directory / WEIGHTS).is_file() and config.get("miniature_seed") == seed
+    return (directory / "model.safetensors").is_file() and config.get("miniature_seed") == seed
 
 
-def main(arguments: list[str]) -> None:
-    """`output=DIR [seed=N]`, in the key=value style of the launch scripts."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if len(given) != len(arguments) or not {"output"} <= set(given) <= {"output", "seed"} or not given["output"]:
-        raise InputError("expected output=DIR [seed=N], as in: python -m derta.miniature.model output=base seed=0")
-    seed = given.get("seed", "0")
-    if not seed.isdecimal():
-        raise InputError(f"seed={seed} is not a non-negative integer")
-    print(f"fresh miniature model: {write_fresh_model(given['output'], int(seed))}")
+def run(config: FreshModelConfig) -> None:
+    print(f"fresh miniature model: {write_fresh_model(config.output, config.seed)}")
 
+
+main = Command("fresh_model", FreshModelConfig, run, __doc__)
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    main()
