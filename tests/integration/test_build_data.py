@@ -1,7 +1,6 @@
 """launch/build_data.py as a user runs it: outputs, identity for any number of workers, interruption, bad input."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import io
@@ -20,6 +19,7 @@ import yaml
 
 from derta.data.load import load_rows
 from derta.errors import InputError
+from derta.storage.json_lines import write_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(REPOSITORY / "launch" / "build_data.py")]
@@ -68,8 +68,8 @@ def make_recipe(folder, rows=30, name="recipe", **values):
         for n in range(rows)
     ]
     helpful = [{"instruction": f"question {n}", "output": f"answer {words.random()}"} for n in range(rows)]
-    for file, records in (("safety.jsonl", safety), ("helpful.jsonl", helpful)):
-        (folder / file).write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_lines(folder / "safety.jsonl", safety)
+    write_lines(folder / "helpful.jsonl", helpful)
     sources = [
         {"name": "safety", "adapter": "derta_source", "path": "safety.jsonl", "filters": {"safe_must_refuse": True}},
         {"name": "helpful", "adapter": "instruction_output", "path": "helpful.jsonl", "count": rows // 2},
@@ -225,13 +225,6 @@ def test_output_that_cannot_be_used(tmp_path):
     assert len(load_rows("partial").dataset) == len(load_rows("empty").dataset) == 41
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_directory_without_permission(tmp_path):
-    make_recipe(tmp_path)
-    (tmp_path / "locked").mkdir(mode=0o500)
-    refused("cannot be written (Permission denied); nothing was left", "recipe=recipe", "output=locked/out")
-
-
 def test_changed_input_or_output_is_noticed(tmp_path):
     make_recipe(tmp_path)
     built("recipe=recipe", "output=out")
@@ -244,36 +237,17 @@ def test_changed_input_or_output_is_noticed(tmp_path):
     refused("holds another dataset", "recipe=recipe", "output=out")
 
 
-def test_two_builds_of_one_output(tmp_path):
-    make_recipe(tmp_path)
-    with (tmp_path / ".out.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process is writing there; fix: wait"):
-            built("recipe=recipe", "output=out")
-    assert built("recipe=recipe", "output=out").startswith("built: out")
-
-
-def test_wrong_arguments_end_with_code_2_and_no_traceback(tmp_path):
-    done = run("recipe=recipe", "ouput=out", "workers", "limit=0")
+def test_wrong_arguments_end_with_code_2_and_no_traceback():
+    done = run("recipe=recipe", "ouput=out", "workers", "limit=0", "overwrite=perhaps")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: this configuration cannot run:",
         "  - ouput=out: no key 'ouput'; did you mean output?",
         "  - workers: expected key=value or group=choice",
         "  - output is empty: expected the directory to make, output=DIR",
+        "  - overwrite=perhaps: expected true or false",
         "  - limit=0: expected null or a whole number, at least 1",
     ]
-
-
-def test_wrong_value(tmp_path):
-    make_recipe(tmp_path)
-    for argument, message in (
-        ("workers=0", "workers=0: expected a whole number, at least 1"),
-        ("limit=few", "limit=few: expected null or a whole number, at least 1"),
-        ("overwrite=perhaps", "overwrite=perhaps: expected true or false"),
-        (f"revision={'0' * 40}", "the recipe has 0 hub sources; fix: set revision: for each source in the recipe"),
-    ):
-        refused(message, "recipe=recipe", "output=out", argument)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

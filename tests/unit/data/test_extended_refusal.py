@@ -1,6 +1,5 @@
 """Extended refusals: from templates, from a file, and from a real chat-completions server that fails and recovers."""
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from derta.data.build import build
 from derta.data.overviews import parse_answer, read_overviews
 from derta.data.recipe import parse_recipe
 from derta.errors import InputError
+from derta.storage.json_lines import write_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 SAFE = "I can't help with that."
@@ -45,10 +45,6 @@ def triple(name, safe=SAFE):
     return {"id": name, **{key: [{"role": role, "content": text}] for key, (role, text) in said.items()}}
 
 
-def lines(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
 def settings(server, **changes):
     endpoint = asdict(server.config(retries=0, concurrency=2))
     return {"file": "overviews.jsonl", "endpoint": endpoint, **changes}
@@ -69,7 +65,7 @@ def make(folder, extended, output="data", **source):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines(tmp_path / "rows.jsonl", [triple(str(n)) for n in range(10)])
+    write_lines(tmp_path / "rows.jsonl", [triple(str(n)) for n in range(10)])
     return tmp_path
 
 
@@ -85,8 +81,8 @@ def test_templates_change_the_safe_response_alone(folder):
 
 
 def test_a_file_gives_overview_and_reason_and_may_give_the_refusal(folder):
-    lines(folder / "rows.jsonl", [triple("1"), triple("2"), triple("3", "Here is a neutral text.")])
-    lines(
+    write_lines(folder / "rows.jsonl", [triple("1"), triple("2"), triple("3", "Here is a neutral text.")])
+    write_lines(
         folder / "overviews.jsonl",
         [
             {"id": 1, "overview": "An overview. ", "reason": "A reason."},
@@ -105,7 +101,7 @@ def test_a_file_gives_overview_and_reason_and_may_give_the_refusal(folder):
 
 
 def test_rows_without_a_line_stop_the_build_or_are_kept(folder):
-    lines(folder / "overviews.jsonl", [{"id": str(n), "overview": "O", "reason": "R"} for n in range(3)])
+    write_lines(folder / "overviews.jsonl", [{"id": str(n), "overview": "O", "reason": "R"} for n in range(3)])
     with pytest.raises(InputError, match=r"no overview for 7 of 10 refusals: 3, 4, 5, 6, 7 and 2 more; fix: add the"):
         make(folder, {"file": "overviews.jsonl"})
     rows, entry = make(folder, {"file": "overviews.jsonl", "missing": "keep"})
@@ -116,7 +112,7 @@ def test_rows_without_a_line_stop_the_build_or_are_kept(folder):
 def test_bad_lines_are_all_listed(folder):
     bad = [{"id": "1", "overview": " ", "reason": "R"}, {"id": "2", "overview": "O"}, {"overview": "O", "reason": "R"}]
     good = {"id": "5", "overview": "O", "reason": "R"}
-    lines(folder / "overviews.jsonl", [*bad, good, good])
+    write_lines(folder / "overviews.jsonl", [*bad, good, good])
     with pytest.raises(InputError) as error:
         make(folder, {"file": "overviews.jsonl"})
     for message in (
@@ -157,7 +153,7 @@ def test_answers_of_a_model():
 
 
 def test_an_endpoint_fills_the_file_once(folder, server):
-    lines(folder / "overviews.jsonl", [{"id": "0", "overview": "mine", "reason": "R"}])
+    write_lines(folder / "overviews.jsonl", [{"id": "0", "overview": "mine", "reason": "R"}])
     rows, entry = make(folder, settings(server))
     assert sorted(server.asked) == [f"request {n}" for n in range(1, 10)]  # the prompt, and not for the line there is
     assert rows["0"]["chosen"][0]["content"].startswith("mine")

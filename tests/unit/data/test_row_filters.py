@@ -10,6 +10,7 @@ from derta.data.manifest import as_table
 from derta.data.recipe import parse_recipe
 from derta.data.schema import row_id
 from derta.errors import InputError
+from derta.storage.json_lines import write_lines
 
 SAFE = "Sorry, I can't help with that."
 
@@ -23,10 +24,6 @@ def safety(number, prompt=None, safe=SAFE, harmful=None, **more):
     }
 
 
-def write(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
 def read(name="safety", **changes):
     """A source of a recipe."""
     return {"name": name, "adapter": "derta_source", "path": "rows.jsonl", **changes}
@@ -38,7 +35,7 @@ def assembled_of(tmp_path, *sources, limit=None):
 
 
 def run(tmp_path, records, limit=None, **source):
-    write(tmp_path / "rows.jsonl", records)
+    write_lines(tmp_path / "rows.jsonl", records)
     return assembled_of(tmp_path, read(**source), limit=limit)
 
 
@@ -115,7 +112,7 @@ def test_duplicates(tmp_path, by, kept):
 
 
 def test_duplicates_across_sources(tmp_path):
-    write(tmp_path / "rows.jsonl", [safety(1), safety(2)])
+    write_lines(tmp_path / "rows.jsonl", [safety(1), safety(2)])
     assembled = assembled_of(tmp_path, read("first", count=1, select="first"), read("second"))
     # request 2 was not selected from the first source, so the second may still give it
     assert [(row["source"], requests([row])) for row in sorted(assembled.train, key=lambda row: row["source"])] == [
@@ -176,9 +173,8 @@ def test_ignored_columns(tmp_path):
 
 def test_settings_without_effect_are_said(tmp_path, caplog):
     records = [{"instruction": "q", "output": "a"}]
-    overviews = tmp_path / "overviews.jsonl"
-    overviews.write_text(json.dumps({"id": "1", "overview": "o", "reason": "r"}))
-    source = {"adapter": "instruction_output", "extended_refusal": {"file": str(overviews)}}
+    write_lines(tmp_path / "overviews.jsonl", [{"id": "1", "overview": "o", "reason": "r"}])
+    source = {"adapter": "instruction_output", "extended_refusal": {"file": "overviews.jsonl"}}
     run(tmp_path, records, filters={"safe_must_refuse": True, "helpful_must_not_refuse": True}, **source)
     assert "filters.safe_must_refuse had no response to read in any source" in caplog.text
     assert "helpful_must_not_refuse had" not in caplog.text
@@ -197,23 +193,22 @@ def test_invalid_rows_stop_the_build_or_are_counted(tmp_path):
     assert dropped(assembled) == {"invalid: empty_field": 1, "invalid: same_responses": 1}
 
 
-def test_a_column_missing_everywhere_is_one_error(tmp_path):
+def test_a_column_missing_everywhere_is_one_error_that_names_no_adapter_which_could_misread_it(tmp_path):
     records = [{"instruction": f"request {n}", "output": "steps"} for n in range(50)]
     with pytest.raises(InputError) as error:
         run(tmp_path, records)
     assert str(error.value).count("\n") == 1
-    assert "rows.jsonl, line 1, field 'safe_response': expected this column in every record, found only the columns "
-    assert "instruction, output; fix: correct the file, or name the column" in str(error.value)
+    assert "adapter: " not in str(error.value), "`output` is the harmful response here, and the helpful one elsewhere"
+    assert (
+        "rows.jsonl, line 1, field 'safe_response': expected this column in every record, found only the columns "
+        "instruction, output; fix: correct the file, or name the column"
+    ) in str(error.value)
 
 
-def test_columns_of_another_adapter_are_recognised_unless_they_could_be_misread(tmp_path):
+def test_columns_of_another_adapter_are_recognised(tmp_path):
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     with pytest.raises(InputError, match="or the columns are those of another adapter; fix: adapter: sharegpt$"):
         run(tmp_path, [{"id": "1", "conversations": turns}], adapter="messages")
-    assert len(run(tmp_path, [{"id": "1", "conversations": turns}], adapter="sharegpt").train) == 1
-    with pytest.raises(InputError) as error:  # `output` is the harmful response here
-        run(tmp_path, [{"instruction": "q", "output": "a"}])
-    assert "adapter: " not in str(error.value)
 
 
 def test_steps_add_up(tmp_path):
@@ -274,7 +269,7 @@ def test_duplicate_own_ids(tmp_path):
 
 
 def test_decontamination_in_a_recipe(tmp_path):
-    write(tmp_path / "rows.jsonl", [safety(n) for n in range(5)])
+    write_lines(tmp_path / "rows.jsonl", [safety(n) for n in range(5)])
     (tmp_path / "benchmark.csv").write_text("prompt,label\nharmful request 3,a\n")
     against = [{"path": "benchmark.csv"}]
     values = {"sources": [read()], "decontaminate": {"ngram": 3, "against": against}}
@@ -298,8 +293,8 @@ def test_decontamination_in_a_recipe(tmp_path):
 
 def test_borderline_rows_are_counted_apart_and_must_not_refuse(tmp_path):
     records = [{"instruction": f"question {n}", "output": answer} for n, answer in enumerate(["a", "b", SAFE])]
-    write(tmp_path / "borderline.jsonl", records)
-    write(tmp_path / "safety.jsonl", [safety(1)])
+    write_lines(tmp_path / "borderline.jsonl", records)
+    write_lines(tmp_path / "safety.jsonl", [safety(1)])
     edge = read("edge", adapter="instruction_output", path="borderline.jsonl", borderline=True)
     sources = [edge, read(path="safety.jsonl")]
     manifest = build(parse_recipe({"sources": sources}, tmp_path / "recipe.yaml"), tmp_path / "out").manifest

@@ -5,7 +5,9 @@ import pytest
 from derta.data.convert import Dropped, Kept, convert
 from derta.data.recipe import Source
 from derta.data.sources import ADAPTERS
+from derta.data.sources.miniature import generate
 from derta.data.sources.record import Skip
+from derta.miniature.rows import generate as generate_rows
 from derta.storage.places import Place, Record
 from derta.training.dataset import standard_row
 
@@ -28,12 +30,16 @@ def row(adapter, record, columns=None):
     return outcome.row
 
 
+def talk(*turns):
+    return [{"role": role, "content": text} for role, text in turns]
+
+
 def texts(made):
     return [made[key] and [(m["role"], m["content"]) for m in made[key]] for key in ("prompt", "chosen", "rejected")]
 
 
 TRIPLE = [[("user", "harmful request 1")], [("assistant", SAFE)], [("assistant", "harmful steps 1")]]
-
+PROMPT, CHOSEN, REJECTED = (talk(*turns) for turns in TRIPLE)
 TRIPLE_RECORDS = {
     "derta_source": {"instruction": "harmful request 1", "output": "harmful steps 1", "safe_response": SAFE},
     "llm_lat": {"prompt": "harmful request 1", "rejected": "harmful steps 1", "chosen": SAFE},
@@ -51,11 +57,7 @@ TRIPLE_RECORDS = {
         "is_response_0_safe": False,
         "is_response_1_safe": True,
     },
-    "preference": {
-        "prompt": [{"role": "user", "content": "harmful request 1"}],
-        "chosen": [{"role": "assistant", "content": SAFE}],
-        "rejected": [{"role": "assistant", "content": "harmful steps 1"}],
-    },
+    "preference": {"prompt": PROMPT, "chosen": CHOSEN, "rejected": REJECTED},
 }
 
 
@@ -85,23 +87,6 @@ def test_bad_column_is_named_as_in_the_file(adapter):
         ]
 
 
-def test_missing_column():
-    (outcome,) = outcomes("llm_lat", {"prompt": "harmful request 1", "rejected": "harmful steps 1"})
-    assert list(outcome.problems) == [
-        "file.jsonl, line 1, field 'chosen': expected this column in every record, found only the columns prompt, "
-        "rejected; fix: correct the file, or name the column that holds it in the recipe: "
-        "columns: {chosen: YOUR_COLUMN}"
-    ]
-
-
-def test_harmful_response_equal_to_the_safe_one():
-    (outcome,) = outcomes("derta_source", {"instruction": "r", "output": SAFE, "safe_response": SAFE + " "})
-    assert list(outcome.problems) == [
-        "file.jsonl, line 1, field 'rejected': expected a harmful response that differs from the safe one, found the "
-        "same text in both; fix: correct one of them or remove the row (on_invalid: drop)"
-    ]
-
-
 @pytest.mark.parametrize(
     ("flags", "reason"), [((True, True), "both_responses_safe"), ((False, False), "both_responses_harmful")]
 )
@@ -110,11 +95,9 @@ def test_pku_needs_exactly_one_safe_response(flags, reason):
     assert outcomes("pku_saferlhf", record) == [Dropped("adapter", reason)]
 
 
-def test_pku_flags_from_csv_and_bad_flags():
+def test_pku_flags_from_csv():
     record = {**TRIPLE_RECORDS["pku_saferlhf"], "is_response_0_safe": "False", "is_response_1_safe": "true"}
     assert texts(row("pku_saferlhf", record)) == TRIPLE
-    (outcome,) = outcomes("pku_saferlhf", {**record, "is_response_0_safe": "perhaps"})
-    assert "field 'is_response_0_safe': expected true or false, found 'perhaps'; fix:" in outcome.problems[0]
 
 
 def beaver(prompt, response, safe):
@@ -139,17 +122,13 @@ def test_beavertails_pairs_in_order_and_counts_what_is_left():
     made = [Record(Place("file", n), values) for n, values in enumerate(records)]
     gathered = ADAPTERS["beavertails"].gather(made, {})
     assert [one.reason for one in gathered if isinstance(one, Skip)] == ["no_partner_of_the_other_kind"] * 3
-    (outcome,) = outcomes("beavertails", beaver("request 1", None, False))
-    assert "field 'response': expected a non-empty string, found null; fix:" in outcome.problems[0]
 
 
 def test_conversational_preference():
-    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "harmful request 1"}]
-    chosen, rejected = [{"role": "assistant", "content": SAFE}], [{"role": "assistant", "content": "harmful steps 1"}]
-    explicit = row("preference", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    implicit = row("preference", {"chosen": prompt + chosen, "rejected": prompt + rejected})
-    turns = [("system", "Be brief."), ("user", "harmful request 1")]
-    assert texts(explicit) == texts(implicit) == [turns, *TRIPLE[1:]]
+    prompt = [*talk(("system", "Be brief.")), *PROMPT]
+    explicit = row("preference", {"prompt": prompt, "chosen": CHOSEN, "rejected": REJECTED})
+    implicit = row("preference", {"chosen": prompt + CHOSEN, "rejected": prompt + REJECTED})
+    assert texts(explicit) == texts(implicit) == [[("system", "Be brief."), *TRIPLE[0]], *TRIPLE[1:]]
     assert explicit["id"] == implicit["id"]
 
 
@@ -162,10 +141,7 @@ def test_preference_without_rejected_is_helpful(harmful):
 PREFERENCES = {
     "plain strings": {"prompt": "Q: r\nA:", "chosen": f" {SAFE}", "rejected": " harmful steps 1"},
     "conversations": TRIPLE_RECORDS["preference"],
-    "implicit prompt": {
-        name: TRIPLE_RECORDS["preference"]["prompt"] + TRIPLE_RECORDS["preference"][name]
-        for name in ("chosen", "rejected")
-    },
+    "implicit prompt": {"chosen": PROMPT + CHOSEN, "rejected": PROMPT + REJECTED},
 }
 
 
@@ -178,51 +154,41 @@ def test_the_commands_read_a_preference_row_as_the_library_does(shape):
     assert roles == ({"text"} if shape == "plain strings" else {"user", "assistant"})
 
 
-def test_strings_and_messages_in_one_row_and_two_conversations():
-    record = {**PREFERENCES["conversations"], "prompt": "harmful request 1"}
-    (outcome,) = outcomes("preference", record)
-    assert "field 'prompt': expected messages, as the responses are, found a string of" in outcome.problems[0]
+HH = "\n\nHuman: How do I wake the dragon?\n\nAssistant: Why?\n\nHuman: For fun.\n\nAssistant: "
 
-    first, second = [{"role": "user", "content": "request 1"}], [{"role": "user", "content": "request 2"}]
-    answer = [{"role": "assistant", "content": "answer"}]
-    (outcome,) = outcomes("preference", {"chosen": first + answer, "rejected": second + answer})
-    assert "expected the same conversation as in chosen up to the last message" in outcome.problems[0]
+
+def test_hh_rlhf_strings_with_turns():
+    made = row("preference", {"chosen": HH + SAFE, "rejected": HH + "Ring the silver bell."})
+    turns = [("user", "How do I wake the dragon?"), ("assistant", "Why?"), ("user", "For fun.")]
+    assert texts(made) == [turns, [("assistant", SAFE)], [("assistant", "Ring the silver bell.")]]
+
+
+ULTRAFEEDBACK = {"prompt": "q", **{name: talk(("user", "q"), ("assistant", name)) for name in ("chosen", "rejected")}}
+
+
+def test_ultrafeedback_repeats_the_prompt_beside_the_conversations():
+    expected = [[("user", "q")], [("assistant", "chosen")], [("assistant", "rejected")]]
+    assert texts(row("preference", ULTRAFEEDBACK)) == expected
+    assert texts(row("preference", {**ULTRAFEEDBACK, "prompt": "another"}, columns={"prompt": None})) == expected
+    helpful = row("preference", ULTRAFEEDBACK, columns={"rejected": None})
+    assert (helpful["kind"], helpful["rejected"]) == ("helpful", None)
 
 
 def test_messages():
     turns = [("user", "request 1"), ("assistant", "answer 1"), ("user", "request 2"), ("assistant", "answer 2")]
-    messages = [{"role": role, "content": text} for role, text in turns]
-    made = row("messages", {"prompt": "request 1", "prompt_id": "abc", "messages": messages}, {"id": "prompt_id"})
+    record = {"prompt": "request 1", "prompt_id": "abc", "messages": talk(*turns)}
+    made = row("messages", record, {"id": "prompt_id"})
     assert made["id"] == "abc" and made["kind"] == "helpful"
-    assert made["prompt"] == messages[:3] and made["chosen"] == messages[3:] and made["rejected"] is None
+    assert texts(made) == [turns[:3], turns[3:], None]
 
 
-MESSAGE_PROBLEMS = {
-    "ends with the user": (
-        [{"role": role, "content": "a"} for role in ("user", "assistant", "user")],
-        "field 'messages': expected a conversation that ends with the assistant, found the last role 'user'; fix:",
-    ),
-    "one message": (
-        [{"role": "assistant", "content": "a"}],
-        "expected a prompt and a response, found one message; fix:",
-    ),
-    "unknown role": (
-        [{"role": "human", "content": "request"}, {"role": "assistant", "content": "a"}],
-        "field 'prompt[0].role': expected one of system, user, assistant, tool (or text for raw text), found",
-    ),
-    "no list": ("request", "expected a string or a list of messages, found a string of 7 characters; fix: use [{"),
-    "no user": (
-        [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}],
-        "field 'prompt': expected messages that end with the user, found the last role 'system'; fix:",
-    ),
-}
+SHAREGPT = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
 
-@pytest.mark.parametrize("name", MESSAGE_PROBLEMS)
-def test_bad_messages(name):
-    messages, message = MESSAGE_PROBLEMS[name]
-    (outcome,) = outcomes("messages", {"messages": messages})
-    assert outcome.step == "invalid" and message in outcome.problems[0]
+def test_sharegpt_turns():
+    expected = [[("system", "s"), ("user", "q")], [("assistant", "a")], None]
+    assert texts(row("sharegpt", {"id": "identity_0", "conversations": SHAREGPT})) == expected
+    assert texts(row("messages", {"talk": SHAREGPT}, columns={"messages": "talk"})) == expected
 
 
 def test_instruction_output():
@@ -239,76 +205,7 @@ def test_derta_train_true_is_an_rto_row_and_false_an_mle_row():
     assert texts(mle) == [[("text", "[INST] q [\\INST] harmful")], [("text", " Sorry, no.<eos>")], None]
 
 
-@pytest.mark.parametrize(
-    ("value", "found"), [(True, "bool true"), ("True", "'True'"), ("yes", "'yes'"), (None, "null")]
-)
-def test_derta_train_refuses_every_other_safe_value(value, found):
-    (outcome,) = outcomes("derta_train", {"prefix": "q", "text": "a", "safe": value})
-    assert list(outcome.problems) == [
-        'file.jsonl, line 1, field \'safe\': expected the string "true" (an RTO row) or "false" (an MLE row), found '
-        f'{found}; fix: write one of these two strings (the reference repository\'s format; "true" marks '
-        "the harmful text)"
-    ]
-
-
-def test_miniature_rows_come_through_unchanged():
-    from derta.data.sources.miniature import generate
-    from derta.miniature.rows import generate as generate_rows
-
-    for part in ("helpful", "safety"):
-        records = list(generate(part, 30, 7))
-        made = outcomes("miniature", *(record.values for record in records))
-        for kept, original in zip(made, generate_rows(part=part, count=30, seed=7), strict=True):
-            assert kept.row == {**original, "source": "source"}
-
-
-def test_own_ids():
-    record = {**TRIPLE_RECORDS["preference"], "id": 12}
-    assert row("preference", record)["id"] == "12"
-    assert row("preference", record, {"id": None})["id"].startswith("source-")
-    (outcome,) = outcomes("preference", {**record, "id": " "})
-    expected = "expected a non-empty string or a whole number, found an empty string; fix:"
-    assert f"field 'id': {expected}" in outcome.problems[0]
-
-
-def test_all_problems_of_a_record_are_found():
-    (outcome,) = outcomes("derta_source", {"instruction": 3, "output": "", "safe_response": None})
-    named = [problem.split("field ")[1].split(":")[0] for problem in outcome.problems]
-    assert named == ["'instruction'", "'safe_response'", "'output'"]
-
-
-HH = "\n\nHuman: How do I wake the dragon?\n\nAssistant: Why?\n\nHuman: For fun.\n\nAssistant: "
-
-
-def test_hh_rlhf_strings_with_turns():
-    made = row("preference", {"chosen": HH + SAFE, "rejected": HH + "Ring the silver bell."})
-    turns = [("user", "How do I wake the dragon?"), ("assistant", "Why?"), ("user", "For fun.")]
-    assert texts(made) == [turns, [("assistant", SAFE)], [("assistant", "Ring the silver bell.")]]
-    other = HH.replace("For fun", "For tea") + "Ring it."
-    (outcome,) = outcomes("preference", {"chosen": HH + SAFE, "rejected": other})
-    assert outcome.step == "invalid" and outcome.reason == "different_conversations"
-
-
-def test_ultrafeedback_repeats_the_prompt_beside_the_conversations():
-    question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-    record = {"prompt": "q", "chosen": [question, answer], "rejected": [question, {**answer, "content": "b"}]}
-    assert texts(row("preference", record)) == [[("user", "q")], [("assistant", "a")], [("assistant", "b")]]
-    helpful = row("preference", record, columns={"rejected": None})
-    assert (helpful["kind"], helpful["rejected"]) == ("helpful", None)
-    (outcome,) = outcomes("preference", {**record, "prompt": "another question"})
-    assert "field 'prompt': expected a message of the conversation, found another text; fix:" in outcome.problems[0]
-    assert texts(row("preference", {**record, "prompt": "another"}, columns={"prompt": None}))[0] == [("user", "q")]
-
-
-def test_sharegpt_turns():
-    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    expected = [[("system", "s"), ("user", "q")], [("assistant", "a")], None]
-    assert texts(row("sharegpt", {"id": "identity_0", "conversations": turns})) == expected
-    assert texts(row("messages", {"talk": turns}, columns={"messages": "talk"})) == expected
-    (outcome,) = outcomes("sharegpt", {"conversations": turns[:2]})
-    assert outcome.step == "invalid" and outcome.reason == "ends_with_user"
-    (outcome,) = outcomes("sharegpt", {"conversations": [*turns[:2], {"from": "observer", "value": "a"}]})
-    assert outcome.step == "invalid" and "'observer'" in " ".join(outcome.problems)
+WILDJAILBREAK = {"vanilla": "plain", "adversarial": "in disguise", "completion": SAFE}
 
 
 @pytest.mark.parametrize(
@@ -321,8 +218,105 @@ def test_sharegpt_turns():
     ],
 )
 def test_wildjailbreak(data_type, kind, prompt):
-    record = {"vanilla": "plain", "adversarial": "in disguise", "completion": SAFE, "data_type": data_type}
-    made = row("wildjailbreak", record)
+    made = row("wildjailbreak", {**WILDJAILBREAK, "data_type": data_type})
     assert made["kind"] == kind and texts(made) == [[("user", prompt)], [("assistant", SAFE)], None]
-    (outcome,) = outcomes("wildjailbreak", {**record, "data_type": "harmful"})
-    assert "field 'data_type': expected vanilla_harmful, " in outcome.problems[0]
+
+
+def test_miniature_rows_come_through_unchanged():
+    for part in ("helpful", "safety"):
+        made = outcomes("miniature", *(record.values for record in generate(part, 30, 7)))
+        for kept, original in zip(made, generate_rows(part=part, count=30, seed=7), strict=True):
+            assert kept.row == {**original, "source": "source"}
+
+
+def test_own_ids():
+    record = {**TRIPLE_RECORDS["preference"], "id": 12}
+    assert row("preference", record)["id"] == "12"
+    assert row("preference", record, {"id": None})["id"].startswith("source-")
+
+
+def train(safe):
+    return {"prefix": "q", "text": "a", "safe": safe}
+
+
+NOT_SAFE = (
+    'field \'safe\': expected the string "true" (an RTO row) or "false" (an MLE row), found {}; fix: write one of '
+    'these two strings (the reference repository\'s format; "true" marks the harmful text)'
+)
+NO_FLAG = {**TRIPLE_RECORDS["pku_saferlhf"], "is_response_0_safe": "perhaps"}
+OTHER_TURNS = "expected the same conversation as in chosen up to the last message"
+WRONG = [  # adapter, record, and what is said of it
+    (
+        "llm_lat",
+        {"prompt": "harmful request 1", "rejected": "harmful steps 1"},
+        "field 'chosen': expected this column in every record, found only the columns prompt, rejected; fix: correct "
+        "the file, or name the column that holds it in the recipe: columns: {chosen: YOUR_COLUMN}",
+    ),
+    (
+        "derta_source",
+        {"instruction": "r", "output": SAFE, "safe_response": SAFE + " "},
+        "field 'rejected': expected a harmful response that differs from the safe one, found the same text in both; "
+        "fix: correct one of them or remove the row (on_invalid: drop)",
+    ),
+    ("pku_saferlhf", NO_FLAG, "field 'is_response_0_safe': expected true or false, found 'perhaps'; fix:"),
+    ("beavertails", beaver("r", None, False), "field 'response': expected a non-empty string, found null; fix:"),
+    (
+        "preference",
+        {**PREFERENCES["conversations"], "prompt": "harmful request 1"},
+        "field 'prompt': expected messages, as the responses are, found a string of",
+    ),
+    ("preference", {"chosen": PROMPT + CHOSEN, "rejected": talk(("user", "r")) + REJECTED}, OTHER_TURNS),
+    ("preference", {"chosen": HH + SAFE, "rejected": HH.replace("For fun", "For tea") + "Ring it."}, OTHER_TURNS),
+    (
+        "preference",
+        {**ULTRAFEEDBACK, "prompt": "another question"},
+        "field 'prompt': expected a message of the conversation, found another text; fix:",
+    ),
+    (
+        "preference",
+        {**TRIPLE_RECORDS["preference"], "id": " "},
+        "field 'id': expected a non-empty string or a whole number, found an empty string; fix:",
+    ),
+    (
+        "messages",
+        {"messages": talk(("user", "a"), ("assistant", "a"), ("user", "a"))},
+        "field 'messages': expected a conversation that ends with the assistant, found the last role 'user'; fix:",
+    ),
+    ("messages", {"messages": CHOSEN}, "expected a prompt and a response, found one message; fix:"),
+    (
+        "messages",
+        {"messages": talk(("human", "request"), ("assistant", "a"))},
+        "field 'prompt[0].role': expected one of system, user, assistant, tool (or text for raw text), found",
+    ),
+    ("messages", {"messages": "request"}, "expected a string or a list of messages, found a string of 7 characters; f"),
+    (
+        "messages",
+        {"messages": talk(("system", "a"), ("assistant", "b"))},
+        "field 'prompt': expected messages that end with the user, found the last role 'system'; fix:",
+    ),
+    ("sharegpt", {"conversations": SHAREGPT[:2]}, "expected a conversation that ends with the assistant, found the"),
+    ("sharegpt", {"conversations": [*SHAREGPT[:2], {"from": "observer", "value": "a"}]}, "'observer'"),
+    (
+        "instruction_output",
+        {"instruction": "i", "output": "o", "input": 3},
+        "'input': expected a string or null, found",
+    ),
+    ("wildjailbreak", {**WILDJAILBREAK, "data_type": "harmful"}, "field 'data_type': expected vanilla_harmful, "),
+    ("derta_train", train(True), NOT_SAFE.format("bool true")),
+    ("derta_train", train("True"), NOT_SAFE.format("'True'")),
+    ("derta_train", train("yes"), NOT_SAFE.format("'yes'")),
+    ("derta_train", train(None), NOT_SAFE.format("null")),
+]
+
+
+@pytest.mark.parametrize(("adapter", "record", "message"), WRONG)
+def test_wrong_records(adapter, record, message):
+    (outcome,) = outcomes(adapter, record)
+    assert outcome.step == "invalid" and outcome.problems[0].startswith("file.jsonl, line 1, field '")
+    assert message in outcome.problems[0]
+
+
+def test_all_problems_of_a_record_are_found():
+    (outcome,) = outcomes("derta_source", {"instruction": 3, "output": "", "safe_response": None})
+    named = [problem.split("field ")[1].split(":")[0] for problem in outcome.problems]
+    assert named == ["'instruction'", "'safe_response'", "'output'"]
