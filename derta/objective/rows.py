@@ -94,11 +94,14 @@ def mle_row(example: TokenizedExample, k: int, max_length: int) -> TrainingRow:
     """Safe response behind the first k tokens of the harmful one."""
     context = example["prompt_ids"] + example["rejected_ids"][:k]
     safe = (example["chosen_continued_ids"] if k else example["chosen_ids"])[: max(0, max_length - len(context))]
-    return {
-        "input_ids": context + safe,
-        "labels": [IGNORE] * len(context) + safe,
-        "objective": [int(TokenObjective.NONE)] * len(context) + [int(TokenObjective.MLE)] * len(safe),
-    }
+    return _row(context + safe, safe, TokenObjective.MLE)
+
+
+def _row(input_ids: list[int], labels: list[int], supervised: TokenObjective) -> TrainingRow:
+    """The row whose last tokens have these labels, IGNORE among them for none."""
+    labels = [IGNORE] * (len(input_ids) - len(labels)) + labels
+    objective = [int(TokenObjective.NONE if label == IGNORE else supervised) for label in labels]
+    return {"input_ids": input_ids, "labels": labels, "objective": objective}
 
 
 def first_tokens(example: TokenizedExample, m: int) -> TokenizedExample:
@@ -114,12 +117,7 @@ def rto_row(example: TokenizedExample, refusal: RefusalToken, kept: np.ndarray, 
     keep = [*kept.tolist(), *[False] * (len(harmful) - len(kept))]
     targets: list[Any] = [example["rto_first_id"], *[refusal.continued_id] * (len(harmful) - 1)]
     labels = [target if k else IGNORE for target, k in zip(targets, keep, strict=False)]
-    objective = [int(TokenObjective.RTO if k else TokenObjective.NONE) for k in keep]
-    return {
-        "input_ids": prompt + harmful,
-        "labels": [IGNORE] * len(prompt) + labels,
-        "objective": [int(TokenObjective.NONE)] * len(prompt) + objective,
-    }
+    return _row(prompt + harmful, labels, TokenObjective.RTO)
 
 
 def unlearning_row(example: TokenizedExample, max_length: int, *, at_end: bool) -> TrainingRow:
@@ -127,12 +125,7 @@ def unlearning_row(example: TokenizedExample, max_length: int, *, at_end: bool) 
     prompt, harmful = example["prompt_ids"], example["rejected_ids"]
     held = rto_positions(len(prompt), len(harmful), max_length, at_end=at_end)
     ids = (prompt + harmful)[: max(max_length, len(prompt))]
-    before, behind = len(prompt), len(ids) - len(prompt) - held
-    return {
-        "input_ids": ids,
-        "labels": [IGNORE] * before + harmful[:held] + [IGNORE] * behind,
-        "objective": [int(TokenObjective.NONE)] * before + [int(TokenObjective.RTO)] * held + [0] * behind,
-    }
+    return _row(ids, harmful[:held] + [IGNORE] * (len(ids) - len(prompt) - held), TokenObjective.RTO)
 
 
 def longest_prefix(prompt: int, safe: int, harmful: int, max_length: int) -> int:
@@ -203,9 +196,7 @@ class RowBuilder:
             longest = longest_prefix(prompt, len(cut["chosen_continued_ids"]), harmful, max_length)
             return mle_row(cut, prefix_length(longest, **draw), max_length)
         if view == View.FILLER:
-            prompt_ids = example["prompt_ids"]
-            none = [int(TokenObjective.NONE)] * prompt
-            return {"input_ids": prompt_ids, "labels": [IGNORE] * prompt, "objective": none}
+            return _row(example["prompt_ids"], [], TokenObjective.NONE)
         return mle_row(example, 0, max_length)
 
     def is_ablated(self, example_id: str, view: int, copy: int, epoch: int) -> bool:

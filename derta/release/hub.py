@@ -6,9 +6,10 @@ not sent  rows, metrics.jsonl, W&B's files, checkpoints, config.yaml with its pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from derta.config import TrainRunConfig
@@ -70,18 +71,14 @@ def prepare_repository(trainer: TrainerConfig, output_dir: Path) -> str:
             "trainer.push_to_hub=true needs an account: hf auth login, or HF_TOKEN in the environment; or leave it out"
         )
     name = trainer.hub_model_id or output_dir.resolve().name
-    api = HfApi()
-
-    def make() -> str:
-        made = api.create_repo(name, private=trainer.hub_private_repo, exist_ok=True).repo_id
-        if trainer.hub_private_repo and not api.model_info(made).private:
-            raise InputError(
-                f"{made} is on the hub already and public: name another one (trainer.hub_model_id), or say that it is "
-                "meant to be (trainer.hub_private_repo=false)"
-            )
-        return made
-
-    return _asking(make, f"trainer.push_to_hub=true: {name} cannot be made")
+    with _refusals_named(f"trainer.push_to_hub=true: {name} cannot be made"):
+        made = HfApi().create_repo(name, private=trainer.hub_private_repo, exist_ok=True).repo_id
+        if not trainer.hub_private_repo or HfApi().model_info(made).private:
+            return made
+    raise InputError(
+        f"{made} is on the hub already and public: name another one (trainer.hub_model_id), or say that it is "
+        "meant to be (trainer.hub_private_repo=false)"
+    )
 
 
 def push_model(output_dir: Path, repo_id: str) -> None:
@@ -91,27 +88,23 @@ def push_model(output_dir: Path, repo_id: str) -> None:
 
     if (run := find_evaluation(output_dir)) is not None:
         write_evaluation(output_dir / "README.md", run)
-    files = sent_files(output_dir)
-
-    def send() -> str:
-        about = "Model trained with derta"
+    files, about = sent_files(output_dir), "Model trained with derta"
+    with _refusals_named(f"the model is complete in {output_dir}, but {repo_id} does not take it"):
         sent = HfApi().upload_folder(
             repo_id=repo_id, folder_path=output_dir, allow_patterns=files, commit_message=about
         )
-        return sent.oid
-
-    commit = _asking(send, f"the model is complete in {output_dir}, but {repo_id} does not take it")
-    write_json_atomically(output_dir / PUSHED_FILE, {"repository": repo_id, "commit": commit, "files": files})
+    write_json_atomically(output_dir / PUSHED_FILE, {"repository": repo_id, "commit": sent.oid, "files": files})
     logger.info("%d files are in %s on the hub", len(files), repo_id)
 
 
-def _asking(ask: Callable[[], str], what: str) -> str:
+@contextlib.contextmanager
+def _refusals_named(what: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # What HfHubHTTPError is made of: OSError, and the errors of the HTTP client that this version of the hub uses.
     refusals: tuple[type[Exception], ...] = (HFValidationError, *HfHubHTTPError.__bases__)
     try:
-        return ask()
+        yield
     except refusals as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{what} ({reason}); the same command again tries again") from error

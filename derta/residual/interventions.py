@@ -149,17 +149,13 @@ def _projection(basis: torch.Tensor) -> Change:
 def _only_at(tokens: torch.Tensor, change: Change) -> Change:
     import torch
 
-    places: dict[Any, torch.Tensor] = {}
-
     def changed(x: torch.Tensor) -> torch.Tensor:
         if x.shape[:-1] != tokens.shape:
             raise InputError(
                 f"a block sees {list(x.shape[:-1])} tokens where the batch has {list(tokens.shape)}: single rows of "
                 "this model cannot be ablated"
             )
-        if x.device not in places:
-            places[x.device] = tokens.to(x.device)[..., None]
-        return torch.where(places[x.device], change(x), x)
+        return torch.where(tokens.to(x.device)[..., None], change(x), x)
 
     return changed
 

@@ -29,15 +29,8 @@ _ON_HOST = ("tokens", "slots", "squares")
 
 
 class TokenSums:
-    """Running sums of one mode (training or evaluation).
-
-    Logged: mle_loss, rto_loss (nats per token), mle_tokens, rto_tokens (supervised tokens in the window, all ranks),
-    refusal_prob (mean P(refusal token) over RTO tokens), mle_token_accuracy, ARM_loss (of an arm with a reference: its
-    own loss per token that is held), weighted_mle_loss (where tokens have weights: with them), unlearn_loss,
-    unlearn_tokens (where the arm unlearns: nats per token of the harmful response, which rise), padding_share (of the
-    tokens a batch has room for), tokens_per_second (input tokens without padding, all ranks),
-    supervised_tokens_per_second, num_tokens (input tokens of the window; the trainer adds them up), and mfu where the
-    model's FLOPs and the device's peak are known.
+    """Running sums of one mode (training or evaluation); README.md says what their curves mean. `num_tokens` is that of
+    the window, and the trainer adds windows up.
 
     Args:
         watch: what the rates are divided by; there are none while it has not been started.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from derta.models.conversation import ConversationCutter, Cut, check_tokenizer, 
 from derta.objective.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
 from derta.objective.refusal_token import RefusalToken, usable_refusal_token
 from derta.statistics.positions import POSITION_BUCKETS
-from derta.training.undisturbed import evenly, undisturbed
+from derta.training.undisturbed import evenly, on_all_ranks, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -227,37 +227,20 @@ class RefusalProbe(TrainerCallback):
     def measure(self) -> dict[str, float]:
         """`probe_metrics` of the model as it is now, the same on every rank; every rank must call it."""
         cuts = {f"{side} {key}": cut for side, own in self._sides.items() for key, cut in own.items()}
-        order = longest_first(cuts)
-        curves = dict(zip(order, self._curves([cuts[name] for name in order]), strict=True))
-        harmful, benign = ([curves[f"{side} {key}"] for key in own] for side, own in self._sides.items())
+        lengths = {name: len(cuts[name].response) for name in longest_first(cuts)}
+        with undisturbed(self.trainer) as model:
+            found = on_all_ranks(self.trainer, lengths, lambda names: self._run(model, [cuts[name] for name in names]))
+        harmful, benign = ([found[f"{side} {key}"].tolist() for key in own] for side, own in self._sides.items())
         return probe_metrics(harmful, benign)
 
-    def _curves(self, cuts: list[Cut]) -> list[Curve]:
-        """P(refusal) at every response position of every row.
-
-        Batch j of rank r holds every R-th of R x B rows, from the r-th on, so that the ranks' batches are equally long.
-        The last ones are filled up with the shortest row: under ZeRO-3 all ranks must run the model equally often.
-        """
-        trainer = self.trainer
-        size = trainer.args.per_device_train_batch_size  # fits with gradients, so it fits without
-        ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
-        step = ranks * size
-        filled = cuts + [cuts[-1]] * (-len(cuts) % step)
-        own = [cut for first in range(0, len(filled), step) for cut in filled[first : first + step][rank::ranks]]
-        width = max(len(cut.response) for cut in cuts)
-        device = trainer.accelerator.device
-        found = torch.zeros((len(own), width), device=device)  # [rows of this rank, positions]
-        with undisturbed(trainer) as model:
-            for first in range(0, len(own), size):
-                some = own[first : first + size]
-                for token in self.refusal.ids:
-                    batch = teacher_forced_batch(some, token, self._pad_token_id)
-                    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                    with trainer.compute_loss_context_manager():
-                        log_probs = model(**batch, use_cache=False, fused_lm_head=True).log_probs  # [B, L - 1]
-                    for row, cut in enumerate(some, start=first):
-                        begin, length = len(cut.prompt) - 1, len(cut.response)
-                        found[row, :length] += log_probs[row - first, begin : begin + length].float().exp()
-        gathered = trainer.accelerator.gather(found).view(ranks, -1, width)
-        in_order = gathered.transpose(0, 1).reshape(-1, width).tolist()  # that of `filled`
-        return [row[: len(cut.response)] for cut, row in zip(cuts, in_order, strict=False)]
+    def _run(self, model: Any, cuts: list[Cut]) -> Iterator[torch.Tensor]:
+        """P(refusal) at every response position, of each row."""
+        total: Any = 0.0  # [B, L - 1]
+        for token in self.refusal.ids:
+            batch = teacher_forced_batch(cuts, token, self._pad_token_id)
+            batch = {name: tensor.to(self.trainer.accelerator.device) for name, tensor in batch.items()}
+            with self.trainer.compute_loss_context_manager():
+                log_probs = model(**batch, use_cache=False, fused_lm_head=True).log_probs
+            total = total + log_probs.float().exp()
+        for row, cut in zip(total, cuts, strict=True):
+            yield row[len(cut.prompt) - 1 :][: len(cut.response)]

@@ -15,7 +15,7 @@ import contextlib
 import gc
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from derta.objective.rows import RowBuilder, View
 from derta.storage.atomic import write_atomically
 from derta.training.collator import ABLATED, REFERENCE, ROW_IDS, RowKey, row_key
 from derta.training.head import score_supervised_positions
-from derta.training.undisturbed import undisturbed
+from derta.training.undisturbed import on_all_ranks, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -119,31 +119,22 @@ class ReferenceLogProbs:
         return torch.cat([found[key] for key in rows])
 
     def _log_probs(self, model: Any, keys: list[RowKey]) -> dict[RowKey, torch.Tensor]:
-        """float32 [held tokens] of these rows. Longest rows first; the last batch of an epoch is filled up with the
-        shortest row, since under ZeRO-3 all ranks must run the model equally often."""
+        """float32 [held tokens] of these rows, epoch by epoch, the longest rows first."""
         trainer, rows = self._trainer, self._rows
-        size, accelerator = trainer.args.per_device_train_batch_size, trainer.accelerator
-        ranks, rank = accelerator.num_processes, accelerator.process_index
-        lengths, step = trainer.train_dataset["length"], ranks * size
-        width = max(row.tokens for row in rows.values())
-        found: dict[RowKey, torch.Tensor] = {}
+        lengths, found = trainer.train_dataset["length"], {}
+
+        def run(own: list[RowKey]) -> Iterable[torch.Tensor]:
+            batch = trainer.data_collator([trainer.train_dataset[rows[key].place] for key in own])
+            inputs = trainer._prepare_inputs({key: batch[key] for key in batch if key not in _NOT_THE_MODELS})
+            with trainer.compute_loss_context_manager():
+                log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float()
+            values = log_probs[(batch["objective"][:, 1:] != 0).to(log_probs.device)]
+            return values.split([rows[key].tokens for key in own])
+
         for epoch in sorted({rows[key].epoch for key in keys}):
             trainer.data_collator.epoch.fill_(epoch)
             order = sorted((key for key in keys if rows[key].epoch == epoch), key=lambda key: -lengths[rows[key].place])
-            filled = order + order[-1:] * (-len(order) % step)
-            for first in range(0, len(filled), step):
-                together = filled[first : first + step]
-                own = together[rank::ranks]
-                batch = trainer.data_collator([trainer.train_dataset[rows[key].place] for key in own])
-                inputs = trainer._prepare_inputs({key: batch[key] for key in batch if key not in _NOT_THE_MODELS})
-                with trainer.compute_loss_context_manager():
-                    log_probs = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float()
-                values = log_probs[(batch["objective"][:, 1:] != 0).to(log_probs.device)]
-                padded = log_probs.new_zeros((size, width))
-                for row, some in zip(padded, values.split([rows[key].tokens for key in own]), strict=True):
-                    row[: len(some)] = some
-                gathered = accelerator.gather(padded).view(ranks, size, width).transpose(0, 1).reshape(-1, width).cpu()
-                found |= {key: row[: rows[key].tokens].clone() for key, row in zip(together, gathered, strict=True)}
+            found |= on_all_ranks(trainer, {key: rows[key].tokens for key in order}, run)
         return found
 
 

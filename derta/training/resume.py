@@ -17,6 +17,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -127,10 +128,7 @@ def describe_run(config: TrainRunConfig, world_size: int, **hashes: str) -> dict
 
 def recorded_date(output_dir: Path) -> str | None:
     """The day that the chat template writes in the run of this directory, if it holds one."""
-    try:
-        if not (output_dir / CONFIG_FILE).is_file():
-            return None
-    except (OSError, ValueError):  # no usable path, which check_same_run tells
+    if not os.path.isfile(output_dir / CONFIG_FILE):  # or no usable path, which check_same_run tells
         return None
     return _read_config(output_dir).get("model", {}).get("template_date")
 

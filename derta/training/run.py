@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -27,7 +27,7 @@ from derta.config.failures import is_main_rank, world_size
 from derta.config.paths import expand_home
 from derta.data.guard import check_contamination
 from derta.data.load import LoadedRows, load_rows
-from derta.errors import InputError, Preempted
+from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, check_tokenizer, is_raw_text
 from derta.models.fingerprint import fingerprint
 from derta.models.load import (
@@ -97,8 +97,6 @@ def run_training(config: TrainRunConfig, before_the_model: Callable[[], None] = 
         Preempted: a signal ended the run, after a checkpoint.
         NonFiniteStep: a loss or gradient was not finite; the step was not taken.
     """
-    from derta.training import resume
-
     with StopRequests().noted() as requests:
         prepared = prepare(config)
         with main_rank_first():
@@ -173,7 +171,6 @@ def _check_machine(config: TrainRunConfig) -> None:
 
 
 def _train(prepared: Prepared, decision: resume.Decision, requests: StopRequests) -> None:
-
     config, output_dir = prepared.config, prepared.output_dir
     stopper = StopAtStepBoundary(requests)
     watch = HangWatch(config.distributed.timeout_minutes * 60)
@@ -187,7 +184,12 @@ def _train(prepared: Prepared, decision: resume.Decision, requests: StopRequests
     with watch.running():
         trainer.train(resume_from_checkpoint=str(decision.checkpoint) if decision.checkpoint else None)
     if stopper.stopped is not None:
-        _end_preempted(trainer, output_dir, stopper.stopped)
+        if is_main_rank():
+            # torchrun hides the exit codes of its ranks.
+            write_json_atomically(output_dir / resume.PREEMPTED_FILE, {"step": trainer.state.global_step})
+            end_wandb()
+        leave_group(trainer)
+        raise stopper.stopped
     requests.finishing = True
     _finish(trainer, output_dir)
 
@@ -267,19 +269,11 @@ def _clean_up_after_failure(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _end_preempted(trainer: Any, output_dir: Path, stopped: Preempted) -> NoReturn:
-    """Leave a note (torchrun hides the exit codes of its ranks), close what is open, and end every rank."""
-
-    if is_main_rank():
-        write_json_atomically(output_dir / resume.PREEMPTED_FILE, {"step": trainer.state.global_step})
-        end_wandb()
-    leave_group(trainer)
-    raise stopped
-
-
 def _finish(trainer: Any, output_dir: Path) -> None:
     """The model at the root of the run, moved there once it is complete; its card; and the note that all is there."""
-    _round_to_final_precision(trainer)
+    # Full fine-tuning without DeepSpeed trains float32 weights (checkpoints hold them); nobody else needs those.
+    if not trainer.is_deepspeed_enabled and not hasattr(trainer.model, "peft_config"):
+        trainer.model.to(getattr(torch, trainer.origin.dtype))
     partial = output_dir / _FINAL_PARTIAL
     if is_main_rank():
         shutil.rmtree(partial, ignore_errors=True)
@@ -299,9 +293,3 @@ def _finish(trainer: Any, output_dir: Path) -> None:
         logger.info("finished after %d steps: %s", trainer.state.global_step, output_dir)
         end_wandb()
     leave_group(trainer)
-
-
-def _round_to_final_precision(trainer: Any) -> None:
-    """Full fine-tuning without DeepSpeed trains float32 weights (checkpoints hold them); nobody else needs those."""
-    if not trainer.is_deepspeed_enabled and not hasattr(trainer.model, "peft_config"):
-        trainer.model.to(getattr(torch, trainer.origin.dtype))

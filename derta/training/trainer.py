@@ -151,10 +151,8 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         # TRL prepares rows once, for one objective; ours are rows already. It also refuses padding_free with a
         # max_length that it would not enforce: the collator does. And it does not know padding_free="auto".
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[dict-item]
-        (max_length, padding_free), (args.max_length, args.padding_free) = (
-            (args.max_length, args.padding_free),
-            (None, False),
-        )
+        max_length, padding_free = args.max_length, args.padding_free
+        args.max_length, args.padding_free = None, False
         super().__init__(
             model=model,
             args=args,
@@ -237,7 +235,10 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         if kwargs["epoch"] == kwargs["epochs_trained"]:
             checkpoint = kwargs["resume_from_checkpoint"]
             self.guards.begin(kwargs["model"])
-            self._say_what_repeats()
+            rows, batch = len(self.train_dataset), self._sampler.batch
+            if repeated := len(self._sampler) - rows:
+                said = "an epoch is %d rows in %d steps of %d: the last step repeats %d rows"
+                logger.info(said, rows, len(self._sampler) // batch, batch, repeated)
             if self.reference is not None:
                 self.reference.begin(None if checkpoint is None else Path(checkpoint))
             if self.ablation is not None:
@@ -246,12 +247,6 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         self._epoch.fill_(kwargs["epoch"])
         self._sampler.set_epoch(kwargs["epoch"])
         return super()._run_epoch(**kwargs)
-
-    def _say_what_repeats(self) -> None:
-        rows, batch = len(self.train_dataset), self._sampler.batch
-        if repeated := len(self._sampler) - rows:
-            said = "an epoch is %d rows in %d steps of %d: the last step repeats %d rows"
-            logger.info(said, rows, len(self._sampler) // batch, batch, repeated)
 
     # A step
 
