@@ -112,40 +112,6 @@ class GradientsBeforeStep(TrainerCallback):
         self.gradients = {name: None if p.grad is None else p.grad.clone() for name, p in self.model.named_parameters()}
 
 
-def check_parity(
-    model: Any, tokenizer: Any, rows: list, args: Any, micro_batch: int, dropout: float = 0.0
-) -> tuple[float, float]:
-    """Deviation of the loss and the largest deviation of a parameter's gradient, both relative, asserted."""
-    reference = copy.deepcopy(model).double()
-    if hasattr(reference.config, "num_local_experts"):
-        reference.set_experts_implementation("eager")
-    capture = GradientsBeforeStep(model)
-    trainer = DeRTaTrainer(
-        model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[capture]
-    )
-    trainer.train()
-
-    built = naive_rows(rows, tokenizer, dropout, args.objective)
-    expected = naive_loss(reference, built, args.normalization, micro_batch)
-    expected.backward()
-    logged = trainer.state.log_history[0]["loss"]
-    loss_error = abs(logged - expected.item())
-    assert loss_error <= LOSS_TOLERANCE * max(1.0, expected.item()), (logged, expected.item())
-    worst = 0.0
-    largest = max(p.grad.norm().item() for p in reference.parameters())
-    assert [name for name, _ in reference.named_parameters()] == list(capture.gradients)
-    for name, parameter in reference.named_parameters():
-        gradient = capture.gradients[name]
-        if parameter.grad.norm() < 1e-9 * largest:
-            # Zero in exact arithmetic (a key bias shifts all scores of a query alike): float32 leaves rounding only.
-            assert gradient.norm() < 1e-6 * largest, name
-            continue
-        error = ((gradient.double() - parameter.grad).norm() / parameter.grad.norm()).item()
-        assert error <= GRADIENT_TOLERANCE, (name, error)
-        worst = max(worst, error)
-    return loss_error, worst
-
-
 def one_step(derta_args: Any, rows: int, micro_batch: int, **changes: Any) -> Any:
     assert rows % micro_batch == 0
     return derta_args(
@@ -162,56 +128,76 @@ def one_step(derta_args: Any, rows: int, micro_batch: int, **changes: Any) -> An
     )
 
 
+def check_loss(found: float, expected: torch.Tensor) -> None:
+    assert abs(found - expected.item()) <= LOSS_TOLERANCE * max(1.0, expected.item()), (found, expected.item())
+
+
+def check_gradients(found: dict[str, torch.Tensor], reference: torch.nn.Module) -> None:
+    """Every parameter's, relative to its own size."""
+    largest = max(p.grad.norm().item() for p in reference.parameters())
+    assert [name for name, _ in reference.named_parameters()] == list(found)
+    for name, parameter in reference.named_parameters():
+        if parameter.grad.norm() < 1e-9 * largest:
+            # Zero in exact arithmetic (a key bias shifts all scores of a query alike): float32 leaves rounding only.
+            assert found[name].norm() < 1e-6 * largest, name
+        else:
+            error = (found[name].double() - parameter.grad).norm() / parameter.grad.norm()
+            assert error <= GRADIENT_TOLERANCE, (name, error)
+
+
+@pytest.fixture
+def check_parity(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
+    def check(
+        family: str = "llama", tied: bool = False, rows: int = 12, micro_batch: int = 4, accepts_loss: bool = True,
+        **changes: Any,
+    ) -> None:  # fmt: skip
+        """All rows (4 triples = 8 rows, 4 helpful) as one optimizer step."""
+        model = tiny_model(family, len(llama3_tokenizer), tied=tied)
+        args = one_step(derta_args, rows, micro_batch, **changes)
+        if not accepts_loss:
+            model.accepts_loss_kwargs = False
+        reference = copy.deepcopy(model).double()
+        if hasattr(reference.config, "num_local_experts"):
+            reference.set_experts_implementation("eager")
+        capture, dataset = GradientsBeforeStep(model), Dataset.from_list(mixed_rows)
+        trainer = DeRTaTrainer(
+            model, args=args, train_dataset=dataset, processing_class=llama3_tokenizer, callbacks=[capture]
+        )
+        trainer.train()
+        built = naive_rows(mixed_rows, llama3_tokenizer, args.rto_dropout, args.objective)
+        expected = naive_loss(reference, built, args.normalization, micro_batch)
+        expected.backward()
+        check_loss(trainer.state.log_history[0]["loss"], expected)
+        check_gradients(capture.gradients, reference)
+
+    return check
+
+
 @pytest.mark.parametrize("normalization", ["token", "per_objective"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt2"])
-def test_loss_and_gradients(
-    family, tied, normalization, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property
-):
-    """12 rows (4 triples = 8 rows, 4 helpful) as one optimizer step of 3 micro-batches of 4."""
-    model = tiny_model(family, len(llama3_tokenizer), tied=tied)
-    args = one_step(derta_args, rows=12, micro_batch=4, normalization=normalization)
-    errors = check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
-    record_property("loss_error", errors[0])
-    record_property("gradient_error", errors[1])
+def test_loss_and_gradients(family, tied, normalization, check_parity):
+    check_parity(family, tied, normalization=normalization)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 12])
-def test_any_micro_batch(micro_batch, llama3_tokenizer, tiny_model, mixed_rows, derta_args):
-    """Rows one by one: micro-batches without RTO tokens, whose own means would be undefined or weigh too much."""
-    model = tiny_model("llama", len(llama3_tokenizer))
-    args = one_step(derta_args, rows=12, micro_batch=micro_batch, normalization="per_objective")
-    check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=micro_batch)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Micro-batches without RTO tokens, whose own means would be undefined or weigh too much; and all rows at once.
+        {"micro_batch": 1, "normalization": "per_objective"},
+        {"micro_batch": 12, "normalization": "per_objective"},
+        {"rto_dropout": 0.6},
+        {"objective": "reset", "reset_token": RESET, "rows": 8},
+        {"objective": "reset_rto", "reset_token": RESET},
+        # transformers divides the loss of such a model by the accumulation steps once more, unless told not to.
+        {"accepts_loss": False},
+    ],
+)
+def test_other_settings(settings, check_parity):
+    check_parity(**settings)
 
 
-def test_rto_dropout_given_the_kept_positions(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
-    model = tiny_model("llama", len(llama3_tokenizer))
-    args = one_step(derta_args, rows=12, micro_batch=4, rto_dropout=0.6)
-    check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4, dropout=0.6)
-
-
-def test_model_that_takes_no_loss_arguments(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
-    """transformers divides the loss of such a model by the accumulation steps once more, unless told not to."""
-    model = tiny_model("llama", len(llama3_tokenizer))
-    model.accepts_loss_kwargs = False
-    args = one_step(derta_args, rows=12, micro_batch=4)
-    check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
-
-
-@pytest.mark.parametrize(("arm", "rows"), [("reset", 8), ("reset_rto", 12)])
-def test_reset_token(arm, rows, llama3_tokenizer, tiny_model, mixed_rows, derta_args, record_property):
-    model = tiny_model("llama", len(llama3_tokenizer))
-    args = one_step(derta_args, rows=rows, micro_batch=4, objective=arm, reset_token=RESET)
-    errors = check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
-    record_property("loss_error", errors[0])
-    record_property("gradient_error", errors[1])
-    print(arm, *(f"{error:.1e}" for error in errors))
-
-
-def test_reference_notices_a_wrong_label(llama3_tokenizer, tiny_model, mixed_rows, derta_args):
+def test_reference_notices_a_wrong_label(llama3_tokenizer, check_parity):
     """The comparison itself can fail: with the start form at every RTO position the losses differ."""
-    model = tiny_model("llama", len(llama3_tokenizer))
-    one_id = llama3_tokenizer.convert_tokens_to_ids("Sorry")
-    args = one_step(derta_args, rows=12, micro_batch=4, refusal_token_ids=[one_id])
     with pytest.raises(AssertionError):
-        check_parity(model, llama3_tokenizer, mixed_rows, args, micro_batch=4)
+        check_parity(refusal_token_ids=[llama3_tokenizer.convert_tokens_to_ids("Sorry")])

@@ -6,6 +6,7 @@ label that is not ignored, the end of text included, by one token id.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,59 +52,39 @@ class RecordingTrainer(DeRTaTrainer):
 
 
 @pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
+def trainer(tiny_trainer: Any, llama3_tokenizer: Any, tmp_path: Path) -> Any:
+    """trainer(**arguments): of these rows, in one step, with the one id for every position."""
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
-    return path
+    rows = list(load_rows(path, "reference_jsonl").dataset)
+    settings = {"max_steps": 1, "refusal_token_ids": [llama3_tokenizer.convert_tokens_to_ids("Sorry")]}
+    return partial(tiny_trainer, rows=rows, per_device_train_batch_size=len(ROWS), **settings)
 
 
 @pytest.mark.parametrize("max_length", [512, 30])
-def test_labels_are_the_reference_codes(max_length, rows_file, llama3_tokenizer, tiny_model, derta_args):
+def test_labels_are_the_reference_codes(max_length, trainer, llama3_tokenizer):
     """Through load_rows and a real training step; 30 tokens cut some responses and their end, as there."""
     assert llama3_tokenizer("x")["input_ids"][0] == llama3_tokenizer.bos_token_id  # added by the post-processor
-    one_id = llama3_tokenizer.convert_tokens_to_ids("Sorry")
-    args = derta_args(
-        per_device_train_batch_size=len(ROWS),
-        max_steps=1,
-        shuffle=False,
-        refusal_token_ids=[one_id],
-        max_length=max_length,
-    )
-    trainer = RecordingTrainer(
-        tiny_model("llama", len(llama3_tokenizer)),
-        args=args,
-        train_dataset=load_rows(rows_file, "reference_jsonl").dataset,
-        processing_class=llama3_tokenizer,
-    )
-    trainer.train()
+    ready = trainer(kind=RecordingTrainer, shuffle=False, max_length=max_length)
+    ready.train()
+    [one_id] = ready.args.refusal_token_ids
     expected = [reference_labels(row, llama3_tokenizer, one_id, max_length) for row in ROWS]
-    assert trainer.seen == expected
+    assert ready.seen == expected
     truncated = sum(ids[-1] != llama3_tokenizer.eos_token_id for ids, _ in expected)
-    assert trainer.row_report.truncated_rows == truncated and (truncated > 0) == (max_length == 30)
+    assert ready.row_report.truncated_rows == truncated and (truncated > 0) == (max_length == 30)
     for row, (_, labels) in zip(ROWS, expected, strict=True):
         assert max_length == 30 or labels[-1] == (one_id if row["safe"] == "true" else llama3_tokenizer.eos_token_id)
 
 
-def test_loss_is_the_reference_codes(rows_file, llama3_tokenizer, tiny_model, derta_args):
+def test_loss_is_the_reference_codes(trainer, llama3_tokenizer):
     """Its loss on one rank without accumulation: cross entropy over all supervised tokens of the batch, mixed."""
-    one_id = llama3_tokenizer.convert_tokens_to_ids("Sorry")
-    model = tiny_model("llama", len(llama3_tokenizer))
-    nll, tokens = 0.0, 0
+    ready, nll, tokens = trainer(normalization="token"), 0.0, 0
     for row in ROWS:
-        ids, labels = reference_labels(row, llama3_tokenizer, one_id, 512)
+        ids, labels = reference_labels(row, llama3_tokenizer, ready.args.refusal_token_ids[0], 512)
         with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0]
+            logits = ready.model(torch.tensor([ids])).logits[0]
         targets = torch.tensor(labels[1:])
         nll += torch.nn.functional.cross_entropy(logits[:-1], targets, ignore_index=-100, reduction="sum").item()
         tokens += int((targets != -100).sum())
-    args = derta_args(
-        per_device_train_batch_size=len(ROWS), max_steps=1, refusal_token_ids=[one_id], normalization="token"
-    )
-    trainer = DeRTaTrainer(
-        model,
-        args=args,
-        train_dataset=load_rows(rows_file, "reference_jsonl").dataset,
-        processing_class=llama3_tokenizer,
-    )
-    trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(nll / tokens, rel=1e-6)
+    ready.train()
+    assert ready.state.log_history[0]["loss"] == pytest.approx(nll / tokens, rel=1e-6)

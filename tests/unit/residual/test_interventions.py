@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from derta.errors import InputError
-from derta.residual.blocks import locate_blocks
+from derta.residual.blocks import block_inputs, locate_blocks
 from derta.residual.interventions import (
     activation_addition,
     directional_ablation,
@@ -89,21 +88,13 @@ def test_hooks_equal_orthogonalised_weights(family: str, n: int, tiny_model: Cal
 def test_nothing_is_left_along_the_direction(family: str, tiny_model: Callable[..., Any]) -> None:
     """The input of every block, and what leaves the last one, have no component along the direction."""
     model, direction = tiny_model(family, VOCABULARY).eval(), _directions(1)[0]
-    blocks, seen = locate_blocks(model), []
-    with directional_ablation(model, direction):
-        handles = [
-            module.register_forward_pre_hook(
-                lambda _, args, kw: seen.append((args or [kw["hidden_states"]])[0]), with_kwargs=True
-            )
-            for module in blocks.modules
-        ]
-        handles.append(blocks.modules[-1].register_forward_hook(lambda _, __, out: seen.append(out)))
+    last: list[Any] = []
+    with directional_ablation(model, direction), block_inputs(model, 7) as seen:
+        handle = locate_blocks(model).modules[-1].register_forward_hook(lambda _, __, output: last.append(output))
         _logits(model, _ids())
-    for handle in handles:
         handle.remove()
-    assert len(seen) == len(blocks) + 1
-    for x in seen:
-        x = x[0] if isinstance(x, tuple) else x
+    assert len(seen) == 2 and len(last) == 1
+    for x in (*seen, last[0][0] if isinstance(last[0], tuple) else last[0]):
         assert (x.double() @ (direction / direction.norm())).abs().max() < 1e-5
         assert x.norm(dim=-1).min() > 0.01
 
@@ -113,28 +104,16 @@ def test_every_layer_loses_its_own_direction(family: str, tiny_model: Callable[.
     """One direction for all layers is directional ablation, bit for bit; of two, each is gone from its own layer's
     input and there alone; none at all changes nothing."""
     model, directions, ids = tiny_model(family, VOCABULARY).eval(), _directions(2), _ids()
-    blocks, seen = locate_blocks(model), []
     with directional_ablation(model, directions[0]):
         expected = _logits(model, ids)
     with layerwise_ablation(model, directions[[0, 0]]):
         assert torch.equal(_logits(model, ids), expected)
     with layerwise_ablation(model, torch.zeros_like(directions)):
         assert torch.equal(_logits(model, ids), _logits(copy.deepcopy(model), ids))
-    with layerwise_ablation(model, directions):
-        handles = [
-            module.register_forward_pre_hook(
-                lambda _, args, kw: seen.append((args or [kw["hidden_states"]])[0]), with_kwargs=True
-            )
-            for module in blocks.modules
-        ]
+    with layerwise_ablation(model, directions), block_inputs(model, 7) as seen:
         _logits(model, ids)
-    for handle in handles:
-        handle.remove()
     left = [[float((x.double() @ (d / d.norm())).abs().max()) for d in directions] for x in seen]
     assert left[0][0] < 1e-5 < 0.01 < left[0][1] and left[1][1] < 1e-5 < 0.01 < left[1][0]
-    with pytest.raises(InputError, match="3 directions, and the model has 2 layers"):
-        with layerwise_ablation(model, _directions(3)):
-            pass
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
@@ -143,40 +122,29 @@ def test_addition_moves_the_input_of_one_block(family: str, tiny_model: Callable
     model, vector, ids = tiny_model(family, VOCABULARY).eval(), _directions(1)[0].float(), _ids()
     with torch.inference_mode():
         before = model(input_ids=ids, output_hidden_states=True)
-        seen: list[torch.Tensor] = []
-        with activation_addition(model, vector, layer=1):
-            attention = locate_blocks(model).modules[1]
-            handle = attention.register_forward_pre_hook(
-                lambda _, args, kw: seen.append((args or [kw["hidden_states"]])[0]), with_kwargs=True
-            )
+        with activation_addition(model, vector, layer=1), block_inputs(model, 7) as seen:
             after = model(input_ids=ids, output_hidden_states=True)
-            handle.remove()
     assert torch.equal(after.hidden_states[0], before.hidden_states[0])
-    assert torch.allclose(seen[0], before.hidden_states[1] + vector, atol=1e-6)
+    assert torch.allclose(seen[1], before.hidden_states[1] + vector, atol=1e-6)
     assert (after.logits - before.logits).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("how", ["ablation", "subspace", "layerwise", "addition", "error"])
 @pytest.mark.parametrize("family", ALL_FAMILIES)
-def test_logits_are_bit_equal_afterwards(family: str, how: str, tiny_model: Callable[..., Any]) -> None:
+def test_logits_are_bit_equal_afterwards(family: str, tiny_model: Callable[..., Any]) -> None:
+    """Also where the block is left by an error."""
     model, ids, directions = tiny_model(family, VOCABULARY).eval(), _ids(), _directions(2)
     before = _logits(model, ids)
-    made: dict[str, Callable[[], AbstractContextManager[None]]] = {
-        "ablation": lambda: directional_ablation(model, directions[0]),
-        "subspace": lambda: subspace_ablation(model, directions),
-        "layerwise": lambda: layerwise_ablation(model, directions),
-        "addition": lambda: activation_addition(model, directions[0], 0),
-        "error": lambda: directional_ablation(model, directions[0]),
-    }
-    try:
-        with made[how]():
+    for change in (
+        directional_ablation(model, directions[0]),
+        subspace_ablation(model, directions),
+        layerwise_ablation(model, directions),
+        activation_addition(model, directions[0], 0),
+    ):
+        with pytest.raises(RuntimeError), change:
             assert not torch.equal(_logits(model, ids), before)
-            if how == "error":
-                raise RuntimeError
-    except RuntimeError:
-        assert how == "error"
-    assert torch.equal(_logits(model, ids), before)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+            raise RuntimeError
+        assert torch.equal(_logits(model, ids), before)
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 class _Attention(torch.nn.Linear):
@@ -245,17 +213,14 @@ def test_basis_keeps_the_order_and_the_sign() -> None:
 def test_bfloat16_leaves_no_rest(tiny_model: Callable[..., Any]) -> None:
     """A stream of large numbers in bfloat16: what remains along the direction is rounding of single numbers."""
     model, direction = tiny_model("llama", VOCABULARY).eval().to(torch.bfloat16), _directions(1)[0]
-    unit, seen = direction / direction.norm(), []
-    last = locate_blocks(model).modules[-1]
+    unit = direction / direction.norm()
     with torch.no_grad():
         model.get_input_embeddings().weight += (50 * unit).to(torch.bfloat16)
     before = _logits(model, _ids())
-    with directional_ablation(model, direction):
-        handle = last.register_forward_pre_hook(lambda _, args, kw: seen.append(args[0]), with_kwargs=True)
+    with directional_ablation(model, direction), block_inputs(model, 7) as seen:
         logits = _logits(model, _ids())
-        handle.remove()
-    assert logits.dtype == seen[0].dtype == torch.bfloat16
-    assert (seen[0].double() @ unit).abs().max() < 0.05
+    assert logits.dtype == seen[-1].dtype == torch.bfloat16
+    assert (seen[-1].double() @ unit).abs().max() < 0.05
     assert torch.equal(_logits(model, _ids()), before)
 
 
@@ -338,9 +303,11 @@ def test_directions_that_cannot_be_used(directions: torch.Tensor, message: str, 
 
 
 def test_a_layer_that_is_not_there(tiny_model: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="layers 0 to 1"):
-        with activation_addition(tiny_model("llama", VOCABULARY), torch.ones(HIDDEN), layer=2):
-            pass
+    model = tiny_model("llama", VOCABULARY)
+    with pytest.raises(InputError, match="layers 0 to 1"), activation_addition(model, torch.ones(HIDDEN), layer=2):
+        pass
+    with pytest.raises(InputError, match="3 directions, and the model has 2 layers"):
+        layerwise_ablation(model, _directions(3)).__enter__()
 
 
 @pytest.mark.parametrize(
