@@ -185,18 +185,6 @@ def test_template_refuses(tokenizers):
     assert "row-7" in str(caught.value) and "garden" not in str(caught.value)
 
 
-def test_continued_form_is_what_follows_text(tokenizers):
-    """After k tokens of harmful text the row reads as ordinary text: a space, then the safe response."""
-    tokenizer = tokenizers["llama3"]
-    row = {"id": "r", "prompt": PROMPTS["single"], "chosen": answer("Sorry, no."), "rejected": answer("Sure, mix it.")}
-    example = tokenize_rows([row], ConversationCutter(tokenizer), resolve_refusal_token(tokenizer))[0]
-    k = len(tokenizer("Sure, mix", add_special_tokens=False)["input_ids"])
-    built = mle_row(example, k, 100)
-    assert tokenizer.decode(built["input_ids"]).endswith("\n\nSure, mix Sorry, no.<|eot_id|>")
-    built = mle_row(example, 0, 100)
-    assert tokenizer.decode(built["input_ids"]).endswith("\n\nSorry, no.<|eot_id|>")
-
-
 @pytest.mark.parametrize("style", ["llama3", "chatml-metaspace", "mistral-special"])
 def test_rows_tokenised_together_are_those_tokenised_alone(style, tokenizers):
     """Chats of every kind with raw text among them, for which the tokenizer adds its own special tokens."""
@@ -231,24 +219,9 @@ def test_the_row_that_cannot_be_cut_is_named_among_many(tokenizers):
     assert "Sorry" not in str(caught.value)
 
 
-def test_views_of_a_table(tokenizers):
-    """A triple gives an MLE and an RTO row, a helpful row one plain MLE row."""
-    rows = [
-        {"id": "t", "prompt": PROMPTS["single"], "chosen": answer("Sorry."), "rejected": answer("Sure, mix.")},
-        {"id": "h", "prompt": PROMPTS["single"], "chosen": answer("Sure."), "rejected": None},
-    ]
-    refusal = resolve_refusal_token(tokenizers["llama3"])
-    table, report = build_row_table(Dataset.from_list(rows), tokenizers["llama3"], refusal, settings())
-    assert list(zip(table["id"], table["view"], strict=True)) == [
-        ("t", View.MLE_WITH_PREFIX),
-        ("t", View.RTO),
-        ("h", View.MLE),
-    ]
-    assert (report.mle_rows, report.rto_rows, report.truncated_rows, report.dropped_examples) == (2, 1, 0, 0)
-
-
 def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
-    """Two MLE rows, two transitions of three tokens, RTO; a helpful row stays as it is; nothing else changes."""
+    """A triple gives two MLE rows, two transitions of three tokens and an RTO row, a helpful row one plain MLE row;
+    without transitions the other rows are the same."""
     rows = [
         {"id": "t", "prompt": PROMPTS["single"], "chosen": answer("Sorry, no way."), "rejected": answer("Sure, mix.")},
         {"id": "h", "prompt": PROMPTS["single"], "chosen": answer("Sure."), "rejected": None},
@@ -275,7 +248,8 @@ def test_transition_rows_stand_behind_the_mle_rows_of_a_triple(tokenizers):
     supervised = {tokenizer.decode([i for i in one["labels"] if i != IGNORE]) for one in built}
     assert supervised == {"Sorry, ", " Sorry, "}  # the turn alone, at the start and after text
     assert max(len(one["input_ids"]) for one in built) == row["length"]
-    plain, _ = build()
+    plain, report = build()
+    assert (report.mle_rows, report.rto_rows, report.truncated_rows, report.dropped_examples) == (3, 1, 0, 0)
     assert [row for row in table if row["view"] != View.TRANSITION] == list(plain)
 
 

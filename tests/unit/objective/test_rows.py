@@ -41,10 +41,6 @@ def builder_of(max_length: int, **objective) -> RowBuilder:
     return RowBuilder(refusal=REFUSAL, settings=RowSettings(objective=objective, max_length=max_length, seed=5))
 
 
-def all_kept(length: int) -> np.ndarray:
-    return np.ones(length, dtype=bool)
-
-
 def test_mle_row():
     """Without prefix the vanilla row. The prefix is context only, and behind it the safe response takes its continued
     form; the end token of a whole harmful response is left out: the row goes on."""
@@ -61,19 +57,20 @@ def test_mle_row():
     assert mle_row(example(), k=4, max_length=100)["input_ids"] == [1, 2, 3, 11, 12, 13, 14, 31, 22, E]
 
 
-def test_rto_row():
-    assert rto_row(example(), REFUSAL, all_kept(5), max_length=100) == {
+@pytest.mark.parametrize(
+    ("kept", "labels", "objective"),
+    [
+        ([1, 1, 1, 1, 1], [S, _S, _S, _S, _S], [2, 2, 2, 2, 2]),
+        ([1, 1, 1, 1], [S, _S, _S, _S, X], [2, 2, 2, 2, 0]),  # without the end slot: the paper's sum ends before it
+        ([0, 1, 0, 0, 1], [X, _S, X, X, _S], [0, 2, 0, 0, 2]),  # dropped positions lose their loss, not their token
+    ],
+)
+def test_rto_row(kept, labels, objective):
+    assert rto_row(example(), REFUSAL, np.array(kept, dtype=bool), max_length=100) == {
         "input_ids": [1, 2, 3, 11, 12, 13, 14, E],
-        "labels": [X, X, X, S, _S, _S, _S, _S],
-        "objective": [0, 0, 0, 2, 2, 2, 2, 2],
+        "labels": [X, X, X, *labels],
+        "objective": [0, 0, 0, *objective],
     }
-
-
-def test_rto_row_without_the_end_slot():
-    """Four kept flags for five tokens: the last slot is not supervised (the paper's sum ends at the last token)."""
-    row = rto_row(example(), REFUSAL, all_kept(4), max_length=100)
-    assert row["labels"] == [X, X, X, S, _S, _S, _S, X]
-    assert row["objective"] == [0, 0, 0, 2, 2, 2, 2, 0]
 
 
 def test_unlearning_row():
@@ -86,18 +83,10 @@ def test_unlearning_row():
     assert unlearning_row(example(), max_length=5, at_end=True)["labels"] == [X, X, X, 11, 12]
 
 
-def test_rto_row_with_dropped_positions():
-    """The token stays in the input; only its loss goes."""
-    row = rto_row(example(), REFUSAL, np.array([False, True, False, False, True]), max_length=100)
-    assert row["input_ids"] == [1, 2, 3, 11, 12, 13, 14, E]
-    assert row["labels"] == [X, X, X, X, _S, X, X, _S]
-    assert row["objective"] == [0, 0, 0, 0, 2, 0, 0, 2]
-
-
 def test_truncation_takes_the_end_of_the_response():
     """max_length 5 = 3 of prompt and 2 of response: the end token is lost, and its slot in the RTO row with it."""
     assert mle_row(example(), k=0, max_length=5)["labels"] == [X, X, X, 21, 22]
-    row = rto_row(example(), REFUSAL, all_kept(2), max_length=5)
+    row = rto_row(example(), REFUSAL, np.ones(2, dtype=bool), max_length=5)
     assert (row["input_ids"], row["labels"]) == ([1, 2, 3, 11, 12], [X, X, X, S, _S])
 
 
@@ -119,16 +108,21 @@ def test_rto_positions():
     assert rto_positions(3, 5, 2, at_end=True) == 0
 
 
-@pytest.mark.parametrize("max_length", [8, 100])
-def test_builder_draws_k_from_its_range(max_length):
-    builder = builder_of(max_length)
-    longest = 2 if max_length == 8 else 4
-    seen = set()
+@pytest.mark.parametrize(
+    ("view", "max_length", "longest"),
+    [(View.MLE_WITH_PREFIX, 8, 2), (View.MLE_WITH_PREFIX, 100, 4), (View.TRANSITION, 6, 2), (View.TRANSITION, 100, 4)],
+)
+def test_builder_draws_k_from_its_range(view, max_length, longest):
+    """What leaves room for the safe response (3 + k + 3 tokens), or for the one that is left of it in a transition row
+    (3 + k + 1), to which zero_prefix_fraction does not apply."""
+    is_turn = view == View.TRANSITION
+    builder = builder_of(max_length, zero_prefix_fraction=float(is_turn), transition_tokens=1)
+    shown, seen = first_tokens(example(), 1) if is_turn else example(), set()
     for epoch in range(60):
-        row = builder.build(example(), View.MLE_WITH_PREFIX, copy=0, epoch=epoch)
-        k = prefix_length(longest, seed=5, epoch=epoch, example_id="a")
-        assert row == mle_row(example(), k, max_length)
-        assert row["labels"][-1] == E  # a prefix never costs the safe response its end
+        row = builder.build(example(), view, copy=3, epoch=epoch)
+        k = prefix_length(longest, seed=5, epoch=epoch, example_id="a", copy=3)
+        assert row == mle_row(shown, k, max_length)
+        assert is_turn or row["labels"][-1] == E  # a prefix never costs the safe response its end
         seen.add(k)
     assert seen == set(range(longest + 1))
 
@@ -166,16 +160,3 @@ def test_transition_row_holds_the_turn_alone():
     }
     assert mle_row(first_tokens(example(), 1), k=0, max_length=100)["labels"] == [X, X, X, 21]
     assert first_tokens(example(), 3) == example()  # a response no longer than m is whole, its end included
-
-
-@pytest.mark.parametrize(("max_length", "longest"), [(6, 2), (100, 4)])
-def test_builder_draws_the_prefix_of_a_transition_row(max_length, longest):
-    """From the range that leaves room for the cut response (3 + k + 1 <= max_length), zero_prefix_fraction aside."""
-    builder = builder_of(max_length, zero_prefix_fraction=1.0, transition_tokens=1)
-    seen = set()
-    for epoch in range(60):
-        k = prefix_length(longest, seed=5, epoch=epoch, example_id="a", copy=3)
-        row = builder.build(example(), View.TRANSITION, copy=3, epoch=epoch)
-        assert row == mle_row(first_tokens(example(), 1), k, max_length)
-        seen.add(k)
-    assert seen == set(range(longest + 1))

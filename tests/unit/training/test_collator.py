@@ -36,16 +36,14 @@ def collate():
     return make
 
 
-def test_padded(collate):
-    batch = collate(padding_free=False)([entry(View.MLE, [1, 2]), entry(View.RTO, [1])])
+def test_padded_and_flattened(collate):
+    rows = [entry(View.MLE, [1, 2]), entry(View.RTO, [1])]
+    batch = collate(padding_free=False)(rows)
     assert batch["input_ids"].tolist() == [[1, 2, 21, 22, E], [1, 11, E, PAD, PAD]]
     assert batch["labels"].tolist() == [[X, X, 21, 22, E], [X, S, _S, X, X]]
     assert batch["objective"].tolist() == [[0, 0, 1, 1, 1], [0, 2, 2, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-
-
-def test_flattened(collate):
-    batch = collate(padding_free=True)([entry(View.MLE, [1, 2]), entry(View.RTO, [1])])
+    batch = collate(padding_free=True)(rows)
     assert batch["input_ids"].tolist() == [[1, 2, 21, 22, E, 1, 11, E]]
     assert batch["labels"].tolist() == [[X, X, 21, 22, E, X, S, _S]]
     assert batch["objective"].tolist() == [[0, 0, 1, 1, 1, 0, 2, 2]]
