@@ -25,12 +25,7 @@ from derta.evaluation.judges.judge import build_judge
 from derta.evaluation.records import Result
 from derta.models.target import TargetModel
 from derta.residual.direction_files import Direction
-from derta.residual.interventions import (
-    activation_addition,
-    directional_ablation,
-    layerwise_ablation,
-    subspace_ablation,
-)
+from derta.residual.interventions import activation_addition, directional_ablation, layerwise_ablation
 
 _STRONGEST, _PER_LAYER, _ADDED = "ablated, not valid", "one per layer ablated", "added"
 
@@ -117,7 +112,7 @@ def _plan(
         survived = search.differences[[c.position for c in survivors], [c.layer for c in survivors]]
         basis = orthogonal_directions(direction, survived, config.subspace)
         for n in range(1, len(basis) + 1):
-            plan[f"{n} ablated"] = subspace_ablation(model, basis[:n]), BOTH
+            plan[f"{n} ablated"] = directional_ablation(model, basis[:n]), BOTH
         plan[_ADDED] = activation_addition(model, direction, chosen.layer), HARMLESS
         for scale in config.lora_scales if isinstance(model, PeftModel) else ():
             plan[_scaled(scale)] = _rescaled(model, scale, None), HARMFUL

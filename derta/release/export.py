@@ -99,7 +99,15 @@ def export(config: ExportConfig) -> Exported:
             write_evaluation(partial / _CARD, run)
         again = probe_logits(load_model(ModelConfig(name_or_path=str(partial)), "float32"))
         rounded = dtype != "float32" and (kind != "full model" or dtype != stored_dtype(str(source)))
-        return _compare(expected, again, output, kind, dtype, config.tolerance, rounded)
+        difference, largest = float((expected - again).abs().max()), float(expected.abs().max())
+        accepted = config.tolerance if config.tolerance is not None else _ROUNDED * largest if rounded else _EXACT
+        same = float((expected.argmax(-1) == again.argmax(-1)).float().mean())
+        result = Exported(output, kind, dtype, difference, largest, accepted, same)
+        if not torch.isfinite(again).all() or not difference <= accepted:
+            raise InputError(
+                f"nothing was exported, because the model read back differs: {result}; see tolerance, dtype"
+            )
+        return result
 
 
 def find_model(source: Path) -> Path:
@@ -107,7 +115,7 @@ def find_model(source: Path) -> Path:
     InputError: neither."""
     if not source.is_dir():
         raise InputError(f"source={shown(source)}: no such directory")
-    if _has_weights(source) or zero_tag(source) is not None:
+    if _has_weights(source) or _has_zero_state(source):
         return source
     if checkpoints := complete_checkpoints(source):
         logger.info("%s has no final model; its newest complete checkpoint is %s", shown(source), checkpoints[-1].name)
@@ -120,13 +128,12 @@ def _has_weights(directory: Path) -> bool:
     return named and any(directory.glob("*.safetensors"))
 
 
-def zero_tag(directory: Path) -> Path | None:
-    """The folder of DeepSpeed's state in a checkpoint."""
-    latest = directory / "latest"
+def _has_zero_state(directory: Path) -> bool:
+    latest = directory / "latest"  # names the folder of DeepSpeed's state
     if not latest.is_file() or not (directory / "config.json").is_file():
-        return None
-    tag = directory / latest.read_text(encoding="utf-8").strip()
-    return tag if tag.is_dir() and tag.parent == directory else None
+        return False
+    state = directory / latest.read_text(encoding="utf-8").strip()
+    return state.is_dir() and state.parent == directory
 
 
 def _load(source: Path, config: ExportConfig) -> tuple[Any, str, str]:
@@ -213,15 +220,3 @@ def probe_logits(model: Any) -> Any:
     model.eval()
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits.float()
-
-
-def _compare(
-    expected: Any, again: Any, output: Path, kind: str, dtype: str, tolerance: float | None, rounded: bool
-) -> Exported:
-    difference, largest = float((expected - again).abs().max()), float(expected.abs().max())
-    accepted = tolerance if tolerance is not None else (_ROUNDED * largest if rounded else _EXACT)
-    same = float((expected.argmax(-1) == again.argmax(-1)).float().mean())
-    result = Exported(output, kind, dtype, difference, largest, accepted, same)
-    if not torch.isfinite(again).all() or not difference <= accepted:
-        raise InputError(f"nothing was exported, because the model read back differs: {result}; see tolerance, dtype")
-    return result

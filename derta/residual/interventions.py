@@ -1,7 +1,7 @@
 """Interventions on the residual stream: hooks while a `with` block runs, nothing afterwards.
 
     directional ablation   x <- x - (x . r^) r^           at every block input and every writer's output, all tokens
-    subspace ablation      x <- x - sum_i (x . u_i) u_i   the same for an orthonormal basis u_1 ... u_n
+                           x <- x - sum_i (x . u_i) u_i   the same for several, with an orthonormal basis u_1 ... u_n
     layerwise ablation     x <- x - (x . r_l^) r_l^       at the input and the writers of layer l, for every l
     activation addition    x <- x + r                     at the input of one block, all tokens
 
@@ -16,7 +16,7 @@ Shapes: B rows, L tokens, H hidden size, n directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import InputError
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def directional_ablation(
-    model: Any, direction: torch.Tensor, *, tokens: torch.Tensor | None = None
-) -> AbstractContextManager[None]:
-    """Remove one direction from the stream: `direction` [H], of any length but zero.
+@contextmanager
+def directional_ablation(model: Any, directions: torch.Tensor, *, tokens: torch.Tensor | None = None) -> Iterator[None]:
+    """Remove one direction [H] from the stream, or the span of several [n, H], which need not be orthogonal.
 
     Args:
         tokens: bool, in the shape of `input_ids` ([B, L], or [1, L] flattened): where to; None is everywhere. What
@@ -41,22 +40,12 @@ def directional_ablation(
     the block open until backward is done, because the forward runs again there.
 
     Raises:
-        InputError: the direction does not fit the model, is zero or not finite; a model without reachable blocks, or
-            whose blocks see other tokens than `tokens` names.
-    """
-    return subspace_ablation(model, _one(direction)[None], tokens=tokens)
-
-
-@contextmanager
-def subspace_ablation(model: Any, directions: torch.Tensor, *, tokens: torch.Tensor | None = None) -> Iterator[None]:
-    """Remove the span of `directions` [n, H] from the stream; they need not be orthogonal. tokens: as in
-    `directional_ablation`.
-
-    Raises:
-        InputError: as `directional_ablation`; directions that depend on one another.
+        InputError: directions that do not fit the model, are zero or not finite, or depend on one another; a model
+            without reachable blocks, or whose blocks see other tokens than `tokens` names.
     """
     blocks = locate_blocks(model)
-    remove = _projection(orthonormal_basis(directions, blocks.hidden_size))
+    basis = orthonormal_basis(directions if directions.ndim > 1 else directions[None], blocks.hidden_size)
+    remove = _projection(basis)
     if tokens is not None:
         remove = _only_at(tokens, remove)
     with _changed(blocks, [remove] * len(blocks)):
@@ -88,7 +77,7 @@ def activation_addition(model: Any, vector: torch.Tensor, layer: int) -> Iterato
     blocks = locate_blocks(model)
     if not 0 <= layer < len(blocks):
         raise InputError(f"layer={layer}: the model has the layers 0 to {len(blocks) - 1}")
-    _check(_one(vector), blocks.hidden_size)
+    _check(vector, blocks.hidden_size)
     moved = _per_device(vector)
     with ExitStack() as hooks:
         _change_input(blocks.modules[layer], lambda x: (x + moved(x)).to(x.dtype), hooks)
@@ -112,12 +101,6 @@ def orthonormal_basis(directions: torch.Tensor, hidden_size: int | None = None) 
     if len(directions) > directions.shape[1] or not bool((r.diagonal().abs() > 1e-6).all()):
         raise InputError(f"the {len(directions)} directions depend on one another: leave out those in others' span")
     return (q * r.diagonal().sign()).T.contiguous()
-
-
-def _one(direction: torch.Tensor) -> torch.Tensor:
-    if direction.ndim != 1:
-        raise InputError(f"expected one direction [H], got a tensor of shape {list(direction.shape)}: choose one row")
-    return direction
 
 
 def _check(directions: torch.Tensor, hidden_size: int | None) -> None:

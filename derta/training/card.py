@@ -20,14 +20,31 @@ if TYPE_CHECKING:
     from derta.config import ModelConfig
     from derta.data.load import LoadedRows
 
-_PAPER = "https://arxiv.org/abs/2407.09121"
+_CARD = """\
+---
+{metadata}
+---
 
-_LIMITS = """\
+# {name}
+
+Safety fine-tuned with derta (Decoupled Refusal Training, [paper](https://arxiv.org/abs/2407.09121)).
+
+{facts}
+
+## Data
+
+{data}
+
+The model inherits the licence of its base model and whatever those of the data ask for.
+
+## Known limits
+
 - Safety tuning moves a model towards refusal; it does not make it safe. Measure attack success, over-refusal and
   helpfulness on your own prompts before you rely on it.
 - Over-refusal is the known cost of this method: the paper reports it at 64.0% on XSTest for LLaMA3-70B, against 18.8%
   for vanilla tuning and 18.0% once 200 borderline-benign samples are added (v2, Table 4).
-- Refusal may still hang on few directions in the residual stream and be removable by whoever holds the weights."""
+- Refusal may still hang on few directions in the residual stream and be removable by whoever holds the weights.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,33 +152,13 @@ def write_model_card(
     library, base = "peft" if is_adapter else "transformers", origin.base_model
     is_local = base is not None and Path(base).is_dir()
     metadata = ModelCardData(base_model=None if is_local else base, library_name=library, tags=tags, model_name=name)
-    base_name = base or "a local model"
-    if is_local:
-        base_name = f"{Path(base_name).resolve().name}, a local model"
+    shown = f"{Path(str(base)).resolve().name}, a local model" if is_local else base or "a local model"
+    facts = [f"Base model: {shown}" + (f", revision {origin.revision}" if origin.revision else ""), *facts]
+    facts += [f"Curves: {wandb_url}"] if wandb_url else []
     sources = markdown([["source", "revision", "licence"], *map(list, origin.sources)], left=3)
-    lines = [
-        "---",
-        metadata.to_yaml(),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"Safety fine-tuned with derta (Decoupled Refusal Training, [paper]({_PAPER})).",
-        "",
-        f"- Base model: {base_name}" + (f", revision {origin.revision}" if origin.revision else ""),
-        *[f"- {fact}" for fact in facts],
-        *([f"- Curves: {wandb_url}"] if wandb_url else []),
-        "",
-        "## Data",
-        "",
-        sources if origin.sources else "The user's own rows.",
-        *(["", f"Recipe: {origin.recipe}"] if origin.recipe else []),
-        *(["", f"sha256 of the rows: `{origin.data_sha256}`"] if origin.data_sha256 else []),
-        "",
-        "The model inherits the licence of its base model and whatever those of the data ask for.",
-        "",
-        "## Known limits",
-        "",
-        _LIMITS,
-    ]
-    write_atomically(path, str(ModelCard("\n".join(lines) + "\n")))
+    data = [sources if origin.sources else "The user's own rows."]
+    data += [f"Recipe: {origin.recipe}"] if origin.recipe else []
+    data += [f"sha256 of the rows: `{origin.data_sha256}`"] if origin.data_sha256 else []
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    card = _CARD.format(metadata=metadata.to_yaml(), name=name, facts=listed, data="\n\n".join(data))
+    write_atomically(path, str(ModelCard(card)))

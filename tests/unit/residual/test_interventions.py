@@ -15,7 +15,6 @@ from derta.residual.interventions import (
     directional_ablation,
     layerwise_ablation,
     orthonormal_basis,
-    subspace_ablation,
 )
 
 torch.set_num_threads(1)
@@ -78,7 +77,7 @@ def test_hooks_equal_orthogonalised_weights(family: str, n: int, tiny_model: Cal
     left = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     plain = _logits(expected, ids)
     assert (plain - _logits(model, ids)).abs().max() > 0.05
-    with subspace_ablation(model, directions):
+    with directional_ablation(model, directions):
         assert torch.allclose(_logits(model, ids), plain, atol=1e-4)
         assert torch.allclose(_with_cache(model, ids), plain, atol=1e-4)
         assert torch.allclose(_logits(model, padded, **left)[:, 2:], plain, atol=1e-4)
@@ -136,7 +135,7 @@ def test_logits_are_bit_equal_afterwards(family: str, tiny_model: Callable[..., 
     before = _logits(model, ids)
     for change in (
         directional_ablation(model, directions[0]),
-        subspace_ablation(model, directions),
+        directional_ablation(model, directions),
         layerwise_ablation(model, directions),
         activation_addition(model, directions[0], 0),
     ):
@@ -197,7 +196,7 @@ def test_exact_algebra_on_a_linear_toy() -> None:
     with activation_addition(toy, torch.tensor([1.0, -1.0]), layer=1):
         assert toy(x).tolist() == [[119.0, 184.0]]
     # Both directions gone: nothing is left.
-    with subspace_ablation(toy, torch.tensor([[1.0, 1.0], [1.0, 0.0]])):
+    with directional_ablation(toy, torch.tensor([[1.0, 1.0], [1.0, 0.0]])):
         assert toy(x).abs().max() < 1e-5
     assert toy(x).tolist() == [[120.0, 184.0]]
 
@@ -297,7 +296,7 @@ def test_gradients_flow_through_the_ablation(tiny_model: Callable[..., Any]) -> 
 )
 def test_directions_that_cannot_be_used(directions: torch.Tensor, message: str, tiny_model: Callable[..., Any]) -> None:
     model = tiny_model("llama", VOCABULARY)
-    with pytest.raises(InputError, match=message), subspace_ablation(model, directions):
+    with pytest.raises(InputError, match=message), directional_ablation(model, directions):
         pass
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
