@@ -4,6 +4,7 @@ Every case is tokenised, laid out and built by the real functions; the test deco
 """
 
 import copy
+import importlib.resources
 from typing import Any
 
 import numpy as np
@@ -11,35 +12,22 @@ import pytest
 from datasets import Dataset
 
 from derta.config import Arm, ObjectiveConfig
+from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter
 from derta.objective.refusal_token import resolve_refusal_token
 from derta.objective.rows import IGNORE, RowBuilder, RowSettings, View, longest_prefix, mle_row, rto_row
 from derta.training.dataset import build_row_table, tokenize_rows
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+_TEMPLATES = importlib.resources.files("trl") / "chat_templates"
 # Qwen3 writes an empty think block before the last answer and strips the answer's leading line breaks.
-THINK = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{{ m['content'].lstrip('\n') }}"
-    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+CHATML, THINK, GEMMA = ((_TEMPLATES / f"{name}.jinja").read_text("utf-8") for name in ("qwen2_5", "qwen3", "gemma"))
+INST = (CONF_DIR / "model" / "templates" / "inst.jinja").read_text("utf-8")  # what base models are given
 MISTRAL = (
     "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
     "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}"
     "{% elif m['role'] == 'user' %}[INST] {{ ns.system + m['content'] }} [/INST]{% set ns.system = '' %}"
     "{% else %} {{ m['content'] | trim }}{{ eos_token }}{% endif %}{% endfor %}"
-)
-GEMMA = (
-    "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 LLAMA2 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] | trim }} {{ eos_token }}"
@@ -61,6 +49,8 @@ STYLES = {
     "mistral-plain-byte": ("</s>", " Sorry", " Sorry"),
     "llama2": ("</s>", " Sorry", " Sorry"),
     "gemma": ("<end_of_turn>", "Sorry", " Sorry"),
+    "inst-byte": ("</s>", "Sorry", " Sorry"),
+    "inst-metaspace": ("</s>", "Sorry", " Sorry"),
 }
 
 
@@ -80,6 +70,8 @@ def tokenizers(byte_level, metaspace, llama3_tokenizer) -> dict[str, Any]:
         "gemma": metaspace(
             ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), GEMMA, bos="<bos>", eos="<eos>"
         ),
+        "inst-byte": byte_level(("<s>", "</s>"), INST, bos="<s>", eos="</s>"),
+        "inst-metaspace": metaspace(("<s>", "</s>"), INST, bos="<s>", eos="</s>"),
     }  # fmt: skip
 
 
