@@ -20,8 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +47,29 @@ _LOOKED_AT = 2000  # harmless rows among which they are looked for
 Prompts = list[list[int]]
 
 
-@dataclass(frozen=True)
-class DirectionPrompts:
-    """The prompts that directions are computed from, as token ids; the same ones on every rank and after a resume."""
+def direction_prompts(table: Dataset, count: int) -> dict[str, Prompts]:
+    """The "harmful" and "harmless" prompts that directions are computed from, as token ids; the same ones on every rank
+    and after a resume: at most `count` of either side from a table of training rows, at even distances. Of the harmless
+    prompts those that end most like the harmful ones, so that the two means differ by what is asked, not by its form.
 
-    harmful: Prompts
-    harmless: Prompts
+    Raises:
+        InputError: the rows hold no harmful or no harmless prompt.
+    """
+    entries = list(zip(table["view"], table["copy"], strict=True))
 
-    @classmethod
-    def of(cls, table: Dataset, count: int) -> DirectionPrompts:
-        """At most `count` of either side from a table of training rows, at even distances. Of the harmless prompts
-        those that end most like the harmful ones, so that the two means differ by what is asked, not by its form.
+    def prompts(view: View, at_most: int) -> Prompts:
+        places = evenly([place for place, entry in enumerate(entries) if entry == (view, 0)], at_most)
+        return table.select(places)["prompt_ids"][:] if places else []
 
-        Raises:
-            InputError: the rows hold no harmful or no harmless prompt.
-        """
-        places: dict[int, list[int]] = {View.MLE: [], View.MLE_WITH_PREFIX: []}
-        for place, (view, copy) in enumerate(zip(table["view"], table["copy"], strict=True)):
-            if view in places and copy == 0:
-                places[view].append(place)
-        harmful = _prompts(table, evenly(places[View.MLE_WITH_PREFIX], count))
-        others = _prompts(table, evenly(places[View.MLE], _LOOKED_AT))
-        if not harmful or not others:
-            raise InputError(
-                f"objective.ablation needs prompts of both sides in the training rows, and there are "
-                f"{len(harmful)} of triples and {len(others)} of helpful rows: give data with both, or set "
-                "objective.ablation.probability=0"
-            )
-        likeness = [max(_common_tail(prompt, other) for other in harmful) for prompt in others]
-        best = sorted(range(len(others)), key=lambda i: (-likeness[i], i))[:count]
-        return cls(harmful, [others[i] for i in sorted(best)])
+    harmful, others = prompts(View.MLE_WITH_PREFIX, count), prompts(View.MLE, _LOOKED_AT)
+    if not harmful or not others:
+        raise InputError(
+            f"objective.ablation needs prompts of both sides in the training rows, and there are {len(harmful)} of "
+            f"triples and {len(others)} of helpful rows: give data with both, or set objective.ablation.probability=0"
+        )
+    likeness = [max(_common_tail(prompt, other) for other in harmful) for prompt in others]
+    best = sorted(range(len(others)), key=lambda i: (-likeness[i], i))[:count]
+    return {"harmful": harmful, "harmless": [others[i] for i in sorted(best)]}
 
 
 class TrainingDirection:
@@ -85,7 +77,7 @@ class TrainingDirection:
 
     Args:
         trainer: whose model it is of.
-        prompts: what it is computed from.
+        prompts: of `direction_prompts`.
         settings: where it may be read, and for how many steps it is kept.
         refusal_id: the token whose probability says how much the model refuses.
 
@@ -94,7 +86,7 @@ class TrainingDirection:
             cannot be reached.
     """
 
-    def __init__(self, trainer: Trainer, prompts: DirectionPrompts, settings: AblationConfig, refusal_id: int):
+    def __init__(self, trainer: Trainer, prompts: dict[str, Prompts], settings: AblationConfig, refusal_id: int):
         self.trainer, self.refresh_steps, self.refusal_id = trainer, settings.refresh_steps, refusal_id
         depth, positions = len(locate_blocks(trainer.model)), settings.positions
         layers = [depth // 2] if settings.layers is None else settings.layers
@@ -102,13 +94,13 @@ class TrainingDirection:
             raise InputError(f"objective.ablation.layers={too_high}: the model has the layers 0 to {depth - 1}")
         self.places = [(position, layer) for position in positions for layer in layers]
         reach = -min(positions)
-        shortest = min(map(len, prompts.harmful + prompts.harmless))
+        shortest = min(len(ids) for some in prompts.values() for ids in some)
         if shortest < reach:
             given = f"objective.ablation.positions={list(positions)}"
             raise InputError(f"{given}: the shortest prompt has {shortest} tokens")
         tokenizer: Any = trainer.processing_class
         self._reach, self._pad_token_id = reach, tokenizer.pad_token_id
-        self._batches = {"harmful": self._cut(prompts.harmful), "harmless": self._cut(prompts.harmless)}
+        self._batches = {side: self._cut(some) for side, some in prompts.items()}
         self.current: Direction | None = None
 
     @contextlib.contextmanager
@@ -145,8 +137,7 @@ class TrainingDirection:
 
     def _compute(self, step: int) -> Direction:
         with undisturbed(self.trainer) as model:
-            means = [self._mean(model, self._batches[side]) for side in ("harmful", "harmless")]
-            found = differences(*means)  # [P, L, H]
+            found = differences(*(self._mean(model, some) for some in self._batches.values()))  # [P, L, H]
             vectors = {place: found[place] for place in self.places if bool(found[place].any())}
             if not vectors:
                 raise InputError(
@@ -206,10 +197,6 @@ class TrainingDirection:
         """Mean log-odds of the refusal token behind the harmful prompts."""
         log_p = torch.cat(list(self._forward(model, self._batches["harmful"])))
         return float((log_p - (-torch.expm1(log_p)).clamp(min=1e-12).log()).mean())
-
-
-def _prompts(table: Dataset, places: Sequence[int]) -> Prompts:
-    return table.select(places)["prompt_ids"][:] if places else []
 
 
 def _common_tail(one: list[int], other: list[int]) -> int:

@@ -121,7 +121,8 @@ class ReferenceLogProbs:
     def _log_probs(self, model: Any, keys: list[RowKey]) -> dict[RowKey, torch.Tensor]:
         """float32 [held tokens] of these rows, epoch by epoch, the longest rows first."""
         trainer, rows = self._trainer, self._rows
-        lengths, found = trainer.train_dataset["length"], {}
+        lengths = trainer.train_dataset["length"]
+        found: dict[RowKey, torch.Tensor] = {}
 
         def run(own: list[RowKey]) -> Iterable[torch.Tensor]:
             batch = trainer.data_collator([trainer.train_dataset[rows[key].place] for key in own])

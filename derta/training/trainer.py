@@ -192,9 +192,9 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
         self.reference = ReferenceLogProbs(self, self._builder) if needs_reference else None
         ablation, self.ablation = self._builder.settings.objective.ablation, None
         if ablation.probability > 0:
-            from derta.training.ablation import DirectionPrompts, TrainingDirection
+            from derta.training.ablation import TrainingDirection, direction_prompts
 
-            prompts = DirectionPrompts.of(train_table, ablation.prompts)
+            prompts = direction_prompts(train_table, ablation.prompts)
             assert self.refusal_token is not None
             self.ablation = TrainingDirection(self, prompts, ablation, self.refusal_token.start_id)
         show_progress(self)

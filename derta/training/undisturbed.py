@@ -52,7 +52,8 @@ def on_all_ranks(
     """
     size, accelerator = trainer.args.per_device_train_batch_size, trainer.accelerator  # fits with gradients, too
     ranks, rank = accelerator.num_processes, accelerator.process_index
-    names, width, found = list(lengths), max(lengths.values()), {}
+    names, width = list(lengths), max(lengths.values())
+    found: dict[Name, torch.Tensor] = {}
     names += names[-1:] * (-len(names) % (ranks * size))
     for first in range(0, len(names), ranks * size):
         together = names[first : first + ranks * size]

@@ -12,7 +12,7 @@ from derta.errors import InputError
 from derta.objective.rows import View
 from derta.residual.direction_files import load_direction
 from derta.residual.interventions import directional_ablation
-from derta.training.ablation import DIRECTION_FILE, DirectionPrompts
+from derta.training.ablation import DIRECTION_FILE, direction_prompts
 from derta.training.collator import ABLATED
 from derta.training.trainer import DeRTaTrainer
 
@@ -144,9 +144,8 @@ def test_direction_is_that_of_the_model_as_it_stands(train: Any, tiny_model: Any
     _, before, used, _ = trainer.seen[6]
     model = tiny_model("llama", len(llama3_tokenizer)).eval()
     model.load_state_dict(before)
-    prompts = DirectionPrompts.of(trainer.train_dataset, 3)
     means = []
-    for side in (prompts.harmful, prompts.harmless):
+    for side in direction_prompts(trainer.train_dataset, 3).values():
         with torch.no_grad():
             states = [model.model(torch.tensor([ids]), output_hidden_states=True).hidden_states for ids in side]
         means.append(torch.stack([state[1][0, -2].double() for state in states]).mean(0))
@@ -167,7 +166,7 @@ def test_of_several_places_the_one_that_refusal_rests_on_most(train: Any) -> Non
         except InputError as error:  # at layer 0 the template's tokens are the same on both sides
             assert place[1] == 0 and "same mean" in str(error)
             continue
-        prompts = [torch.tensor([ids]) for ids in DirectionPrompts.of(trainer.train_dataset, 3).harmful]
+        prompts = [torch.tensor([ids]) for ids in direction_prompts(trainer.train_dataset, 3)["harmful"]]
         with directional_ablation(model.eval(), vector), torch.no_grad():
             p = torch.stack([model(ids).logits[0, -1].softmax(-1)[direction.refusal_id] for ids in prompts])
         found[place] = float((p / (1 - p)).log().mean())
@@ -198,10 +197,9 @@ def test_flattened_rows_and_activation_checkpointing(train: Any) -> None:
 def test_harmless_prompts_that_end_as_the_harmful_ones_do() -> None:
     rows = [([1, 7, 9], View.MLE_WITH_PREFIX), ([2, 3], View.MLE), ([4, 7, 9], View.MLE), ([5, 9], View.MLE)]
     table = Dataset.from_list([{"prompt_ids": ids, "view": int(view), "copy": 0} for ids, view in rows])
-    prompts = DirectionPrompts.of(table, 2)
-    assert prompts.harmful == [[1, 7, 9]] and prompts.harmless == [[4, 7, 9], [5, 9]]
+    assert direction_prompts(table, 2) == {"harmful": [[1, 7, 9]], "harmless": [[4, 7, 9], [5, 9]]}
     with pytest.raises(InputError, match="1 of triples and 0 of helpful rows"):
-        DirectionPrompts.of(table.select([0]), 4)
+        direction_prompts(table.select([0]), 4)
 
 
 @pytest.mark.parametrize(
