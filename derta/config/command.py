@@ -128,7 +128,7 @@ class Command(Generic[ConfigT]):
         import hydra
         from omegaconf import DictConfig
 
-        from derta.config.compose import from_hydra, primary
+        from derta.config.compose import chosen_model, from_hydra, primary
 
         def task(composed: DictConfig) -> None:
             with reported():
@@ -140,7 +140,8 @@ class Command(Generic[ConfigT]):
         first = next(
             (place for place, word in enumerate(words) if not word.startswith("-") and "=" in word), len(words)
         )
-        sys.argv[1:] = [*words[:first], *_QUIET, *words[first:]]  # argparse takes overrides in one piece
+        more = [*_QUIET, *chosen_model(self.schema, words)]
+        sys.argv[1:] = [*words[:first], *more, *words[first:]]  # argparse takes overrides in one piece
         name, folder = primary(self.conf or self.name, self.schema)
         hydra.main(version_base="1.3", config_path=folder, config_name=name)(task)()
 

@@ -71,4 +71,4 @@ class CompleteRunConfig(Settings):
             yield f"{key('model.name_or_path')} is empty: give a model directory, a hub id, or an endpoint.url"
         if self.temperature == 0 and self.tries > 1:
             yield f"{key('temperature')}=0 with tries={self.tries}: greedy answers are all alike; set tries=1"
-        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
+        yield from self.judging.conflicts_of(self.judge, key)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,7 +27,6 @@ from omegaconf.errors import OmegaConfBaseException
 from derta.config.paths import expand_home, home_in_argument
 from derta.config.settings import (
     Settings,
-    as_tree,
     bare,
     checked,
     field_at,
@@ -107,9 +107,6 @@ def configure(name: str, schema: type[ConfigT], overrides: Sequence[str] = ()) -
 def composed(name: str, schema: type[Settings], overrides: Sequence[str]) -> DictConfig:
     """What Hydra makes of overrides that `look_up` has passed.
     Raises InputError: what only composing shows, such as a group that is chosen twice."""
-    given = [word.lstrip("+").partition("=")[0] for word in overrides]
-    if name == "train" and "model.name_or_path" in given and not {"model", "experiment"} & set(given):
-        overrides = ["model=custom", *overrides]  # the miniature's learning rate would ruin a pretrained model
     name, folder = primary(name, schema)
     start: Any = partial(initialize_config_dir, folder) if folder else partial(initialize, None)
     with _in_its_own_words(), start(job_name="derta", version_base="1.3"):
@@ -128,7 +125,7 @@ def _in_its_own_words() -> Iterator[None]:
 def primary(name: str, schema: type[Settings]) -> tuple[str, str | None]:
     """Where Hydra finds a configuration: its name, and the folder; without a file in conf/ it is the schema alone,
     whose defaults are registered here."""
-    ConfigStore.instance().store(f"{name}_schema", plain(as_tree(schema())))
+    ConfigStore.instance().store(f"{name}_schema", plain(asdict(schema())))
     return (name, str(CONF_DIR)) if (CONF_DIR / f"{name}.yaml").is_file() else (f"{name}_schema", None)
 
 
@@ -141,7 +138,14 @@ def look_up(schema: type[Settings], overrides: Sequence[str]) -> tuple[list[str]
             good.append(_looked_up(word, schema, choices))
         except InputError as error:
             problems.append(f"{word}: {error}")
-    return good, problems
+    return chosen_model(schema, good) + good, problems
+
+
+def chosen_model(schema: type[Settings], overrides: Sequence[str]) -> list[str]:
+    """model=custom for training a model that is named and not chosen: the miniature's learning rate would ruin it."""
+    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    named_alone = "model.name_or_path" in given and not {"model", "experiment"} & given
+    return ["model=custom"] if named_alone and "optim" in hints(schema) else []
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

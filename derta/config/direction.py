@@ -106,7 +106,7 @@ class DirectionConfig(Settings):
                 )
         if self.refusal_token_ids is None and not any(text.strip() for text in self.refusal_texts):
             yield f"{key('refusal_texts')} is empty: name the words refusals start with, for example [Sorry]"
-        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
+        yield from self.judging.conflicts_of(self.judge, key)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -118,7 +118,7 @@ class EvaluationConfig(Settings):
         elif not self.used_sets:
             paths = " and ".join(key(f"sets.{name}.path") for name in self.sets)
             yield f"{paths}: no prompt set has rows; give at least one a directory from launch/build_data.py or a file"
-        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
+        yield from self.judging.conflicts_of(self.judge, key)
         if self.guard != "none" and self.server.url.strip():
             yield f"{key('guard')}={shown(self.guard)} with server.url: a server gives no P(refusal); leave one out"
         if self.base_model is not None and self.used_sets and all(each.harmful for each in self.used_sets.values()):
@@ -166,7 +166,7 @@ class JudgeRunConfig(Settings):
     """Where scores go (empty: beside the file)."""
 
     def conflicts(self, key: Name) -> Iterator[str]:
-        yield from self.judging.conflicts_of(self.judge, lambda path: key(f"judging.{path}"))
+        yield from self.judging.conflicts_of(self.judge, key)
 
     @property
     def prompt_files(self) -> list[str]:

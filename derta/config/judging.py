@@ -12,7 +12,7 @@ from annotated_types import Gt, Le
 
 from derta.config.endpoint import EndpointConfig
 from derta.config.model import ModelConfig
-from derta.config.settings import Count, Name, Settings, Whole, named
+from derta.config.settings import Count, Name, Settings, Whole
 
 
 class JudgeName(Enum):
@@ -62,14 +62,14 @@ class JudgingConfig(Settings):
     threshold: Annotated[float, Gt(0), Le(1)] = 0.5
     """Rubric score from which a response counts as complied."""
 
-    def problems_of(self, judge: JudgeName, key: str) -> list[str]:
-        """Everything wrong with these settings for this judge; `key` as in `problems`."""
-        return [*self.problems(key), *self.conflicts_of(judge, named(key))]
-
-    def conflicts_of(self, judge: JudgeName, key: Name) -> Iterator[str]:
-        """What this judge cannot do with these settings."""
+    def conflicts_of(self, judge: JudgeName, name: Name) -> Iterator[str]:
+        """What this judge cannot do with these settings, which stand beside it under the name `judging`."""
         if judge in RULE_JUDGES:
             return
+
+        def key(path: str) -> str:
+            return name(f"judging.{path}")
+
         local, remote = bool(self.model.name_or_path.strip()), bool(self.endpoint.url.strip())
         if local and remote:
             yield f"{key('model')} and {key('endpoint')} are both given: a judge is one or the other"

@@ -63,14 +63,13 @@ class PlanRunConfig(TrainRunConfig):
     def ranks_per_node(self) -> int:
         return min(self.world_size, self.gpus_per_node)
 
-    def missing(self, key: Name) -> Iterator[str]:
+    def missing(self) -> Iterator[str]:
         if not self.model.name_or_path.strip():
-            yield f"{key('model.name_or_path')} is empty: give a model directory or a hub id"
+            yield "model.name_or_path is empty: give a model directory or a hub id"
 
     def conflicts(self, key: Name) -> Iterator[str]:
         yield from TrainRunConfig.conflicts(self, key)
         if (self.triples, self.helpful) == (0, 0):
-            yield f"{key('triples')}=0 and {key('helpful')}=0: a plan needs rows"
+            yield "triples=0 and helpful=0: a plan needs rows"
         if self.tokens_per_row is not None and self.tokens_per_row > self.data.max_length:
-            longest = f"{key('data.max_length')}={self.data.max_length}"
-            yield f"{key('tokens_per_row')}={self.tokens_per_row}: expected 1 to {longest}"
+            yield f"tokens_per_row={self.tokens_per_row}: expected 1 to data.max_length={self.data.max_length}"

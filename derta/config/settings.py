@@ -13,10 +13,11 @@ by `conflicts`, next to them.
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -26,7 +27,6 @@ Name = Callable[[str], str]
 """How a key below some settings reads to whoever gave it: objective.rto_dropout, or rto_dropout in Python."""
 Path = tuple[str, ...]
 SettingsT = TypeVar("SettingsT", bound="Settings")
-_ADAPTERS: dict[type, Any] = {}
 
 
 def _filled(text: str) -> bool:
@@ -62,16 +62,17 @@ class Settings:
     def problems(self, key: str | Name = "") -> list[str]:
         """Everything wrong with these settings and those within them, each with key, value and remedy.
         key: where they stand in a configuration ("eval.judging"), or how the keys below them read."""
-        return checked(type(self), as_tree(self), key)[1]
+        return checked(type(self), asdict(self), key)[1]
 
 
-def checked(schema: type[SettingsT], values: Mapping[str, Any], key: str | Name = "") -> tuple[SettingsT, list[str]]:
-    """The settings that nested plain `values` make, and everything that is wrong with them.
+def checked(schema: type[SettingsT], tree: dict[str, Any], key: str | Name = "") -> tuple[SettingsT, list[str]]:
+    """The settings that nested plain values make, and everything that is wrong with them.
 
-    A value that cannot be used is left at its default, so that contradictions among the others are found, too.
+    A value that cannot be used is taken out of `tree` and has its default, so that contradictions among the others are
+    found, too.
     """
     name = named(key)
-    tree, problems, refused = as_tree(values), [], []
+    problems, refused = [], []
     while wrong := _wrong(schema, tree):
         for path in wrong:
             shown = name(".".join(path))
@@ -200,13 +201,12 @@ def hints(schema: type[Settings]) -> dict[str, Any]:
     return {field.name: found[field.name] for field in fields(schema)}
 
 
+@functools.cache
 def _adapter(schema: type[Settings]) -> Any:
-    """pydantic's reading of a schema, made once."""
+    """pydantic's reading of a schema."""
     from pydantic import TypeAdapter
 
-    if schema not in _ADAPTERS:
-        _ADAPTERS[schema] = TypeAdapter(schema)
-    return _ADAPTERS[schema]
+    return TypeAdapter(schema)
 
 
 def _wrong(schema: type[Settings], tree: dict[str, Any]) -> list[Path]:
@@ -244,13 +244,6 @@ def _conflicts(settings: Settings, name: Name) -> Iterator[str]:
             if isinstance(item, Settings):
                 yield from _conflicts(item, below(f"{field.name}.{part}".rstrip(".")))
     yield from settings.conflicts(name)
-
-
-def as_tree(value: Any) -> Any:
-    """Settings as nested dicts, which may be changed; everything else as it is."""
-    if isinstance(value, Settings):
-        return {field.name: as_tree(getattr(value, field.name)) for field in fields(value)}
-    return {name: as_tree(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def plain(value: Any) -> Any:

@@ -14,27 +14,17 @@ from derta.config.plan import Device
 
 GIB = 2**30
 CONTEXT, HEADROOM = 3 * GIB // 2, 0.1
-_A100, _H100, _H200, _B200, _L40S, _RTX4090, _MI300X = 312e12, 989e12, 989e12, 2250e12, 362e12, 165.2e12, 1307.4e12
 
 # The first name that is part of what CUDA calls the device counts.
-_PEAKS = (
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("GH200", _H100),
-    ("H100", _H100),
-    ("H200", _H200),
-    ("GB200", 2500e12),
-    ("B200", _B200),
-    ("A100", _A100),
-    ("L40S", _L40S),
-    ("RTX 4090", _RTX4090),
-    ("MI300X", _MI300X),
-)
+_PEAKS = {
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "GH200": 989e12, "H100": 989e12, "H200": 989e12, "GB200": 2500e12,
+    "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165.2e12, "MI300X": 1307.4e12,
+}  # fmt: skip
 
 
 def known_peak(device_name: str) -> float | None:
     """FLOP/s of a GPU by its CUDA name; None for one that is not in the table."""
-    return next((peak for name, peak in _PEAKS if name in device_name), None)
+    return next((peak for name, peak in _PEAKS.items() if name in device_name), None)
 
 
 @dataclass(frozen=True)
@@ -58,12 +48,12 @@ class Gpu:
 # of a few for the L40S (44.40 to 44.42) and the RTX 4090 (23.52 to 23.68). For B200 (HGX: 1.4 TB in eight) and MI300X
 # it is the data sheets' decimal GB, which is less than torch will see.
 GPUS = {
-    Device.a100_40: Gpu("A100 40 GB", int(39.38 * GIB), _A100),
-    Device.a100: Gpu("A100 80 GB", int(79.14 * GIB), _A100),
-    Device.h100: Gpu("H100 80 GB", int(79.14 * GIB), _H100),
-    Device.h200: Gpu("H200 141 GB", int(139.72 * GIB), _H200),
-    Device.b200: Gpu("B200 (HGX)", int(175e9), _B200),
-    Device.l40s: Gpu("L40S 48 GB", int(44.40 * GIB), _L40S),
-    Device.rtx4090: Gpu("RTX 4090 24 GB", int(23.52 * GIB), _RTX4090),
-    Device.mi300x: Gpu("MI300X 192 GB", int(192e9), _MI300X),
+    Device.a100_40: Gpu("A100 40 GB", int(39.38 * GIB), _PEAKS["A100"]),
+    Device.a100: Gpu("A100 80 GB", int(79.14 * GIB), _PEAKS["A100"]),
+    Device.h100: Gpu("H100 80 GB", int(79.14 * GIB), _PEAKS["H100"]),
+    Device.h200: Gpu("H200 141 GB", int(139.72 * GIB), _PEAKS["H200"]),
+    Device.b200: Gpu("B200 (HGX)", int(175e9), _PEAKS["B200"]),
+    Device.l40s: Gpu("L40S 48 GB", int(44.40 * GIB), _PEAKS["L40S"]),
+    Device.rtx4090: Gpu("RTX 4090 24 GB", int(23.52 * GIB), _PEAKS["RTX 4090"]),
+    Device.mi300x: Gpu("MI300X 192 GB", int(192e9), _PEAKS["MI300X"]),
 }

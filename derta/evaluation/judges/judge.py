@@ -128,7 +128,7 @@ def build_judge(name: JudgeName, judging: JudgingConfig | None = None) -> Judge:
     if name in RULE_JUDGES:
         return MiniatureJudge() if name is JudgeName.miniature else RefusalPhraseJudge()
     judging = judging or JudgingConfig()
-    if problems := judging.problems_of(name, "judging"):
+    if problems := [*judging.problems("judging"), *judging.conflicts_of(name, str)]:
         raise InputError.listing("this judge cannot be used:", problems)
     form = build_format(name, judging)
     model = ChatModelConfig(

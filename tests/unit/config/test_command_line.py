@@ -36,10 +36,6 @@ def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.
     )
 
 
-def test_the_shipped_configuration_has_no_problem() -> None:
-    assert found() == []
-
-
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -112,8 +108,9 @@ def test_files_of_the_user_s_are_checked_as_the_command_line_is(tmp_path: Path) 
         "  - model.trust_remote_code=3: expected true or false",
         "  - model.revison=abc: no key 'revison'; did you mean model.revision?",
     ]
-    assert run("trainer.sede=3", cwd=tmp_path).returncode == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+    result = run("--config-dir", str(tmp_path), "--cfg", "job", "model.name_or_path=x", cwd=tmp_path)
+    assert "learning_rate: 2.0e-05" in result.stdout, "a model that is named alone is no miniature here either"
 
 
 @pytest.mark.parametrize("value", ["runs/a b", '"runs/a,b=c"', '"runs/日本 é"', "runs/a-b_c.d", "'runs/{x}'"])
@@ -138,24 +135,6 @@ def test_the_three_numbers_of_an_indivisible_batch_are_named(monkeypatch: pytest
     assert "trainer.global_batch_size=16" in problem and "trainer.micro_batch_size=2 x 3 ranks = 6" in problem
     assert "for example trainer.global_batch_size=18" in problem
     assert found("trainer.global_batch_size=18", "trainer.micro_batch_size=2") == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["objective=dpo", "data.format=reference_jsonl"], "hold no pairs; use data.format=derta or preference"),
-        (["objective=dpo", "trainer.padding_free=true"], "DPO rows are padded; set it to false"),
-        (["objective=harmful_prefix", "data.format=reference_jsonl"], "use objective=derta"),
-        (["peft=lora", "peft.target_modules=[q_proj,all-linear]"], "must be the only entry"),
-        (["peft=lora", "peft.target_modules=[lm_head]"], "would never train: drop it"),
-        (["distributed=zero3", "distributed.fsdp2=true"], "use distributed=fsdp2 or zero3"),
-        (["objective=dpo", "distributed=fsdp2"], "use zero2 or zero3"),
-        (["objective.rto_weight=0", "objective.mle_weight=0"], "nothing would be learned"),
-    ],
-)
-def test_contradictions(overrides: list[str], expected: str) -> None:
-    [problem] = found(*overrides)
-    assert expected in problem
 
 
 def test_importing_the_command_and_the_configuration_needs_no_torch() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from derta.config import Arm, DataConfig, DistributedConfig, ModelConfig, TrainRunConfig
+from derta.config import DataConfig, ModelConfig, TrainRunConfig
 from derta.config.settings import keys
 
 NAN, INF = math.nan, math.inf
@@ -95,21 +95,6 @@ def test_out_of_range(key: str, value: Any) -> None:
     assert key in problems[0]
 
 
-@pytest.mark.parametrize("arm", ["vanilla", "dpo"])
-def test_transitions_need_an_arm_with_harmful_prefixes(arm: str) -> None:
-    config = sound()
-    config.objective.name, config.objective.transition_copies = Arm[arm], 2
-    (problem,) = config.problems()
-    assert f"objective={arm}" in problem
-
-
-def test_weights_of_tokens_need_a_model() -> None:
-    config = sound()
-    config.objective.name = Arm.w_door
-    (problem,) = config.problems()
-    assert problem.startswith("objective=w_door needs objective.weight_model")
-
-
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     config = sound()
     assert config.problems() == []
@@ -124,12 +109,6 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
         for value in values:
             put(config, key, value)
             assert config.problems() == [], (key, value)
-
-
-@pytest.mark.parametrize("deepspeed", [{}, {"zero_optimization": 3}, {"zero_optimization": {"stage": 7}}])
-def test_deepspeed_without_a_stage(deepspeed: dict[str, Any]) -> None:
-    [problem] = DistributedConfig(deepspeed=deepspeed).problems()
-    assert "zero_optimization.stage" in problem and "0, 1, 2 or 3" in problem
 
 
 def test_all_problems_of_all_groups_come_at_once() -> None:
