@@ -1,7 +1,5 @@
 """How far long work is, on stderr: a bar with the time left in a terminal, a line a minute in the log of a job."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Speed and memory against peers: python launch/benchmark.py [suite=[all]] [size=small] [clock=wall]"""
 
-from __future__ import annotations
-
 from derta.benchmark.suites import BenchmarkRunConfig
 from derta.config.command import Command, listing
 

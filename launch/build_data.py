@@ -1,7 +1,5 @@
 """Build a dataset: python launch/build_data.py recipe=NAME output=DIR [key=value ...]"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from derta.config.command import Command

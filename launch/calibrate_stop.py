@@ -9,8 +9,6 @@ ones, which say how much is caught. The threshold goes into the model's derta_co
 eval.guard=refusal_probability find it. Test files say what the promise is worth; the second form compares with others.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.stop import CalibrateRunConfig
 

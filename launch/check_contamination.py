@@ -3,8 +3,6 @@
 Exit code 0: no overlap; 1: overlap; 2: something cannot be read.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command, listing
 from derta.config.data import ContaminationRunConfig
 

@@ -6,8 +6,6 @@ Both are folders of finished evaluations of the same prompts with the same judge
 both checkpoints' responses to them (paired bootstrap).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from derta.config.command import Command

@@ -9,8 +9,6 @@ it was stopped. The rows are TRL preference rows in output/rows/; they may be ha
 alone.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.completion import CompleteRunConfig
 

@@ -11,8 +11,6 @@ models; collect puts results side by side; select applies the rule to a table of
 of a published direction. These four have a --help of their own.
 """
 
-from __future__ import annotations
-
 import sys
 
 from derta.config.command import Command

@@ -10,8 +10,6 @@ them; report.html has the curves of attack success and over-refusal. The same co
 launch/report.py draws the same curves for several models, when it is given all of their folders.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.durability import DurabilityRunConfig
 

@@ -10,8 +10,6 @@ With eval.gate.attack_success_max=0.05 (or over_refusal_max, helpfulness_drop_ma
 breaks a bound; see launch/gate.py.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.evaluation import EvaluateRunConfig
 

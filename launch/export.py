@@ -5,8 +5,6 @@
 source may also be a checkpoint (runs/NAME/checkpoint-N), or an unfinished run, whose newest complete one is taken.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.export import ExportConfig
 

@@ -8,8 +8,6 @@ summary and baseline are folders of finished evaluations. Bounds are shares (0.0
 end of the 95% interval of every attack. launch/evaluate.py takes the same bounds as eval.gate.attack_success_max=...
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.gate import GateRunConfig
 

@@ -6,8 +6,6 @@ Llama (Mistral's files, too), Qwen and Gemma. The weights are what the file's bl
 rounded off is not restored. The directory's card names the file and its sha256.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.export import ImportConfig
 

@@ -10,8 +10,6 @@ CSV, and results.jsonl of launch/evaluate.py (prompts=DATASET or [FILE,FILE]). C
 is printed.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.evaluation import JudgeRunConfig
 

@@ -6,8 +6,6 @@ seeds=[11,12,13] trains three base models and their arms and reports mean and sp
 again.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command, listing
 from derta.config.study import MiniatureRunConfig
 

@@ -6,8 +6,6 @@
 From the configuration alone, without weights, GPU or network.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command
 from derta.config.plan import PlanRunConfig
 

@@ -11,8 +11,6 @@ harm: the model's own recipes are the harmful responses. At the end three reques
 models side by side. What is done already is not done again.
 """
 
-from __future__ import annotations
-
 from derta.config.command import Command, listing
 from derta.config.study import RealRunConfig
 

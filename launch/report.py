@@ -6,8 +6,6 @@ Evaluations with the same label (the seeds of one arm) share a column: mean and 
 responses are not in the page unless responses=true puts them there.
 """
 
-from __future__ import annotations
-
 import sys
 
 from derta.config.command import Command

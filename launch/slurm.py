@@ -7,8 +7,6 @@ Needs `pip install derta[slurm]` (hydra-submitit-launcher). Settings of the jobs
 hydra/launcher=submitit_local runs them here, without Slurm. A script for sbatch: launch/slurm/train.sh.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import signal
 import subprocess

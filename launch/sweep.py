@@ -11,8 +11,6 @@ goes to ROOT/ARM-seedN; the arm is the objective and whatever else varies, and s
 another. Logs: ROOT/logs. For Slurm: launch/slurm.py.
 """
 
-from __future__ import annotations
-
 import os
 
 from derta.config import TrainRunConfig

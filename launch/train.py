@@ -8,8 +8,6 @@ The same command again goes on where it was stopped.
 Tab completion, in a checkout: eval "$(python launch/train.py -sc install=bash)"
 """
 
-from __future__ import annotations
-
 from derta.config import TrainRunConfig
 from derta.config.command import Command
 

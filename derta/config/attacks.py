@@ -1,7 +1,5 @@
 """`eval.attack`: settings of the attacks that have any. Which attacks run is named in `eval.sets.*.attacks`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

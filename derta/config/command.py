@@ -5,8 +5,6 @@
 --help, --cfg job and -m are answered here, other flags (tab completion, --hydra-help, --config-dir) by Hydra.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import shlex

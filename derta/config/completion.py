@@ -1,7 +1,5 @@
 """What `launch/complete_rows.py` is asked: which prompts to complete, by which model, and what is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

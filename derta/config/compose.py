@@ -6,8 +6,6 @@ mistake is reported at once and in our words.
 Hydra is handed values without types: conf/NAME.yaml, where there is one, on top of the defaults of the dataclass.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """`data`: the rows a run trains on; `probe`: those whose P(refusal) is measured while it trains."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """`direction`: the refusal-direction diagnostic; and what the commands of launch/diagnose_direction.py are asked."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What `launch/durability.py` is asked: how far later changes of a model bring an evaluation back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """An OpenAI-compatible chat endpoint: an attacker, a rewriter or a judge that runs elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit

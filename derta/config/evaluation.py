@@ -1,8 +1,6 @@
 """`eval`: prompts, attacks, judge and generation; and the whole configurations of launch/evaluate.py, judge.py,
 compare.py and report.py."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """What `launch/export.py` and `launch/import_model.py` are asked: what becomes a plain Hugging Face directory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -4,8 +4,6 @@ rank that failed     traceback at once; the same in torchrun's error file, which
 rank that lost it    one line, after a moment in which the launcher usually ends it
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

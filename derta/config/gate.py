@@ -1,7 +1,5 @@
 """`eval.gate`: bounds that a model has to keep before it is released."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated

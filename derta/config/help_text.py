@@ -1,7 +1,5 @@
 """The text of --help: every key with its value, its default, what it may hold, and the sentence below its field."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import inspect

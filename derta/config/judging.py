@@ -1,7 +1,5 @@
 """`eval.judge` and `eval.judging`: which judge, and the settings of those that ask a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum

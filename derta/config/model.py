@@ -1,7 +1,5 @@
 """`model`: what is trained and how it is loaded."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated

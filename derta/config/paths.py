@@ -1,8 +1,6 @@
 """Paths and other texts on a command line: `~/`, which neither Hydra nor most libraries expand, `~` alone, which is
 YAML's null, and signs that Hydra reads as more than text."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import fields, is_dataclass

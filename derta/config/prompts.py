@@ -1,8 +1,6 @@
 """Where the prompts of an evaluation are, and their formats: those of training data, and the columns of public
 benchmarks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from derta.config.settings import Choice, Settings

@@ -1,7 +1,5 @@
 """The whole configuration of a training run, and the checks that need more than one group."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field

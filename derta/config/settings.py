@@ -10,8 +10,6 @@ in the annotation stands in place of these words where there is more to say. Wha
 by `conflicts`, next to them.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import types

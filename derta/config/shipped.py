@@ -4,8 +4,6 @@ In a checkout these folders lie beside the package, and a command is `python lau
 it (pyproject.toml maps them there), and a command is `python -m derta.launch.NAME`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

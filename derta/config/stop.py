@@ -1,7 +1,5 @@
 """What `launch/calibrate_stop.py` is asked: the threshold at which a response is stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What `launch/miniature.py` and `launch/real.py` are asked: the paper's experiment, small."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`sweep`: what launch/sweep.py does around the runs of a sweep. Nothing of it changes a run."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`optim`, `trainer`, `peft` and `distributed`: how a run is trained; `logging`: where its curves go."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

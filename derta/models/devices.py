@@ -6,8 +6,6 @@ which print twice as much, with sparsity: H100 SXM and H200 1,979, HGX B200 4,50
 compared with those of torchtitan's `get_peak_flops`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from derta.config.plan import Device

@@ -8,8 +8,6 @@ the user can (a wrong address, a missing key) raises. Neither the key nor any te
 an error.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """Which model this is: a hash of what it consists of, so that other weights under the same name are noticed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -6,8 +6,6 @@ expects. Two things a file does not hold stay as they are: what quantisation has
 tokenizers that transformers' reader does not know by name (digits one by one, for example).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -7,8 +7,6 @@ Public files write conversations in three ways, and `as_messages` reads them all
     "\\n\\nHuman: ...\\n\\nAssistant: ..."                                                     hh-rlhf, one string
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict

@@ -5,8 +5,6 @@ enough for matrix products to decide: forward and backward of 1,024 tokens of a 
 float32 and 1.8 s in bfloat16 (two cores with avx512_bf16); the miniature (0.8M) is 2 to 12 times slower in bfloat16.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from pathlib import Path

@@ -5,8 +5,6 @@
 Else a run that is continued tomorrow would train on other prompts, and two evaluations of one model would differ.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

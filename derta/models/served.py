@@ -10,8 +10,6 @@ ends and positions are counted as they are without a server. Any server that spe
 differ from those made here in rare near-ties: other kernels round otherwise.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial

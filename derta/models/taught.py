@@ -1,7 +1,5 @@
 """derta_config.json: what a model was taught, in a file of the model itself."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ Torch's own varlen kernel computes it (16 bit, CUDA; no package is needed); wher
 Other batches (evaluation, generation) go to sdpa. Importing this module registers it.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from typing import Any

@@ -5,8 +5,6 @@ permissions.
     folder    .NAME.partial/  --permissions, flushed, renamed--> NAME/      .NAME.lock keeps a second writer out
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

@@ -7,8 +7,6 @@ Work with the same identity goes on where it was stopped, or finds that nothing 
 refused, and the message names every key that differs.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

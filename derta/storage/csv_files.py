@@ -1,7 +1,5 @@
 """CSV and TSV, read and written; the only module that knows the format."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A process that is killed while it writes may leave half a line at the end of its
 writer cuts it off, or gives a whole line the line end that it lacks.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping

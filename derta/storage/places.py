@@ -1,7 +1,5 @@
 """Where a record stands, and what is wrong with it, in words that never reveal its text."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

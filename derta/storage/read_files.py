@@ -4,8 +4,6 @@ A `.json` file holds a list of objects, an object with such a list in it, or JSO
 store under that name. Text files must be UTF-8. Values are never printed in errors.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

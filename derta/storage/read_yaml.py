@@ -1,8 +1,6 @@
 """YAML files to plain values. What YAML lets pass in silence is an error here: a key given twice (the first value would
 be lost), and half of a surrogate pair (no tokenizer and no file takes it)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any

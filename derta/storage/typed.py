@@ -1,7 +1,5 @@
 """JSON files of ours, read into the dataclasses whose fields are their keys."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Hashable
 from pathlib import Path

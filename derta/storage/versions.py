@@ -1,7 +1,5 @@
 """Versions of the packages that a number depends on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Iterable
 

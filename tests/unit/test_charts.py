@@ -1,7 +1,5 @@
 """What figures become: a PNG on white, or a specification whose colours the page decides."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """pyproject.toml declares what the code imports: everything but the extras is a plain dependency."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """What is done in one module of derta/ only, read off the syntax trees."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Progress in a terminal and in the log of a job, on the streams themselves."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

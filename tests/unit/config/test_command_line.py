@@ -1,7 +1,5 @@
 """The command line of launch/train.py: every mistake at once, each in a line with the remedy; help, completion, -m."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

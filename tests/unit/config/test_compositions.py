@@ -1,7 +1,5 @@
 """Every file under conf/ that a training run can choose composes and is sound."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

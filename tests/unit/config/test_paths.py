@@ -1,7 +1,5 @@
 """`~` in paths: from the command line, which Hydra would not read, and in values from anywhere."""
 
-from __future__ import annotations
-
 from functools import reduce
 from typing import Any, get_args
 

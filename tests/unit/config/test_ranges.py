@@ -1,7 +1,5 @@
 """Values out of range, refused by the dataclass that holds them, with key and value in the message."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 from typing import Any

@@ -1,7 +1,5 @@
 """Where conf/, data_recipes/ and launch/ are, and how their commands read (installed: test_installed.py)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """One kind of model that is asked, in this process or behind an address: greedy, drawn, too long, no pad token."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Where a conversation is cut: headers that end in a space, ends that are not special, responses that spell them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

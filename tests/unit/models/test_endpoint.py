@@ -1,7 +1,5 @@
 """The endpoint client against a real HTTP server that behaves, and one that misbehaves in every way servers do."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import time

@@ -1,7 +1,5 @@
 """FLOPs of a step, counted by hand for a model small enough."""
 
-from __future__ import annotations
-
 import pytest
 from peft import LoraConfig, get_peft_model
 

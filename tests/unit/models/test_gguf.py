@@ -1,7 +1,5 @@
 """A GGUF file made here, quantised, and read back: every tensor, the tokenizer, and what is no such file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

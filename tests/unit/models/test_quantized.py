@@ -1,7 +1,5 @@
 """Four bits: what is rounded and what is not, that training is that of the rounded base, and the library's absence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Generation through a real HTTP server that speaks vLLM's completions protocol, with a real model behind it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Chat templates that write today's date: one day for a piece of work, whatever the clock says when it goes on."""
 
-from __future__ import annotations
-
 import copy
 import importlib.resources
 import json
