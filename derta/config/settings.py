@@ -70,13 +70,14 @@ def checked(schema: type[SettingsT], tree: dict[str, Any], key: str | Name = "")
     found, too.
     """
     name = named(key)
+    adapter: Any = _adapter(schema)  # type: ignore[arg-type]  # a class is hashable
     problems, refused = [], []
-    while wrong := _wrong(schema, tree):
+    while wrong := _wrong(adapter, schema, tree):
         for path in wrong:
             shown = name(".".join(path))
             refused.append(shown)
             problems.append(shown + _refusal(schema, path, _pop(tree, path)))
-    made = _adapter(schema).validate_python(tree)
+    made = adapter.validate_python(tree)
     contradictions = [text for text in _conflicts(made, name) if not any(shown in text for shown in refused)]
     return made, problems + contradictions
 
@@ -207,7 +208,7 @@ def _adapter(schema: type[Settings]) -> Any:
     return TypeAdapter(schema)
 
 
-def _wrong(schema: type[Settings], tree: dict[str, Any]) -> list[Path]:
+def _wrong(adapter: Any, schema: type[Settings], tree: dict[str, Any]) -> list[Path]:
     """Fields whose values cannot be used, each once."""
     from pydantic import ValidationError
 
@@ -215,7 +216,7 @@ def _wrong(schema: type[Settings], tree: dict[str, Any]) -> list[Path]:
     if numbers := [path for path, annotation in truths if bare(annotation) in (int, float)]:
         return numbers  # pydantic takes true for 1
     try:
-        _adapter(schema).validate_python(tree)
+        adapter.validate_python(tree)
     except ValidationError as error:
         return list(dict.fromkeys(field_at(schema, found["loc"])[0] for found in error.errors(include_context=False)))
     return []

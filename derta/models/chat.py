@@ -25,6 +25,7 @@ from derta.models.target import HELLO, TargetModel, load_target
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Answers = list[str | NoAnswer]
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>")  # what chat models write at the end of a turn, whatever their EOS is
 
 
@@ -33,9 +34,7 @@ class ChatModel(Protocol):
 
     settings: Mapping[str, Any]
 
-    def complete_many(
-        self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None
-    ) -> list[str | NoAnswer]:
+    def complete_many(self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None) -> Answers:
         """One answer per conversation, in their order; the same conversations and seeds are answered alike (by an
         endpoint: as far as its server keeps to that)."""
         ...
@@ -45,18 +44,13 @@ class EndpointChat:
     """A chat-completions endpoint with fixed sampling settings."""
 
     def __init__(self, config: ChatModelConfig, key: str):
-        self.config = config
         self.endpoint = Endpoint(config.endpoint, f"{key}.endpoint")
-        named = {"url": config.endpoint.url, "model": config.endpoint.model}
-        self.settings: Mapping[str, Any] = {**named, **_sampling(config)}
+        self.sampling = _sampling(config)
+        self.settings: Mapping[str, Any] = {"url": config.endpoint.url, "model": config.endpoint.model, **self.sampling}
 
-    def complete_many(
-        self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None
-    ) -> list[str | NoAnswer]:
-        sampling = _sampling(self.config)
-        if self.config.top_p == 1:
-            del sampling["top_p"]
-        return self.endpoint.complete_many(conversations, seeds=seeds, **sampling)
+    def complete_many(self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None) -> Answers:
+        sent = {name: value for name, value in self.sampling.items() if (name, value) != ("top_p", 1)}
+        return self.endpoint.complete_many(conversations, seeds=seeds, **sent)
 
 
 class LocalChat:
@@ -67,7 +61,7 @@ class LocalChat:
         self.config, self.key, self.device = config, key, device
         model = config.model
         named = {"name_or_path": model.name_or_path, "revision": model.revision, "dtype": model.dtype.value}
-        self.settings: Mapping[str, Any] = {**named, **_sampling(config)}
+        self.settings: Mapping[str, Any] = named | _sampling(config)
 
     @cached_property
     def _target(self) -> TargetModel:
@@ -82,11 +76,9 @@ class LocalChat:
         except InputError as error:
             raise InputError(f"{self.key}.model cannot be loaded: {error}") from error
 
-    def complete_many(
-        self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None
-    ) -> list[str | NoAnswer]:
+    def complete_many(self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None) -> Answers:
         target, config = self._target, self.config
-        answers: list[str | NoAnswer] = [NoAnswer("the conversation is longer than the context")] * len(conversations)
+        answers: Answers = [NoAnswer("the conversation is longer than the context")] * len(conversations)
         fitting = []
         for place, conversation in enumerate(conversations):
             ids = tuple(self._ids(conversation))

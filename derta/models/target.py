@@ -5,7 +5,6 @@ safetensors only and `trust_remote_code=False`: nothing from a checkpoint is exe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from derta.config.endpoint import EndpointConfig
 from derta.config.evaluation import Placement
+from derta.config.failures import world_size
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, check_tokenizer
@@ -150,7 +150,7 @@ def load_placed(config: ModelConfig, device: torch.device | str, placement: Plac
     Raises InputError: a placement that does not go with the number of processes, or with an adapter."""
     import torch
 
-    dtype, world = resolve_dtype(config), int(os.environ.get("WORLD_SIZE", "1"))
+    dtype, world = resolve_dtype(config), world_size()
     if placement == "copy_per_rank":
         return load_model(config, dtype).to(torch.device(device))  # type: ignore[arg-type]
     if placement == "device_map":
