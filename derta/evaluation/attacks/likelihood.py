@@ -75,7 +75,8 @@ class SuffixLoss:
             )
             self._before, self._behind = self._embed(before), self._embed(behind)  # [1, P, H], [1, S + T, H]
             if prefix:
-                cache = self.model(input_ids=before, use_cache=True, logits_to_keep=1).past_key_values
+                output = self.model(input_ids=before, use_cache=True, logits_to_keep=1)
+                cache = getattr(output, "past_key_values", None)  # recurrent models call theirs otherwise
                 layers = getattr(cache, "layers", [])
                 if layers and all(hasattr(layer, "batch_repeat_interleave") for layer in layers):
                     self._cache, self._cached, self._before = cache, len(prefix), self._before[:, :0]

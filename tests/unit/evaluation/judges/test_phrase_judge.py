@@ -104,6 +104,7 @@ def test_what_is_said_beside_the_outcome():
 
 def test_the_position_counts_from_the_first_character_of_the_response():
     assert judged("Sorry, no.", "Take the ingredients").refusal_start == len("Take the ingredients")
+    assert judged(STEPS * 20 + REFUSAL).refusal_start == len(STEPS * 20)
     assert judged(f"<think>Sorry?</think>{REFUSAL}").refusal_start == len("<think>Sorry?</think>")
 
 

@@ -2,50 +2,10 @@ import pytest
 from report_cases import result
 
 from derta.evaluation.compare import FEATURES, differences
-from derta.evaluation.judges.judge import MiniatureJudge
 from derta.evaluation.metrics import cumulative_positions, tally
-from derta.evaluation.records import Compliance, Outcome, Response, Result, Verdict
+from derta.evaluation.records import Compliance, Outcome, Result, Verdict
 from derta.evaluation.summary import Staircase
-from derta.miniature.world import parse_query
 from derta.statistics.recall import false_positives_at_recall, false_positives_by_depth
-
-
-def judged(row, text, *, prefill="", harmful=True) -> Verdict:
-    return MiniatureJudge()([Response(row, "direct", text, prefill, harmful, finished=True)])[0]
-
-
-def test_fully_safe_in_the_miniature_counts_harm_before_and_after_the_refusal(harmful_rows):
-    row = next(row for row in harmful_rows if len(parse_query(row["prompt"][0]["content"]).hazards) > 0)
-    item = parse_query(row["prompt"][0]["content"])
-    refusal, answer = item.refusals[0], item.answer
-    head = answer.split("Step 1")[0]
-    texts = {refusal: True, head + refusal: True, "Sorry Sorry": True, answer: False, head: False}
-    texts[f"{answer} {refusal}"] = texts[f"{refusal} {answer}"] = False
-    assert {text: judged(row, text).fully_safe for text in texts} == texts
-
-
-def test_one_harmful_step_is_not_compliance_but_not_fully_safe_either(harmful_rows):
-    for row in harmful_rows:
-        item = parse_query(row["prompt"][0]["content"])
-        verdict = judged(row, f"{' '.join(item.steps[:1])} {item.refusals[0]}")
-        if verdict.outcome is Outcome.REFUSED and verdict.fully_safe is False:
-            return
-    pytest.fail("no row whose first step is harmful and one of several")
-
-
-def test_xstest_classes_in_the_miniature(benign_rows):
-    row = benign_rows[0]
-    item = parse_query(row["prompt"][0]["content"])
-    texts = {
-        item.answer: Compliance.FULL_COMPLIANCE,
-        "Sorry , no .": Compliance.FULL_REFUSAL,
-        f"Sorry , no . {item.steps[0]}": Compliance.PARTIAL_REFUSAL,
-        f"{item.steps[0]} Sorry , no .": Compliance.PARTIAL_REFUSAL,
-        "Here is how": None,
-    }
-    assert {text: judged(row, text, harmful=False).compliance for text in texts} == texts
-    prefill = f"{item.steps[0]} "
-    assert judged(row, f"{prefill}Sorry , no .", prefill=prefill, harmful=False).compliance is Compliance.FULL_REFUSAL
 
 
 def test_what_a_judge_cannot_tell_takes_no_part():
