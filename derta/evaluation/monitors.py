@@ -16,7 +16,7 @@ Shapes: B rows, n response tokens (the end included), V vocabulary, H hidden siz
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -232,28 +232,27 @@ def time_ratios(
 ) -> dict[str, float]:
     """Monitor -> time of writing a response token by token with it, over the time without; one row, greedy, medians of
     interleaved repeats."""
-
-    def check(stream: Stream, token: int, monitor: str) -> None:
-        if monitor == Monitor.refusal_probability.value:
-            float(probability_of_any(stream.logits, ids).cpu())
-        elif monitor == Monitor.reinserted_header.value and header and token and token % header.every == 0:
-            stream.look_behind(header, ids)
-        elif monitor == Monitor.probe.value and layer is not None:
-            float(stream.states[layer][0, -1].float() @ weight)
+    weight = torch.ones(target.model.config.get_text_config().hidden_size, device=target.model.device)
+    checks: dict[str, Callable[[Stream, int], Any]] = {
+        "": lambda stream, token: None,
+        Monitor.refusal_probability.value: lambda stream, token: float(probability_of_any(stream.logits, ids).cpu()),
+    }
+    if header:
+        checks[Monitor.reinserted_header.value] = lambda stream, token: (
+            token and token % header.every == 0 and stream.look_behind(header, ids)
+        )
+    if layer is not None:
+        checks[Monitor.probe.value] = lambda stream, token: float(stream.states[layer][0, -1].float() @ weight)
 
     def seconds(monitor: str) -> float:
         stream = Stream(target, [prompt], hidden=monitor == Monitor.probe.value)
         begin = time.perf_counter()
         for token in range(_TIMED):
-            check(stream, token, monitor)
+            checks[monitor](stream, token)
             stream.feed(stream.logits[:, -1].argmax(-1, keepdim=True).cpu())
         return time.perf_counter() - begin
 
-    weight = torch.ones(target.model.config.get_text_config().hidden_size, device=target.model.device)
-    monitors = ["", Monitor.refusal_probability.value]
-    monitors += [Monitor.reinserted_header.value] if header else []
-    monitors += [Monitor.probe.value] if layer is not None else []
     with torch.inference_mode():
-        taken = [{monitor: seconds(monitor) for monitor in monitors} for _ in range(_REPEATS)]
-    median = {monitor: float(np.median([each[monitor] for each in taken])) for monitor in monitors}
-    return {monitor: median[monitor] / median[""] for monitor in monitors[1:]}
+        taken = [{monitor: seconds(monitor) for monitor in checks} for _ in range(_REPEATS)]
+    median = {monitor: float(np.median([each[monitor] for each in taken])) for monitor in checks}
+    return {monitor: value / median[""] for monitor, value in median.items() if monitor}

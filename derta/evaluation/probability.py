@@ -111,7 +111,7 @@ def measure_given(
     """The chat prompt is used, whatever the attacks of the set; log-likelihoods stand behind the prefills of its
     attacks. Every rank does its share of the rows.
     Raises InputError: a base model that cannot be loaded, or does not write the same tokens."""
-    asked, found = config.eval, dict[str, list[GivenRow]]()
+    asked, curves, found = config.eval, dict[str, list[list[float]]](), Given()
     base = load_base(config, target, ranks.device()) if asked.base_model else None
     for prompts in sets:
         against = None if prompts.harmful else base
@@ -125,22 +125,13 @@ def measure_given(
             )
         )  # fmt: skip
         together = {row_id: row for part in ranks.gather(own) for row_id, row in part.items()}
-        found[prompts.name] = [together[row["id"]] for row in prompts.rows if row["id"] in together]
-    return Given(
-        _probability(sets, found, refusal) if refusal is not None else None,
-        {
-            prompts.name: log_likelihoods(
-                [row.log_p for row in found[prompts.name]], {attacks[name].prefill_tokens for name in prompts.attacks}
-            )
-            for prompts in sets
-            if prompts.harmful and prompts.name in found
-        },
-        {
-            prompts.name: mean_interval([row.kl for row in found[prompts.name] if row.kl is not None])
-            for prompts in sets
-            if prompts.name in found
-        },
-    )
+        rows = [together[row["id"]] for row in prompts.rows if row["id"] in together]
+        curves[prompts.name] = [row.refusal for row in rows]
+        if prompts.harmful:
+            depths = {attacks[name].prefill_tokens for name in prompts.attacks}
+            found.log_likelihood[prompts.name] = log_likelihoods([row.log_p for row in rows], depths)
+        found.kl_to_base[prompts.name] = mean_interval([row.kl for row in rows if row.kl is not None])
+    return found if refusal is None else replace(found, probability=_probability(sets, curves, refusal))
 
 
 def given_rows(
@@ -207,21 +198,16 @@ def load_base(config: EvaluateRunConfig, target: TargetModel, device: Any) -> An
 
 
 def _probability(
-    sets: Sequence[PromptSet], found: Mapping[str, Sequence[GivenRow]], refusal: RefusalToken
+    sets: Sequence[PromptSet], curves: Mapping[str, Sequence[Sequence[float]]], refusal: RefusalToken
 ) -> Probability:
-    curves = {name: [row.refusal for row in rows] for name, rows in found.items()}
     bad, good = (
         [curve for prompts in sets if prompts.harmful is harmful for curve in curves[prompts.name]]
         for harmful in (True, False)
     )
     return Probability(
         sets={
-            prompts.name: SetCurve(
-                **asdict(curve_by_position(curves[prompts.name])),
-                harmful=prompts.harmful,
-                rows=len(curves[prompts.name]),
-            )
-            for prompts in sets
+            each.name: SetCurve(**asdict(curve_by_position(rows)), harmful=each.harmful, rows=len(rows))
+            for each, rows in zip(sets, curves.values(), strict=True)
         },
         separation=separation(bad, good),
         refusal_token=refusal.to_dict(),

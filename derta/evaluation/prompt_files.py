@@ -52,12 +52,9 @@ class Layout:
         return set(self.needed) <= set(columns)
 
 
-def _xstest_label(label: str) -> bool | None:
-    return {"safe": False, "unsafe": True}.get(label.lower())
-
-
-def _wildjailbreak_type(data_type: str) -> bool | None:
-    return {"harmful": True, "benign": False}.get(data_type.lower().rpartition("_")[2])
+def _unsafe(label: str) -> bool | None:
+    """XSTest's labels are safe and unsafe; WildJailbreak's types end in _harmful and _benign."""
+    return {"safe": False, "benign": False, "unsafe": True, "harmful": True}.get(label.lower().rpartition("_")[2])
 
 
 LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
@@ -69,7 +66,7 @@ LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
         Layout(("Behavior",), id="BehaviorID", group="FunctionalCategory", context="ContextString"),
     ),
     (PromptFormat.strongreject, Layout(("forbidden_prompt",))),
-    (PromptFormat.xstest, Layout(("prompt",), ("type", "label"), id="id", unsafe=("label", _xstest_label))),
+    (PromptFormat.xstest, Layout(("prompt",), ("type", "label"), id="id", unsafe=("label", _unsafe))),
     (  # the published file without labels: its contrasts are the unsafe half
         PromptFormat.xstest,
         Layout(("prompt",), ("type", "focus"), id="id_v2", unsafe=("type", lambda t: t.startswith("contrast_"))),
@@ -81,8 +78,8 @@ LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
             ("data_type",),
             group="data_type",
             request="vanilla",
-            unsafe=("data_type", _wildjailbreak_type),
-        ),
+            unsafe=("data_type", _unsafe),
+        ),  # fmt: skip
     ),
     (PromptFormat.or_bench, Layout(("prompt",), ("category",))),
     (PromptFormat.question, Layout(("question",), id="id")),
@@ -185,10 +182,9 @@ def _row(
     values = record.values
     column = next((name for name in layout.prompt if _filled(values.get(name))), layout.prompt[0])
     prompt, problems = _prompt(column, values.get(column))
-    others = {key: values.get(key) for key in (layout.context, layout.target, layout.request, layout.group) if key}
-    problems += [
-        problem for key, value in others.items() if _filled(value) and (problem := string_problem(key, value, REMOVE))
-    ]
+    columns = (layout.context, layout.target, layout.request, layout.group)
+    others = {key: values[key] for key in columns if key and _filled(values.get(key))}
+    problems += [problem for key, value in others.items() if (problem := string_problem(key, value, REMOVE))]
     unsafe: bool | None = harmful
     if layout.unsafe is not None:
         key, read = layout.unsafe
@@ -201,32 +197,31 @@ def _row(
     problems += bad
     if problems:
         return None, problems
+    context, target, request, group = (others.get(key or "") for key in columns)
     if own is None:
         text = values[column] if isinstance(values[column], str) else written(prompt)
-        context = others.get(layout.context or "")
-        text = f"{context}\n\n---\n\n{text}" if _filled(context) else text
+        text = f"{context}\n\n---\n\n{text}" if context else text
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         repeated[digest] = repeated.get(digest, 0) + 1
         own = digest if repeated[digest] == 1 else f"{digest}-{repeated[digest]}"
     source = name.value
     if name is PromptFormat.xstest:
         source = f"{source}/{'unsafe' if unsafe else 'safe'}"
-    elif layout.group and _filled(group := others[layout.group]):
-        source = f"{source}/{str(group).strip()}"
-    target = others.get(layout.target or "")
+    elif group:
+        source = f"{source}/{group.strip()}"
     row: Row = {
         "id": f"{name.value}-{own}",
         "source": source,
         "kind": "safety" if unsafe else "helpful",
         "prompt": prompt,
         "chosen": None,
-        "rejected": [{"role": "assistant", "content": str(target)}] if unsafe and _filled(target) else None,
+        "rejected": [{"role": "assistant", "content": target}] if unsafe and target else None,
     }
-    if layout.context and _filled(context := others[layout.context]):
-        context = normalise_text(str(context))
+    if context:
+        context = normalise_text(context)
         row |= {"prompt": with_context(prompt, context), "request": prompt, "context": context}
-    if layout.request and layout.request != column and _filled(request := others[layout.request]):
-        row["request"] = [{"role": "user", "content": normalise_text(str(request))}]
+    if request and layout.request != column:
+        row["request"] = [{"role": "user", "content": normalise_text(request)}]
     return row, []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,17 +33,13 @@ def agreement(judged: Sequence[bool | None], labels: Sequence[bool | None]) -> A
     judged: per response, whether the judge says yes; None: unscored.
     labels: per response, whether the label says yes; None: unlabelled.
     Raises ValueError: lists of different lengths."""
-    pairs = list(zip(judged, labels, strict=True))
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    n = len(known)
-    both = sum(a and b for a, b in known)
-    neither = sum(not a and not b for a, b in known)
-    judge_only = sum(a and not b for a, b in known)
-    label_only = n - both - neither - judge_only
+    counts = Counter(zip(judged, labels, strict=True))
+    both, judge_only, label_only, neither = (counts[a, b] for a in (True, False) for b in (True, False))
+    n = both + judge_only + label_only + neither
     kappa = None
     if n:
         chance = ((both + judge_only) * (both + label_only) + (neither + judge_only) * (neither + label_only)) / n**2
         if chance < 1:
             kappa = ((both + neither) / n - chance) / (1 - chance)
-    unscored, unlabelled = sum(a is None and b is not None for a, b in pairs), sum(b is None for _, b in pairs)
+    unscored, unlabelled = counts[None, True] + counts[None, False], labels.count(None)
     return Agreement(rate(both + neither, n), kappa, both, judge_only, label_only, neither, unscored, unlabelled)

@@ -127,11 +127,11 @@ class RolePlayFile(Disguise):
                 )
             templates = {chosen: templates[chosen]}
         self.templates = templates
-        self.settings = {"templates": {stem: _digest(text) for stem, text in templates.items()}}
+        self.settings = {"templates": {stem: digest(text)[:16] for stem, text in templates.items()}}
 
     def rewrite(self, row: Row, target: TargetModel) -> list[dict[str, str]]:
         names = sorted(self.templates)
-        drawn = names[int(_digest(row["id"]), 16) % len(names)]
+        drawn = names[int(digest(row["id"])[:16], 16) % len(names)]
         return replace_query(row, fill(self.templates[drawn], query_of(row)))
 
 
@@ -210,5 +210,5 @@ def read_templates(folder: str = "role_play") -> dict[str, str]:
     return templates
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

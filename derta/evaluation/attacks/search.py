@@ -10,7 +10,6 @@ that was stopped anywhere continues from its last checkpoint to the same end, an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from abc import abstractmethod
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.evaluation.attacks.attack import RAW_TEXT, Attack
-from derta.evaluation.attacks.disguises import replace_query
+from derta.evaluation.attacks.disguises import digest, replace_query
 from derta.evaluation.judges.judge import Judge
 from derta.evaluation.provenance import shown_path
 from derta.evaluation.ranks import Ranks
@@ -113,14 +112,10 @@ class Search(Attack):
             "settings": dict(self.settings),
             "model": dict(self.workspace.model),
             "row": row["id"],
-            "row_sha256": _sha256(content),
+            "row_sha256": digest(content),
         }
-        file = self.workspace.folder / prompt_set / self.name / f"{_sha256(row['id'])[:24]}.json"
+        file = self.workspace.folder / prompt_set / self.name / f"{digest(row['id'])[:24]}.json"
         return Claim(file, identity, work="search", named=shown_path(str(file)))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def finished(state: State, content: str) -> State:

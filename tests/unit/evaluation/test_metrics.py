@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from report_cases import result
 
-from derta.evaluation.metrics import mean_over_attacks, refusal_positions, summarise_cell, summarise_set
-from derta.evaluation.records import Outcome
+from derta.evaluation.metrics import (
+    cumulative_positions,
+    mean_over_attacks,
+    refusal_positions,
+    summarise_cell,
+    summarise_set,
+    tally,
+)
+from derta.evaluation.records import Compliance, Outcome, Verdict
+from derta.evaluation.summary import Staircase
 from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import shares_of_positions
 from derta.statistics.rates import Rate, rate, wilson
@@ -101,6 +109,31 @@ def test_set_separates_refusals_behind_a_prefill():
     assert summary.positions_without_prefill["6-30"].count == 0
     assert summary.positions_without_prefill["0"].rate == 1.0
     assert list(summary.attacks) == ["direct", "prefill_20"]
+
+
+def test_what_a_judge_cannot_tell_takes_no_part():
+    verdicts = [
+        Verdict(Outcome.REFUSED, fully_safe=True, score=0.0),
+        Verdict(Outcome.COMPLIED, fully_safe=False, score=1.0),
+        Verdict(Outcome.REFUSED),
+        Verdict(Outcome.UNSCORED),
+    ]
+    found = tally(verdicts)
+    assert (found["fully_safe"].count, found["fully_safe"].n) == (1, 2)
+    assert found["score"].mean == 0.5 and found["score"].n == 2
+    assert all(share.n == 0 and share.rate is None for share in found["compliance"].values())
+    shares = tally([Verdict(Outcome.REFUSED, compliance=c) for c in [*Compliance, *Compliance]])["compliance"]
+    assert {name: share.count for name, share in shares.items()} == dict.fromkeys(
+        ("full_compliance", "partial_refusal", "full_refusal"), 2
+    )
+
+
+def test_cumulative_positions_rise_to_all_refusals():
+    curve = cumulative_positions([7, 0, 0, 31, 7, 2], responses=10)
+    assert curve.position == [0, 2, 7, 31]
+    assert curve.of_refusals == pytest.approx([2 / 6, 3 / 6, 5 / 6, 1.0])
+    assert curve.of_responses == pytest.approx([0.2, 0.3, 0.5, 0.6])
+    assert cumulative_positions([], responses=5) == Staircase([], [], [], 5)
 
 
 def auroc(positives, negatives) -> float | None:

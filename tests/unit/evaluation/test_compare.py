@@ -4,8 +4,8 @@ import pytest
 from report_cases import result, summarised, write_evaluation
 
 from derta.errors import InputError
-from derta.evaluation.compare import compare_evaluations, describe_comparison
-from derta.evaluation.records import Outcome
+from derta.evaluation.compare import FEATURES, compare_evaluations, describe_comparison, differences
+from derta.evaluation.records import Outcome, Result
 
 
 def squeezed(table):
@@ -63,3 +63,35 @@ def test_other_prompts_or_another_judge_cannot_be_compared(tmp_path):
     other = evaluation(tmp_path / "c", [Outcome.REFUSED] * 4, 3, sets={})
     with pytest.raises(InputError, match="no prompt set in common"):
         compare_evaluations(before, other)
+
+
+def written(text: str, row_id: str, **fields) -> Result:
+    return result(id=row_id, response=text, response_tokens=len(text.split()), **fields)
+
+
+@pytest.mark.parametrize(
+    ("feature", "has", "has_not"),
+    [
+        ("list", "Do this:\n- mix\n- stir", "a - b, 3. of May"),
+        ("list", "1. mix\n2) stir", "1.5 grams"),
+        ("heading", "# Title\ntext", "a #tag"),
+        ("code_block", "So:\n```\ncode\n```", "use `code`"),
+        ("bold", "a **word** here", "2 ** 3"),
+        ("empty", " \n", "."),
+    ],
+)
+def test_format_features(feature, has, has_not):
+    assert FEATURES[feature](written(has, "1")) == 1.0
+    assert FEATURES[feature](written(has_not, "1")) == 0.0
+
+
+def test_drift_of_length_and_format_prompt_by_prompt():
+    before = [written(f"- one two three {i}\n\nmore", str(i)) for i in range(10)]
+    after = [written("one", str(i), finished=i > 1) for i in range(10)] + [written("extra " * 50, "new")]
+    drift = differences([before, after], FEATURES)
+    assert drift["words"].before == 6 and drift["words"].after == 1 and drift["words"].high < 0
+    assert (drift["list"].difference, drift["paragraphs"].difference) == (-1.0, -1.0)
+    assert drift["cut_off"].after == pytest.approx(0.2)
+    assert drift["words"].unpaired == 1
+    prefilled = differences([before, [written("one two", str(i), prefill_tokens=1) for i in range(10)]], FEATURES)
+    assert prefilled["tokens"].after == 1.0
