@@ -23,7 +23,7 @@ from derta.evaluation.results import ResultsFolder
 from derta.evaluation.summary import SUMMARY_FILE, Summary
 from derta.report.runs import load_runs
 from derta.statistics.rates import Rate
-from derta.statistics.table import Measure, tabulate
+from derta.statistics.table import tabulate
 from derta.statistics.two_way import Interval, rate_interval, two_way_interval
 
 MEMBER_FILE = "sweep.json"
@@ -114,7 +114,7 @@ def collect(members: Sequence[Member]) -> Collected:
     whole = [line for line in lines if line.group == REFUSALS or line.path == ("separation", "all")]
     results = {arm: [member.results for member in group] for arm, group in arms.items()}
     summaries = {arm: [member.summary for member in group] for arm, group in arms.items()}
-    cells = tabulate(results, [Measure(line.name, line.cells) for line in counted], list[Cells])
+    cells = {line: {arm: [line.cells(run) for run in runs] for arm, runs in results.items()} for line in counted}
     numbers: dict[str, dict[str, Interval | None]] = {
         measure.name: {arm: _over_prompts(runs) for arm, runs in found.items()} for measure, found in cells.items()
     }

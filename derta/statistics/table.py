@@ -45,23 +45,13 @@ class Estimate:
         return " ".join(parts)
 
 
-class Named(Protocol):
-    """A measure: what it is called, and its value for one run; None where the run has no such thing."""
+class Measure(Protocol):
+    """`of` gives its value for one run; None where the run has no such thing."""
 
-    @property
-    def name(self) -> str: ...
     def of(self, run: Any, /) -> Any: ...
 
 
-M = TypeVar("M", bound=Named)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The plainest one."""
-
-    name: str
-    of: Callable[[Any], Any]
+M = TypeVar("M", bound=Measure)
 
 
 def tabulate(

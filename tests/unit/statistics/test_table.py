@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import derta
-from derta.statistics.table import Estimate, Measure, markdown, tabulate
+from derta.statistics.table import Estimate, markdown, tabulate
+
+
+class Measure(NamedTuple):
+    of: Callable[[float], float]
 
 
 def test_measures_of_runs_by_arm():
     arms = {"a": [1.0, 3.0], "b": [5.0]}
-    table = tabulate(arms, [Measure("it", lambda run: run), Measure("half", lambda run: run / 2)], sum)
-    assert {measure.name: cells for measure, cells in table.items()} == {
-        "it": {"a": 4.0, "b": 5.0}, "half": {"a": 2.0, "b": 2.5}
-    }  # fmt: skip
+    whole, half = Measure(lambda run: run), Measure(lambda run: run / 2)
+    table = tabulate(arms, [whole, half], sum)
+    assert table == {whole: {"a": 4.0, "b": 5.0}, half: {"a": 2.0, "b": 2.5}}
 
 
 @pytest.mark.parametrize(
