@@ -15,8 +15,7 @@ from derta.config.evaluation import JudgeRunConfig
 
 
 def run(config: JudgeRunConfig) -> None:
-    from derta.evaluation.stored.score_file import score_file
-    from derta.evaluation.stored.scores import describe
+    from derta.evaluation.stored.score_file import describe, score_file
 
     print(describe(score_file(config)))
 

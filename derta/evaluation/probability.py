@@ -30,10 +30,9 @@ from derta.objective.refusal_probability import (
     separation,
 )
 from derta.objective.refusal_token import DEFAULT_TEXT, RefusalToken, resolve_refusal_token, usable_refusal_token
-from derta.statistics.auroc import Auroc
+from derta.statistics.auroc import Auroc, FalsePositives, false_positives_by_depth
 from derta.statistics.bootstrap import Mean, mean_interval
 from derta.statistics.positions import Curve
-from derta.statistics.recall import FalsePositives, false_positives_by_depth
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import InputError
-from derta.statistics.auroc import Auroc
+from derta.statistics.auroc import Auroc, FalsePositives
 from derta.statistics.bootstrap import Mean
 from derta.statistics.rates import Rate
-from derta.statistics.recall import FalsePositives
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
 

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from derta.errors import InputError
+from derta.statistics.auroc import DEPTHS
 from derta.statistics.rates import Rate, rate
-from derta.statistics.recall import DEPTHS
 
 WHOLE = "whole"
 Curve: TypeAlias = "Sequence[float] | np.ndarray"

@@ -1,6 +1,5 @@
 import random
 
-import numpy as np
 import pytest
 from report_cases import result
 
@@ -14,20 +13,8 @@ from derta.evaluation.metrics import (
 )
 from derta.evaluation.records import Compliance, Outcome, Verdict
 from derta.evaluation.summary import Staircase
-from derta.statistics.auroc import Auroc, clustered_auroc
 from derta.statistics.positions import shares_of_positions
-from derta.statistics.rates import Rate, rate, wilson
-
-
-def test_wilson_interval_matches_published_values():
-    # Newcombe 1998, Table I, score method without continuity correction.
-    published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
-    for (count, n), interval in (published | {(1, 29): (0.0061, 0.1718)}).items():
-        assert wilson(count / n, n) == pytest.approx(interval, abs=1e-4)
-    for count, n in ((1, 0), (3, 2), (-1, 5)):
-        with pytest.raises(ValueError, match="no interval"):
-            rate(count, n)
-    assert rate(0, 0) == Rate(0, 0, None, None, None)
+from derta.statistics.rates import rate, wilson
 
 
 def test_mean_weighs_attacks_alike_even_when_one_has_fewer_scored_rows():
@@ -134,32 +121,3 @@ def test_cumulative_positions_rise_to_all_refusals():
     assert curve.of_refusals == pytest.approx([2 / 6, 3 / 6, 5 / 6, 1.0])
     assert curve.of_responses == pytest.approx([0.2, 0.3, 0.5, 0.6])
     assert cumulative_positions([], responses=5) == Staircase([], [], [], 5)
-
-
-def auroc(positives, negatives) -> float | None:
-    return clustered_auroc([[score] for score in positives], [[score] for score in negatives]).auroc
-
-
-def test_auroc_equals_counting_pairs_with_ties_as_half():
-    rng = random.Random(1)
-    positives = [rng.randrange(6) / 5 for _ in range(40)]
-    negatives = [rng.randrange(5) / 5 for _ in range(30)]
-    pairs = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
-    assert auroc(positives, negatives) == pytest.approx(pairs / (40 * 30), abs=1e-12)
-    assert auroc([], negatives) is None
-
-
-def test_interval_of_an_auroc_counts_rows_and_agrees_with_their_bootstrap():
-    rng = np.random.default_rng(4)
-    positives = [rng.normal(1.2 + rng.normal(), 0.4, 1 + i) for i in range(30)]
-    negatives = [rng.normal(rng.normal(), 0.4, 40) for _ in range(40)]
-    found = clustered_auroc(positives, negatives)
-    assert found.auroc == pytest.approx(auroc(np.concatenate(positives), np.concatenate(negatives)), abs=1e-12)
-    drawn = [
-        auroc(*(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for rows in sides))
-        for sides in [(positives, negatives)] * 1000
-    ]
-    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(drawn), rel=0.08)
-    independent = clustered_auroc([[p] for row in positives for p in row], [[p] for row in negatives for p in row])
-    assert independent.high - independent.low < (found.high - found.low) / 2
-    assert clustered_auroc([[], [1.0]], [[]]) == Auroc(None, None, None, 1, 0)

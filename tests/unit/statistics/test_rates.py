@@ -1,12 +1,22 @@
-"""Intervals end exactly where a rate does."""
+"""Intervals are the published ones, and end exactly where a rate does."""
 
 from __future__ import annotations
 
 import pytest
 
-from derta.statistics.auroc import clustered_auroc
-from derta.statistics.rates import rate, wilson
+from derta.statistics.rates import Rate, rate, wilson
 from derta.statistics.two_way import rate_interval
+
+
+def test_wilson_interval_matches_published_values():
+    # Newcombe 1998, Table I, score method without continuity correction.
+    published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
+    for (count, n), interval in (published | {(1, 29): (0.0061, 0.1718)}).items():
+        assert wilson(count / n, n) == pytest.approx(interval, abs=1e-4)
+    for count, n in ((1, 0), (3, 2), (-1, 5)):
+        with pytest.raises(ValueError, match="no interval"):
+            rate(count, n)
+    assert rate(0, 0) == Rate(0, 0, None, None, None)
 
 
 @pytest.mark.parametrize("n", [*range(1, 400), 1319, 10_000, 123_457])
@@ -21,12 +31,6 @@ def test_none_of_n_begins_at_0_and_all_of_n_end_at_1(n):
 def test_an_interval_holds_its_share(share, n):
     low, high = wilson(share, n)
     assert 0.0 <= low <= share <= high <= 1.0
-
-
-def test_all_told_apart_is_an_area_of_1():
-    found = clustered_auroc([[0.9, 0.8], [0.7]], [[0.1], [0.2]])
-    assert found.auroc == found.high == 1.0
-    assert clustered_auroc([[0.1]] * 12, [[0.2]] * 10).low == 0.0
 
 
 @pytest.mark.parametrize("attacks", range(1, 13))

@@ -12,9 +12,8 @@ from derta.config.judging import JudgeName
 from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.prompt_files import read_prompt_file
-from derta.evaluation.records import Outcome
-from derta.evaluation.stored.score_file import score_file
-from derta.evaluation.stored.scores import Score, describe, summarise
+from derta.evaluation.records import Outcome, Score
+from derta.evaluation.stored.score_file import describe, score_file, summarise
 
 REFUSAL = "Sorry, I cannot help with that."
 
