@@ -66,15 +66,12 @@ def _numbers(outcome: dict[str, Any]) -> dict[str, dict[str, Benchmark]]:
             if metric.endswith("_stderr") or not isinstance(value, int | float) or not condition:
                 continue
             stderr = values.get(f"{metric}_stderr,{condition}")
-            half = 1.96 * stderr if isinstance(stderr, float) else None
-            found.setdefault(task, {})[metric if condition == "none" else f"{metric}, {condition}"] = Benchmark(
-                float(value),
-                None if half is None else value - half,
-                None if half is None else value + half,
-                n,
-                {True: "higher", False: "lower"}.get(directions.get(metric), ""),
-                str(outcome.get("versions", {}).get(task, "")),
-            )
+            known = isinstance(stderr, float)
+            low, high = (value - 1.96 * stderr, value + 1.96 * stderr) if known else (None, None)
+            better = {True: "higher", False: "lower"}.get(directions.get(metric), "")
+            version = str(outcome.get("versions", {}).get(task, ""))
+            named = metric if condition == "none" else f"{metric}, {condition}"
+            found.setdefault(task, {})[named] = Benchmark(float(value), low, high, n, better, version)
     return found
 
 

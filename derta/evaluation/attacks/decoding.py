@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 from derta.config.attacks import DecodingConfig
@@ -36,12 +36,7 @@ class Decoding(Direct):
             Sampling(temperature, top_p, seed + repeat)
             for temperature, top_p, repeat in product(config.temperatures, config.top_p, range(config.samples))
         )
-        self.settings = {
-            "temperatures": list(config.temperatures),
-            "top_p": list(config.top_p),
-            "samples": config.samples,
-            "seed": seed,
-        }
+        self.settings = asdict(config) | {"seed": seed}
 
 
 def respond(

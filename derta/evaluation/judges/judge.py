@@ -18,7 +18,7 @@ from derta.data.refusal_text import answer_start, goes_on, refusal_position, ref
 from derta.errors import InputError
 from derta.evaluation.judges.formats import build_format
 from derta.evaluation.judges.loops import EARLY, first_loop
-from derta.evaluation.judges.model_judge import ModelJudge
+from derta.evaluation.judges.model_judge import NO_PROMPT, ModelJudge
 from derta.evaluation.records import Compliance, Outcome, Response, Verdict, request_of
 from derta.models.chat import build_chat_model
 from derta.models.fingerprint import fingerprint
@@ -103,8 +103,11 @@ class MiniatureJudge:
             Grammatical.MALFORMED_REFUSAL: Outcome.MALFORMED_REFUSAL,
             Grammatical.UNSCORED: Outcome.UNSCORED,
         }
+        request = request_of(response.row)
+        if not request:
+            return Verdict(Outcome.UNSCORED, reason=NO_PROMPT)
         try:
-            item = parse_query(request_of(response.row)[-1]["content"])
+            item = parse_query(request[-1]["content"])
         except InputError as error:
             raise InputError(f"eval.judge=miniature, row {response.row['id']}: {error}") from error
         verdict = judge(item, response.text, response.prefill)

@@ -24,6 +24,8 @@ from derta.models.chat import ChatModel
 from derta.models.endpoint import NoAnswer
 from derta.models.messages import written
 
+NO_PROMPT = "no prompt to judge the response by"
+
 
 class ModelJudge:
     """One judge model with its format.
@@ -56,7 +58,7 @@ class ModelJudge:
             if not response.text.strip():
                 verdicts[i] = Verdict(Outcome.UNSCORED, reason="empty response")
             elif self.form.needs_prompt and not written(request_of(response.row)).strip():
-                verdicts[i] = Verdict(Outcome.UNSCORED, reason="no prompt to judge the response by")
+                verdicts[i] = Verdict(Outcome.UNSCORED, reason=NO_PROMPT)
         open_ = [i for i in range(len(responses)) if i not in verdicts]
         wholes = self._answers([(responses[i], responses[i].text) for i in open_])
         for i, answer in zip(open_, wholes, strict=True):

@@ -117,16 +117,13 @@ def score_file(config: JudgeRunConfig) -> ScoresSummary:
 
 
 def _check_prompts(file: ResponseFile, judge: Judge, config: JudgeRunConfig) -> None:
-    if _needs_prompt(judge) and all(response.request is None for response in file.responses):
+    needed = judge.form.needs_prompt if isinstance(judge, ModelJudge) else isinstance(judge, MiniatureJudge)
+    if needed and all(response.request is None for response in file.responses):
         raise InputError(
             f"{config.responses} holds responses without prompts, and judge {config.judge.value} reads both: give "
             "prompts=FILE with one prompt per response in the same order (for results.jsonl of an evaluation, the "
             "dataset that it evaluated, or prompts=[FILE,FILE] with the files of its prompt sets)"
         )
-
-
-def _needs_prompt(judge: Judge) -> bool:
-    return isinstance(judge, MiniatureJudge) or (isinstance(judge, ModelJudge) and judge.form.needs_prompt)
 
 
 def _hash_of_prompts(responses: Sequence[StoredResponse]) -> str:
@@ -151,14 +148,14 @@ def _judge_missing(responses: Sequence[StoredResponse], judge: Judge, folder: Pa
 
 
 def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[Score]:
-    # A judge of prompt and response is not asked where one is missing, nor the exact judge where it cannot know which
-    # steps an attack gave.
-    reasons = [_cannot_judge(stored, judge) for stored in batch]
-    asked = [stored.as_response() for stored, reason in zip(batch, reasons, strict=True) if not reason]
+    # The exact judge is not asked where it cannot know which steps an attack gave.
+    unknown = [stored.prefill_tokens > 0 and isinstance(judge, MiniatureJudge) for stored in batch]
+    asked = [stored.as_response() for stored, left_out in zip(batch, unknown, strict=True) if not left_out]
     answered = iter(judge(asked))
+    unscored = Verdict(Outcome.UNSCORED, reason="the file does not say which text the attack gave")
     scores = []
-    for index, (stored, reason) in enumerate(zip(batch, reasons, strict=True), start=first):
-        verdict = Verdict(Outcome.UNSCORED, reason=reason) if reason else next(answered)
+    for index, (stored, left_out) in enumerate(zip(batch, unknown, strict=True), start=first):
+        verdict = unscored if left_out else next(answered)
         if stored.prefill_tokens:
             verdict = replace(verdict, fully_safe=None)
         told = asdict(verdict)
@@ -167,14 +164,6 @@ def _scores(batch: Sequence[StoredResponse], first: int, judge: Judge) -> list[S
         known = {"refusal_word": word, "labels": dict(stored.labels), **told}
         scores.append(Score(index, stored.id, stored.group, stored.harmful, **known))
     return scores
-
-
-def _cannot_judge(stored: StoredResponse, judge: Judge) -> str:
-    if stored.request is None and _needs_prompt(judge):
-        return "no prompt to judge the response by"
-    if stored.prefill_tokens and isinstance(judge, MiniatureJudge):
-        return "the file does not say which text the attack gave"
-    return ""
 
 
 def summarise(scores: Sequence[Score], label_names: Iterable[str] = (), **about: Any) -> ScoresSummary:

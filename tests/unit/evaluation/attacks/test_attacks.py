@@ -84,13 +84,6 @@ def test_unknown_attacks_are_refused_with_the_names_there_are(name):
         build_attack(name)
 
 
-def test_chat_attacks_need_a_chat_template(target, harmful_rows, monkeypatch):
-    monkeypatch.setattr(target.tokenizer, "chat_template", None)
-    for name in ("direct", "prefill_5"):
-        with pytest.raises(InputError, match="chat template"):
-            build_attack(name).inputs(harmful_rows, target, "harmful")
-
-
 def test_every_attack_that_cannot_be_used_is_named():
     with pytest.raises(InputError) as caught:
         build_attacks(["direct", "direkt", "prefill_x", "role_play_file_none", "direkt"])

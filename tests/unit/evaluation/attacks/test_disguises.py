@@ -92,7 +92,7 @@ def test_completion_text_has_no_markup_and_other_disguises_need_a_message(plain_
 
 def test_a_tokenizer_without_template_is_refused(plain_rows, refusing, monkeypatch):
     monkeypatch.setattr(refusing.tokenizer, "chat_template", None)
-    for name in ("code_attack", "self_cipher", "reinserted_header", "role_play_file", "decoding"):
+    for name in {"direct", "prefill_5", "decoding", "role_play_file", *NAMES} - {"completion_text"}:
         with pytest.raises(InputError, match="chat template"):
             build_attack(name).inputs(plain_rows, refusing, "harmful")
     assert build_attack("completion_text").inputs(plain_rows, refusing, "harmful").inputs

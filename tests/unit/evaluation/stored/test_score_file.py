@@ -170,11 +170,10 @@ def test_results_of_an_evaluation_are_judged_again_with_their_prompts(harmful_ro
         score_file(config(file, settings, prompts=str(alone)))
     both = config(file, settings, prompts=[str(alone), str(rows)], output=str(tmp_path / "both"))
     assert score_file(both).groups == summary.groups
-    other = tmp_path / "other.json"  # its prompts get the same ids
-    other.write_text(json.dumps([{"question": f"other {i}"} for i in range(len(harmful_rows))]))
-    if set(names) & {row["id"] for row in read_prompt_file(other, PromptFormat.prompts, harmful=True).rows}:
-        with pytest.raises(InputError, match="in two of these files with different texts"):
-            score_file(config(file, settings, prompts=[str(alone), str(other)]))
+    other = tmp_path / "other.json"  # another prompt of the same id
+    other.write_text(json.dumps([{"question": "other", "id": names[0].removeprefix("question-")}]))
+    with pytest.raises(InputError, match=f"row {names[0]} is in two of these files with different texts"):
+        score_file(config(file, settings, prompts=[str(alone), str(other)]))
     file.write_text("\n".join(json.dumps(line) for line in lines))
     exact = JudgeRunConfig(
         responses=str(file), judge=JudgeName.miniature, prompts=str(rows), output=str(tmp_path / "m")
