@@ -16,9 +16,7 @@ def run(config: BuildRunConfig) -> None:
     if config.revision:
         pin_revision(recipe, config.revision)
     output = Path(config.output)
-    result = build(
-        recipe, output, workers=config.workers, overwrite=config.overwrite, limit=config.limit, progress=True
-    )
+    result = build(recipe, output, workers=config.workers, overwrite=config.overwrite, limit=config.limit)
     print(f"{'already built' if result.already_built else 'built'}: {output}")
     print(as_table(result.manifest))
 

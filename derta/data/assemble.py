@@ -127,8 +127,7 @@ def _overviews_input(settings: ExtendedRefusals, recipe: Recipe) -> list[dict[st
 
 def find_origins(recipe: Recipe) -> Origins:
     """Where everything the recipe names will come from. Reads no rows."""
-    against = recipe.decontaminate.against if recipe.decontaminate is not None else []
-    return Origins([find_origin(one, recipe) for one in recipe.sources], [find_origin(one, recipe) for one in against])
+    return Origins(*([find_origin(one, recipe) for one in given] for given in (recipe.sources, recipe.against)))
 
 
 def read_origin(source: Source | EvaluationPrompts, origin: Origin, count: int | None, seed: int) -> Iterator[Record]:
@@ -142,9 +141,7 @@ def read_origin(source: Source | EvaluationPrompts, origin: Origin, count: int |
             yield from read_file(file)
 
 
-def assemble(
-    recipe: Recipe, origins: Origins, workers: int = 1, limit: int | None = None, progress: bool = False
-) -> Assembled:
+def assemble(recipe: Recipe, origins: Origins, workers: int = 1, limit: int | None = None) -> Assembled:
     """Run every step of the recipe. `limit` caps the rows of each source.
 
     Raises:
@@ -161,12 +158,12 @@ def assemble(
         for source, origin in zip(recipe.sources, origins.sources, strict=True):
             report = SourceReport(source, origin, recipe.seed if source.seed is None else source.seed)
             count = source.count if limit is None else min(limit, source.count or limit)
-            rows = give_unique_ids(_rows_of(report, count, pool, progress), used_ids)
+            rows = give_unique_ids(_rows_of(report, count, pool), used_ids)
             used_filters |= _used_filters(report, rows)
             warn_of_raw_text(source.path or source.hub, _count_raw(rows, source), len(rows))
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
             if source.extended_refusal is not None:
-                selected, report.extended_refusals = extend_refusals(selected, source, recipe, progress)
+                selected, report.extended_refusals = extend_refusals(selected, source, recipe)
                 if source.extended_refusal.endpoint is not None:  # filled only now
                     origin.inputs += _overviews_input(source.extended_refusal, recipe)
             taken_prompts |= {kept.prompt_digest for kept in selected}
@@ -247,19 +244,19 @@ def read_source(source: Source) -> list[Row]:
     """All rows of one local source in file order, normalised and validated, without a recipe around it."""
     recipe = Recipe(sources=[source])
     report = SourceReport(source, find_origin(source, recipe), recipe.seed)
-    rows = give_unique_ids(_rows_of(report, None, pool=None, progress=False), {})
+    rows = give_unique_ids(_rows_of(report, None, pool=None), {})
     warn_of_raw_text(source.path, _count_raw(rows, source), len(rows))
     return [kept.row for kept in rows]
 
 
-def _rows_of(report: SourceReport, count: int | None, pool: Executor | None, progress: bool) -> Iterator[Kept]:
+def _rows_of(report: SourceReport, count: int | None, pool: Executor | None) -> Iterator[Kept]:
     """The valid, filtered rows of one source.
 
     What is dropped is counted in the report, what is invalid is raised at the end.
     """
     source = report.source
     problems: list[str] = []
-    records = _gathered(report, _read(report, count, progress))
+    records = _gathered(report, _read(report, count))
     for outcome in convert(records, source, pool):
         if isinstance(outcome, Kept) and source.borderline and outcome.row["kind"] != "helpful":
             outcome = invalid([_NOT_BENIGN], outcome.place)
@@ -273,7 +270,7 @@ def _rows_of(report: SourceReport, count: int | None, pool: Executor | None, pro
         raise InputError.listing(f"source '{source.name}' has rows that cannot be used:", problems)
 
 
-def _read(report: SourceReport, count: int | None, progress: bool) -> Iterator[Record]:
+def _read(report: SourceReport, count: int | None) -> Iterator[Record]:
     """The records that pass the value filters, counted and hashed as they are read."""
     source = report.source
     digest = hashlib.sha256()
@@ -281,7 +278,7 @@ def _read(report: SourceReport, count: int | None, progress: bool) -> Iterator[R
     absent = {column for column in mapped.values() if column is not None}
     watch = ValueWatch(source.filters)
     records: Iterable[Record] = read_origin(source, report.origin, count, report.seed)
-    for record in tqdm(records, desc=source.name, unit=" rows", disable=None if progress else True):
+    for record in tqdm(records, desc=source.name, unit=" rows", disable=None):
         if report.read == 0:
             _check_columns(source, record)
         report.read += 1
@@ -348,7 +345,7 @@ def _gathered(report: SourceReport, records: Iterator[Record]) -> Iterator[Recor
 def _evaluation_prompts(recipe: Recipe, origins: list[Origin]) -> dict[str, list[str]]:
     """Evaluation set -> its prompts."""
     found: dict[str, list[str]] = {}
-    for evaluation, origin in zip(recipe.decontaminate.against if recipe.decontaminate else [], origins, strict=True):
+    for evaluation, origin in zip(recipe.against, origins, strict=True):
         try:
             found[evaluation.name] = prompt_texts(read_origin(evaluation, origin, None, 0), evaluation.column)
         except InputError as error:

@@ -33,12 +33,7 @@ class BuildResult:
 
 
 def build(
-    recipe: Recipe,
-    output: Path,
-    workers: int = 1,
-    overwrite: bool = False,
-    limit: int | None = None,
-    progress: bool = False,
+    recipe: Recipe, output: Path, workers: int = 1, overwrite: bool = False, limit: int | None = None
 ) -> BuildResult:
     """Build `recipe` into the directory `output`. The files are the same for any number of workers.
 
@@ -52,7 +47,7 @@ def build(
     if existing is not None:
         return BuildResult(existing, already_built=True)
     with new_folder(output, f"output={output}") as workspace:
-        assembled = assemble(recipe, origins, workers, limit, progress)
+        assembled = assemble(recipe, origins, workers, limit)
         with write_errors_named(f"output={output}"):
             outputs = {"train.parquet": _write_rows(assembled.train, workspace / "train.parquet", recipe)}
             if assembled.holdout:

@@ -6,7 +6,7 @@ import hashlib
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -88,15 +88,12 @@ def invalid(problems: list[Problem], place: Place) -> Dropped:
     return Dropped("invalid", problems[0].reason, tuple(problem.at(place) for problem in problems))
 
 
-@contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
+def worker_pool(workers: int) -> AbstractContextManager[Executor | None]:
     """Processes for `convert`, or None for one worker, which needs none."""
     if workers <= 1:
-        yield None
-        return
+        return nullcontext()
     # spawn, not fork: the reading libraries run threads of their own, which a forked child would inherit half-way
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
 def convert(records: Iterable[Record], source: Source, pool: Executor | None = None) -> Iterator[Outcome]:

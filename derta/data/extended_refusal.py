@@ -43,16 +43,14 @@ def overviews_file(settings: ExtendedRefusals, recipe: Recipe) -> Path | None:
     return found
 
 
-def extend_refusals(
-    rows: list[Kept], source: Source, recipe: Recipe, progress: bool = False
-) -> tuple[list[Kept], Counter[str]]:
+def extend_refusals(rows: list[Kept], source: Source, recipe: Recipe) -> tuple[list[Kept], Counter[str]]:
     """The source's rows with extended refusals, and how many were extended or, for which reason, left as they were.
 
     Raises:
         InputError: rows for which the file has no line (unless `missing: keep`); see also derta/data/overviews.py.
     """
     reasons = {kept.row["id"]: _unusable(kept.row) for kept in rows}
-    refusals = _refusals([kept.row for kept in rows if not reasons[kept.row["id"]]], source, recipe, progress)
+    refusals = _refusals([kept.row for kept in rows if not reasons[kept.row["id"]]], source, recipe)
     counts: Counter[str] = Counter()
     extended = []
     for kept in rows:
@@ -76,7 +74,7 @@ def _unusable(row: Row) -> str:
     return "" if refuses(row["chosen"][-1]["content"]) else "safe_response_does_not_refuse"
 
 
-def _refusals(rows: list[Row], source: Source, recipe: Recipe, progress: bool) -> dict[str, str]:
+def _refusals(rows: list[Row], source: Source, recipe: Recipe) -> dict[str, str]:
     """Row id -> its extended refusal, where there is something to make it of."""
     settings = source.extended_refusal
     assert settings is not None
@@ -87,7 +85,7 @@ def _refusals(rows: list[Row], source: Source, recipe: Recipe, progress: bool) -
         return {row["id"]: " ".join(overview_and_refusal(row["prompt"], row["id"])) for row in rows}  # type: ignore[arg-type]
     failures: dict[str, str] = {}
     if settings.endpoint is not None:
-        failures = ask_for_overviews(rows, path, settings.endpoint, settings.max_tokens, progress)
+        failures = ask_for_overviews(rows, path, settings.endpoint, settings.max_tokens)
     overviews = read_overviews(path)
     missing = [row["id"] for row in rows if row["id"] not in overviews]
     if missing and settings.missing == "error":

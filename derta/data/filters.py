@@ -70,8 +70,8 @@ class ValueWatch:
     of the pen more often than not, and one of another type than the column's can never occur."""
 
     def __init__(self, filters: Filters):
-        both = (("keep_values", filters.keep_values), ("drop_values", filters.drop_values))
-        self._unseen = {(key, column): list(values) for key, given in both for column, values in given.items()}
+        given = {"keep_values": filters.keep_values, "drop_values": filters.drop_values}
+        self._unseen = {(key, name): list(values) for key in given for name, values in given[key].items()}
         self._kinds: dict[str, set[str]] = {column: set() for _, column in self._unseen}
 
     def see(self, values: Mapping[str, Any]) -> None:
@@ -92,13 +92,10 @@ class ValueWatch:
                 if _kind(value) in self._kinds[column] or value is None:
                     absent.append(f"{where}: {found}; fix: correct the value, or remove it")
                 else:
-                    fix = f"put it in quotes as the file spells it ({_YAML})"
-                    fix = fix if kinds == "text" else "correct the value"
+                    yaml = "YAML reads no, off, yes and on as false and true, and 3 as a number"
+                    fix = f"put it in quotes as the file spells it ({yaml})" if kinds == "text" else "correct the value"
                     impossible.append(f"{where}: {found}, the column holds {kinds}; fix: {fix}")
         return impossible, absent
-
-
-_YAML = "YAML reads no, off, yes and on as false and true, and 3 as a number"
 
 
 def _kind(value: Any) -> str:

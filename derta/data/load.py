@@ -87,10 +87,7 @@ def _load_built(path: Path, split: str) -> LoadedRows:
     if digest != manifest["outputs"][file.name]["sha256"]:
         problem = "missing or changed since it was built (sha256 differs)"
         raise InputError(f"{file}: {problem}; fix: build the dataset again")
-    try:
-        table = pq.read_table(file)
-    except pa.ArrowInvalid:
-        raise InputError(f"{file}: not a readable parquet file; fix: build the dataset again") from None
+    table = pq.read_table(file)
     strings = [entry["name"] for entry in manifest.get("sources", []) if entry["adapter"] == "preference"]
     if strings:
         roles = pc.struct_field(pc.list_element(table["prompt"], 0), "role")

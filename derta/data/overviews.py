@@ -23,6 +23,7 @@ from derta.data.refusal_text import refuses
 from derta.data.schema import Row, duplicate_id
 from derta.errors import InputError
 from derta.models.messages import written
+from derta.progress import progress
 from derta.storage.atomic import lock_file, write_errors_named
 from derta.storage.json_lines import append_lines
 from derta.storage.places import text_problem
@@ -73,9 +74,7 @@ def read_overviews(path: Path) -> dict[str, Overview]:
     return found
 
 
-def ask_for_overviews(
-    rows: Sequence[Row], path: Path, config: EndpointConfig, max_tokens: int, progress: bool = False
-) -> dict[str, str]:
+def ask_for_overviews(rows: Sequence[Row], path: Path, config: EndpointConfig, max_tokens: int) -> dict[str, str]:
     """Ask the endpoint for the rows that the file at `path` lacks, and append its answers.
 
     Returns:
@@ -85,8 +84,6 @@ def ask_for_overviews(
         InputError: an endpoint that cannot be used or answers nothing, a file that cannot be written or that another
             build is writing. What was answered before is kept.
     """
-    from tqdm import tqdm
-
     from derta.models.chat import build_chat_model
 
     with write_errors_named(f"{path}:", "the lines before are kept"):
@@ -105,8 +102,11 @@ def ask_for_overviews(
             model = build_chat_model(settings, "extended_refusal")
             failures: dict[str, str] = {}
             size = 2 * config.concurrency  # few enough to lose little, enough to keep the endpoint busy
-            for start in tqdm(range(0, len(waiting), size), desc="overviews", disable=None if progress else True):
-                failures |= _ask_some(waiting[start : start + size], model, path, size)
+            with progress(len(waiting), "overviews") as bar:
+                for start in range(0, len(waiting), size):
+                    batch = waiting[start : start + size]
+                    failures |= _ask_some(batch, model, path, size)
+                    bar.update(len(batch))
     return failures
 
 

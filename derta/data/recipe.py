@@ -265,6 +265,11 @@ class Recipe(Part):
         """Where the recipe lies: relative paths start there. It is no part of the recipe's identity."""
         return self._file
 
+    @property
+    def against(self) -> list[EvaluationPrompts]:
+        """The prompts that must not occur in the training data."""
+        return self.decontaminate.against if self.decontaminate is not None else []
+
     def problems(self) -> list[str]:
         found = []
         if not self.sources:

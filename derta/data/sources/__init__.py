@@ -1,7 +1,4 @@
-"""One adapter per public format, by name.
-
-To add a format, write what converts its records and add a line here (and in data_recipes/README.md).
-"""
+"""One adapter per public format, by name."""
 
 from __future__ import annotations
 

@@ -1,13 +1,10 @@
 """Extended refusals in the miniature, and which judges see them: those that read the whole response."""
 
-import re
-
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from derta.config import ObjectiveConfig
-from derta.config.judging import JudgeName
 from derta.evaluation.judges.judge import MiniatureJudge, RefusalPhraseJudge
 from derta.evaluation.records import Outcome, Response
 from derta.miniature.extended import overview_and_refusal
@@ -28,24 +25,13 @@ def response(row: dict, text: str) -> Response:
     return Response(row, "direct", text, "", harmful_prompt=True, finished=True)
 
 
-def head_window_refuses(text: str) -> bool:
-    """What keyword judges do: a refusal phrase among the first 40 characters."""
-    return re.search(r"\b(?:Sorry|can ?not|will not)\b", text[:40]) is not None
-
-
 @pytest.mark.parametrize("judge", [MiniatureJudge(), RefusalPhraseJudge()], ids=lambda judge: judge.name)
 def test_full_text_judges_see_the_refusal_behind_the_overview(judge) -> None:
     rows = extended()
     verdicts = judge([response(row, f"{overview} {refusal}") for row, overview, refusal in rows])
-    assert judge.name in (JudgeName.miniature.value, JudgeName.refusal_phrases.value)
+    assert all(len(overview) > 40 for _, overview, _ in rows), "a judge that reads the head alone misses it"
     assert [verdict.outcome for verdict in verdicts] == [Outcome.REFUSED] * len(rows)
     assert [verdict.refusal_start for verdict in verdicts] == [len(overview) + 1 for _, overview, _ in rows]
-
-
-def test_a_head_window_matcher_takes_every_extended_refusal_for_compliance() -> None:
-    rows = extended()
-    assert not any(head_window_refuses(f"{overview} {refusal}") for _, overview, refusal in rows)
-    assert all(head_window_refuses(row["chosen"][0]["content"]) for row, _, _ in rows)  # and sees the plain ones
 
 
 def test_an_overview_alone_is_no_refusal_and_no_answer() -> None:
