@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import random
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,10 +26,7 @@ COMMAND = [sys.executable, str(REPOSITORY / "launch" / "build_data.py")]
 SAFE = "Sorry, I can't help with that."
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 
-
-specification = importlib.util.spec_from_file_location("launch_build_data", COMMAND[1])
-launch = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(launch)
+main = runpy.run_path(COMMAND[1])["main"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +38,14 @@ def built(*arguments):
     """Run the command in this process and give what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        launch.main.answer(list(arguments))
+        main.answer(list(arguments))
     return printed.getvalue()
 
 
 def refused(message, *arguments):
     """The run ends with the error and leaves no hidden file."""
     with pytest.raises(InputError) as error:
-        launch.main.answer(list(arguments))
+        main.answer(list(arguments))
     assert message in str(error.value)
     assert not [path.name for path in Path(".").rglob(".*")]
 

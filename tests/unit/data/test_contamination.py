@@ -1,7 +1,7 @@
 """Overlap with evaluation prompts: what counts, which files are read, and what the guard refuses to train on."""
 
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -186,15 +186,13 @@ def test_borderline_rows_of_other_people_need_a_decontamination(tmp_path):
 
 
 def test_the_command_gives_an_exit_code_and_a_report_without_text(tmp_path, capsys):
-    specification = importlib.util.spec_from_file_location("check_contamination", COMMAND)
-    command = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(command)
+    main = runpy.run_path(str(COMMAND))["main"]
     dataset(tmp_path)
     against, report = f"against={tmp_path / 'set.jsonl'}", tmp_path / "report.json"
-    assert command.main.answer([f"data={tmp_path / 'data'}", against, f"output={report}"]) == 1
+    assert main.answer([f"data={tmp_path / 'data'}", against, f"output={report}"]) == 1
     found = json.loads(report.read_text())
     assert (found["rows"], found["overlapping"], found["against"][0]["prompts"]) == (2, 1, 1)
     assert "brew" not in report.read_text() + capsys.readouterr().out
     clean = lines(tmp_path / "clean.jsonl", [{"prompt": "How do I kill time?"}])
-    assert command.main.answer([f"data={clean}", against]) == 0
+    assert main.answer([f"data={clean}", against]) == 0
     assert "no overlap" in capsys.readouterr().out

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from derta.storage.json_lines import write_lines
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAFE = "Sorry, I can't help with that."
@@ -56,8 +58,8 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def add(self, name, commit, split, records):
         config = f"configs:\n- config_name: default\n  data_files:\n  - split: '{split}'\n    path: rows.jsonl\n"
-        rows = "".join(json.dumps(record) + "\n" for record in records)
-        self.datasets[name] = (commit, {"README.md": f"---\n{config}---\n".encode(), "rows.jsonl": rows.encode()})
+        rows = "\n".join(map(json.dumps, records)).encode()
+        self.datasets[name] = (commit, {"README.md": f"---\n{config}---\n".encode(), "rows.jsonl": rows})
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -101,8 +103,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 def hub():
     server = Hub()
     server.add("WizardLMTeam/WizardLM_evol_instruct_70k", "d2ab8176a42d3fc250b290a89c90a792e94869f9", "train", HELPFUL)
-    for_all = "8401fe609d288129cc684a9b3be6a93e41cfe678", "330k_train", BEAVERTAILS
-    server.add("PKU-Alignment/BeaverTails", *for_all)
+    server.add("PKU-Alignment/BeaverTails", "8401fe609d288129cc684a9b3be6a93e41cfe678", "330k_train", BEAVERTAILS)
     server.add("PKU-Alignment/PKU-SafeRLHF", "8b87c3304fe428df5ae84a5a00f9d3ef9e4f135e", "train", PKU)
     server.add("HuggingFaceH4/ultrachat_200k", "8049631c405ae6576f93f445c6b8166f76f5505a", "train_sft", ULTRACHAT)
     server.add("org/data", COMMIT, "train", HELPFUL)
@@ -113,18 +114,16 @@ def hub():
 
 
 RUN_ALL = """
-import contextlib, importlib.util, io, json, os, sys
+import contextlib, io, json, os, runpy, sys
 from derta.errors import InputError
-spec = importlib.util.spec_from_file_location("launch_build_data", sys.argv[1])
-launch = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(launch)
+main = runpy.run_path(sys.argv[1])["main"]
 answers = {}
 for name, (folder, arguments) in json.load(sys.stdin).items():
     os.chdir(folder)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            launch.main.answer(arguments + ["output=out"])
+            main.answer(arguments + ["output=out"])
         answers[name] = printed.getvalue()
     except InputError as error:
         answers[name] = f"error: {error}"
@@ -159,6 +158,18 @@ def recipe_in(folder, **changes):
     return folder
 
 
+CLONE = "reference_repo/DeRTa/data/train"
+FILES = {  # beside the recipes that name them
+    "circuit_breakers/circuit_breakers_train.json": [
+        {"category": "a", "prompt": f"harmful request {n}", "output": f"harmful steps {n}", "llama3_output": SAFE}
+        for n in range(3)
+    ],
+    f"{CLONE}/helpfulness_unsencor_wizardlm_60k_part_0.json": HELPFUL[:3],
+    f"{CLONE}/helpfulness_unsencor_wizardlm_60k_part_1.json": HELPFUL[3:],
+    f"{CLONE}/safety_beaver_safe_and_unsafe_response.json": [
+        {"instruction": "harmful request 1", "output": "harmful steps 1", "safe_response": SAFE}
+    ],
+}
 F = "f" * 40
 MISSING = "this revision does not exist; fix: give a commit hash from the dataset's history (https://huggingface.co/"
 WRONG = {  # how a recipe is changed, and how the error begins
@@ -173,32 +184,22 @@ WRONG = {  # how a recipe is changed, and how the error begins
 def results(hub, tmp_path_factory):
     """(folder of each case, what the command printed for it)"""
     root = tmp_path_factory.mktemp("hub")
-    arguments = {
+    cases = {
         "derta_paper": ["recipe=derta_paper", "limit=4"],
         "circuit_breakers": ["recipe=circuit_breakers", "limit=5"],
         "reference_repo": ["recipe=reference_repo", "limit=10"],
         "beavertails": ["recipe=mine"],
         "pku_saferlhf": ["recipe=mine"],
     }
-    cases = {}
-    for name, values in arguments.items():
-        (root / name).mkdir()
-        cases[name] = (root / name, values)
+    cases = {name: (root / name, arguments) for name, arguments in cases.items()}
+    for file, records in FILES.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        write_lines(root / file, records)
     for name in ("beavertails", "pku_saferlhf"):  # they hold out 2%, which of so few rows is none
         text = (REPOSITORY / "data_recipes" / f"{name}.yaml").read_text()
+        (root / name).mkdir()
         (root / name / "mine.yaml").write_text(text.replace("holdout: 0.02", "holdout: 1"))
-    triples = [
-        {"category": "a", "prompt": f"harmful request {n}", "output": f"harmful steps {n}", "llama3_output": SAFE}
-        for n in range(3)
-    ]
-    (root / "circuit_breakers" / "circuit_breakers_train.json").write_text(json.dumps(triples))
-    clone = root / "reference_repo" / "DeRTa" / "data" / "train"
-    clone.mkdir(parents=True)
-    for part in range(2):
-        lines = "".join(json.dumps(record) + "\n" for record in HELPFUL[part * 3 : part * 3 + 3])
-        (clone / f"helpfulness_unsencor_wizardlm_60k_part_{part}.json").write_text(lines)
-    record = {"instruction": "harmful request 1", "output": "harmful steps 1", "safe_response": SAFE}
-    (clone / "safety_beaver_safe_and_unsafe_response.json").write_text(json.dumps(record) + "\n")
+    (root / "derta_paper").mkdir()
 
     pinned = recipe_in(root / "pinned", revision="main", pin_on_build=True)
     cases["pinned"] = cases["pinned again"] = (pinned, ["recipe=r"])
