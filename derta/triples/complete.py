@@ -69,10 +69,11 @@ def complete(config: CompleteRunConfig) -> dict[str, Any]:
         named=f"output={config.output}",
         others="*.jsonl",
     )
-    if claim.held() and "counts" in claim.content():
+    held = claim.held()
+    if held and "counts" in claim.content():
         return claim.content()
-    if not claim.held():
-        os.umask(0o077)
+    os.umask(0o077)
+    if not held:
         claim.take(reproducible=writer.reproducible)
     rounds = _Rounds(config, writer, judge, output / RESPONSES_FILE)
     harmful = rounds.until_kept("harmful", prompts["harmful"], config.tries, config.system)

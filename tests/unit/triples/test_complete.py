@@ -1,6 +1,7 @@
 """Prompts to rows with a real tiny model: what is kept, why not, whose files they are, and going on after a stop."""
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,17 @@ def test_what_the_judge_keeps_becomes_rows(prompts, tmp_path, chat_server):
     assert "question" not in describe(found, str(output)), "no text of a row is said"
 
 
-def test_files_are_their_owners_alone(prompts, model_dir, tmp_path):
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_files_are_their_owners_alone(prompts, model_dir, tmp_path, monkeypatch):
+    """Also those of a run that was stopped before its first response."""
+    monkeypatch.setattr(module, "append_lines", stop)
+    with pytest.raises(KeyboardInterrupt):
+        complete(settings(prompts, model_dir, tmp_path / "out"))
+    monkeypatch.undo()
+    os.umask(0o022)  # of another process
     complete(settings(prompts, model_dir, tmp_path / "out"))
     for path in (tmp_path / "out").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path.name
