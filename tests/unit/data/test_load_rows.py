@@ -107,15 +107,6 @@ def test_reference_file_keeps_text_and_order(tmp_path):
     assert rows[1]["chosen"] is None and rows[0]["rejected"] is None
 
 
-def test_bad_rows_of_a_file_are_listed(tmp_path):
-    records = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": "a"}]
-    path = write(tmp_path / "rows.jsonl", [*records, {"prompt": "", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(InputError) as error:
-        load_rows(path, format="preference")
-    assert "rows.jsonl, line 2, field 'rejected': expected a harmful response that differs" in str(error.value)
-    assert "rows.jsonl, line 3, field 'prompt': expected a non-empty string, found an empty string" in str(error.value)
-
-
 def test_wrong_paths_and_formats(built, tmp_path):
     fails(r"data.path=.*none: expected a dataset, found nothing; fix: build one with `python launch", tmp_path / "none")
     fails(r"data.format=parquet: unknown; fix: use one of derta, reference_jsonl, preference", built, format="parquet")

@@ -286,7 +286,8 @@ WRONG = [  # adapter, record, and what is said of it
     (
         "messages",
         {"messages": talk(("human", "request"), ("assistant", "a"))},
-        "field 'prompt[0].role': expected one of system, user, assistant, tool (or text for raw text), found",
+        "file.jsonl, line 1, field 'prompt[0].role': expected one of system, user, assistant, tool (or text for raw "
+        "text), found 'human'; fix: rename the role",
     ),
     ("messages", {"messages": "request"}, "expected a string or a list of messages, found a string of 7 characters; f"),
     (

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -115,8 +113,3 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch) -> Non
 def test_wrong_arguments_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         main.answer(words)
-
-
-def test_importing_rows_does_not_import_torch() -> None:
-    code = "import sys, derta.miniature.rows, derta.miniature.judge; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
