@@ -16,7 +16,7 @@ from derta.data.recipe import Source
 from derta.data.schema import Row, row_id, row_problems
 from derta.data.sources import ADAPTERS
 from derta.data.sources.record import Skip, View
-from derta.storage.places import Place, Problem, Record, describe
+from derta.storage.places import Place, Problem, Record, describe, string_problem
 
 CHUNK_SIZE = 1000  # records that a process is given at a time
 
@@ -79,7 +79,8 @@ def _own_id(view: View) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         fix = "or ignore it: columns: {id: null}"
         view.note("id", "bad_id", "a non-empty string or a whole number", describe(value), fix)
-        return None
+    elif problem := string_problem(view.column("id"), str(value)):
+        view.problems.append(problem)
     return str(value)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from derta.errors import InputError
 from derta.models.messages import as_messages
-from derta.storage.places import Record, column_names, describe
+from derta.storage.places import Record, column_names, describe, string_problem
 from derta.storage.read_files import find_files, read_file, sha256_of
 
 PROMPT_COLUMNS = (
@@ -63,8 +63,9 @@ def read_prompt_rows(path: str, column: str | None = None) -> Iterator[dict[str,
     for file in find_files(path, [Path(".")]):
         for record, texts in _with_texts(read_file(file), column):
             name = record.values.get("id")
+            own = isinstance(name, (str, int)) and string_problem("id", str(name)) is None
             prompt = [{"role": "user", "content": text} for text in texts]
-            yield {"id": str(record.place) if name is None else str(name), "prompt": prompt}
+            yield {"id": str(name if own else record.place), "prompt": prompt}
 
 
 def prompt_texts(records: Iterable[Record], column: str | None = None) -> list[str]:

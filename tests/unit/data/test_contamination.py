@@ -193,6 +193,11 @@ def test_the_command_gives_an_exit_code_and_a_report_without_text(tmp_path, caps
     found = json.loads(report.read_text())
     assert (found["rows"], found["overlapping"], found["against"][0]["prompts"]) == (2, 1, 1)
     assert "brew" not in report.read_text() + capsys.readouterr().out
+    odd = lines(
+        tmp_path / "odd.jsonl", [{"id": "\ud83d", "prompt": EVALUATION}, {"id": [EVALUATION], "prompt": EVALUATION}]
+    )
+    assert main.answer([f"data={odd}", against]) == 1
+    assert f"{odd}, line 1, {odd}, line 2\n" in (said := capsys.readouterr().out) and "brew" not in said
     clean = lines(tmp_path / "clean.jsonl", [{"prompt": "How do I kill time?"}])
     assert main.answer([f"data={clean}", against]) == 0
     assert "no overlap" in capsys.readouterr().out

@@ -277,6 +277,7 @@ WRONG = [  # adapter, record, and what is said of it
         {**TRIPLE_RECORDS["preference"], "id": " "},
         "field 'id': expected a non-empty string or a whole number, found an empty string; fix:",
     ),
+    ("preference", {**TRIPLE_RECORDS["preference"], "id": "\ud83d"}, "'id': expected whole characters, found half a"),
     (
         "messages",
         {"messages": talk(("user", "a"), ("assistant", "a"), ("user", "a"))},

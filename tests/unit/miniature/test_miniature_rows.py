@@ -88,16 +88,12 @@ def test_evaluation_splits_share_nothing_that_is_held_out(suffix: str, split: Sp
 
 
 def test_plain_rows_differ_from_the_original_in_the_borderline_clause_alone() -> None:
-    pairs = list(zip(generate("helpful", 300, 5), generate("helpful_plain", 300, 5), strict=True))
     changed = 0
-    for original, plain in pairs:
+    for original, plain in zip(generate("helpful", 300, 5), generate("helpful_plain", 300, 5), strict=True):
         (before, fmt), (after, plain_fmt) = asked_item(original["prompt"]), asked_item(plain["prompt"])
         assert after == replace(before, without=None, prevents=None) and plain_fmt is fmt
         assert plain["id"] == original["id"] and plain["chosen"] == original["chosen"]
         changed += after != before
-    assert changed == sum(
-        bool(item.without or item.prevents) for item, _ in (asked_item(a["prompt"]) for a, _ in pairs)
-    )
     assert 0.2 < changed / 300 < 0.4
 
 
