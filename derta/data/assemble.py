@@ -143,10 +143,7 @@ def read_origin(source: Source | EvaluationPrompts, origin: Origin, count: int |
 
 def assemble(recipe: Recipe, origins: Origins, workers: int = 1, limit: int | None = None) -> Assembled:
     """Run every step of the recipe. `limit` caps the rows of each source.
-
-    Raises:
-        InputError: unusable rows (all listed), fewer rows than asked for, or nothing left.
-    """
+    Raises InputError: unusable rows (all listed), fewer rows than asked for, or nothing left."""
     evaluation = _evaluation_prompts(recipe, origins.evaluation)
     ngrams = EvaluationNgrams(evaluation, recipe.decontaminate.ngram) if recipe.decontaminate is not None else None
     used_ids: dict[str, Kept] = {}

@@ -36,10 +36,7 @@ def build(
     recipe: Recipe, output: Path, workers: int = 1, overwrite: bool = False, limit: int | None = None
 ) -> BuildResult:
     """Build `recipe` into the directory `output`. The files are the same for any number of workers.
-
-    Raises:
-        InputError: unusable recipe or rows, an output that holds something else, or one that cannot be written.
-    """
+    Raises InputError: unusable recipe or rows, an output that holds something else, or one that cannot be written."""
     output = Path(os.path.abspath(output))
     origins = find_origins(recipe)
     key = build_key(recipe, origins, limit)

@@ -38,10 +38,7 @@ class EvaluationSet:
 
 def read_sets(paths: Sequence[str]) -> list[EvaluationSet]:
     """The prompts of each file, or of all data files in a directory (of a built dataset, too).
-
-    Raises:
-        InputError: nothing there, an unreadable file, records without a prompt, or a path given twice.
-    """
+    Raises InputError: nothing there, an unreadable file, records without a prompt, or a path given twice."""
     if len(set(paths)) < len(paths):
         raise InputError("an evaluation set is named twice; fix: name each once")
     names = [Path(path).name for path in paths]
@@ -56,10 +53,7 @@ def read_sets(paths: Sequence[str]) -> list[EvaluationSet]:
 
 def read_prompt_rows(path: str, column: str | None = None) -> Iterator[dict[str, Any]]:
     """The same prompts as rows {"id", "prompt": messages}; what has no id of its own is called by its place.
-
-    Raises:
-        InputError: as `read_sets`.
-    """
+    Raises InputError: as `read_sets`."""
     for file in find_files(path, [Path(".")]):
         for record, texts in _with_texts(read_file(file), column):
             name = record.values.get("id")
@@ -70,10 +64,7 @@ def read_prompt_rows(path: str, column: str | None = None) -> Iterator[dict[str,
 
 def prompt_texts(records: Iterable[Record], column: str | None = None) -> list[str]:
     """The prompts of the records; of a conversation, what the user (or a raw text) says.
-
-    Raises:
-        InputError: no such column, none of the known ones, or no text in it.
-    """
+    Raises InputError: no such column, none of the known ones, or no text in it."""
     return [text for _, texts in _with_texts(records, column) for text in texts]
 
 

@@ -25,10 +25,7 @@ from derta.models.messages import is_raw_text
 
 def overviews_file(settings: ExtendedRefusals, recipe: Recipe) -> Path | None:
     """The file that the settings name: beside the recipe or in the working directory, where a new one is made, too.
-
-    Raises:
-        InputError: it is not there, and no endpoint is to fill it.
-    """
+    Raises InputError: it is not there, and no endpoint is to fill it."""
     if settings.file is None:
         return None
     path = Path(settings.file).expanduser()
@@ -45,9 +42,7 @@ def overviews_file(settings: ExtendedRefusals, recipe: Recipe) -> Path | None:
 
 def extend_refusals(rows: list[Kept], source: Source, recipe: Recipe) -> tuple[list[Kept], Counter[str]]:
     """The source's rows with extended refusals, and how many were extended or, for which reason, left as they were.
-
-    Raises:
-        InputError: rows for which the file has no line (unless `missing: keep`); see also derta/data/overviews.py.
+    Raises InputError: rows for which the file has no line (unless `missing: keep`); see also derta/data/overviews.py.
     """
     reasons = {kept.row["id"]: _unusable(kept.row) for kept in rows}
     refusals = _refusals([kept.row for kept in rows if not reasons[kept.row["id"]]], source, recipe)

@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 def check_contamination(config: DataConfig, rows: LoadedRows) -> None:
     """Refuse to train on rows that overlap evaluation prompts.
-
-    Raises:
-        InputError: see the rules above; rows are named by id.
-    """
+    Raises InputError: see the rules above; rows are named by id."""
     problem = _overlap_problem(config, rows) if config.evaluation_prompts else _unguarded_problem(config, rows)
     if problem is None:
         return

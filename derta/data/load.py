@@ -35,10 +35,7 @@ def load_rows(path: str | Path, format: str = "derta", split: str = "train") -> 
     """Load rows from a built dataset directory (`format="derta"`) or from one JSONL, JSON, CSV, parquet or Arrow file.
 
     Rows of a file are normalised and validated as in a build, keep their order, and none is dropped.
-
-    Raises:
-        InputError: nothing there, an incomplete or changed dataset, no rows, or unusable rows (all listed).
-    """
+    Raises InputError: nothing there, an incomplete or changed dataset, no rows, or unusable rows (all listed)."""
     path = Path(path).expanduser()
     if format not in FORMATS:
         raise InputError(f"data.format={format}: unknown; fix: use one of {', '.join(FORMATS)}")

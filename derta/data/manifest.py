@@ -98,10 +98,7 @@ def describe_output(rows: list[Row], sha256: str, sources: list[Source]) -> dict
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of a built dataset, or None where there is none.
-
-    Raises:
-        InputError: the file is there but is not a manifest of this builder.
-    """
+    Raises InputError: the file is there but is not a manifest of this builder."""
     path = directory / MANIFEST_NAME
     if not path.is_file():
         return None

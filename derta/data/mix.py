@@ -23,10 +23,7 @@ def give_unique_ids(rows: Iterable[Kept], used: dict[str, Kept]) -> list[Kept]:
     """Rows whose ids are unique over all sources so far (`used` is extended).
 
     Rows that are equal in everything share the id made from their content; from the second on they get "-2", "-3", ...
-
-    Raises:
-        InputError: two rows have the same id of their own, with both places.
-    """
+    Raises InputError: two rows have the same id of their own, with both places."""
     problems, unique = [], []
     for kept in rows:
         name, first = kept.row["id"], used.get(kept.row["id"])
@@ -85,10 +82,7 @@ def shuffle_and_split(rows: list[Kept], holdout: float, seed: int, shuffle: bool
 
     A prompt goes to one side with all of its rows. `holdout` below 1 is a fraction of the rows, else a number of rows;
     it is not exceeded, so with several rows per prompt it can fall short by less than the rows of one prompt.
-
-    Raises:
-        InputError: the hold-out would take every row, or none although one was asked for.
-    """
+    Raises InputError: the hold-out would take every row, or none although one was asked for."""
     ordered = sorted(rows, key=lambda kept: rank(seed, "shuffle", kept.row["id"]))
     wanted = round(holdout * len(rows)) if holdout < 1 else int(holdout)
     if holdout and not 0 < wanted < len(rows):

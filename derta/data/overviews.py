@@ -52,10 +52,7 @@ _ANSWER = re.compile(r"\s*\**OVERVIEW\**:\**\s*(.+?)\s*\**REASON\**:\**\s*(.+?)\
 
 def read_overviews(path: Path) -> dict[str, Overview]:
     """The lines of the file by id.
-
-    Raises:
-        InputError: an empty file, lines that are no such object, or ids used twice; all listed.
-    """
+    Raises InputError: an empty file, lines that are no such object, or ids used twice; all listed."""
     found: dict[str, Overview] = {}
     problems: list[str] = []
     for record in read_file(path):
@@ -75,15 +72,10 @@ def read_overviews(path: Path) -> dict[str, Overview]:
 
 
 def ask_for_overviews(rows: Sequence[Row], path: Path, config: EndpointConfig, max_tokens: int) -> dict[str, str]:
-    """Ask the endpoint for the rows that the file at `path` lacks, and append its answers.
-
-    Returns:
-        Row id -> why there is still none (no row text in it).
-
-    Raises:
-        InputError: an endpoint that cannot be used or answers nothing, a file that cannot be written or that another
-            build is writing. What was answered before is kept.
-    """
+    """Ask the endpoint for the rows that the file at `path` lacks, and append its answers. Returns row id -> why there
+    is still none (no row text in it).
+    Raises InputError: an endpoint that cannot be used or answers nothing, a file that cannot be written or that another
+    build is writing. What was answered before is kept."""
     from derta.models.chat import build_chat_model
 
     with write_errors_named(f"{path}:", "the lines before are kept"):

@@ -25,10 +25,7 @@ def is_commit(revision: str) -> bool:
 
 def resolve_revision(hub_id: str, revision: str) -> str:
     """The commit hash that `revision` names now; a hash is returned as it is, without a network access.
-
-    Raises:
-        InputError: the hub cannot be reached, or has no such dataset or revision.
-    """
+    Raises InputError: the hub cannot be reached, or has no such dataset or revision."""
     if is_commit(revision):
         return revision
     from huggingface_hub import HfApi
@@ -44,10 +41,7 @@ def resolve_revision(hub_id: str, revision: str) -> str:
 
 def read_hub(hub_id: str, config: str | None, revision: str, split: str) -> Iterator[Record]:
     """The records of one split in order.
-
-    Raises:
-        InputError: no such dataset, revision, config or split, no access, or no network; names id and revision.
-    """
+    Raises InputError: no such dataset, revision, config or split, no access, or no network; names id and revision."""
     import datasets
 
     try:

@@ -311,9 +311,7 @@ def public_path(path: str) -> str:
 
 def load_recipe(name: str, folder: Path) -> Recipe:
     """The recipe `name`: a file in `folder` (with or without .yaml) or a path to a YAML file.
-
-    Raises:
-        InputError: no such recipe (with the nearest name), not YAML, or any problem with its contents, all listed.
+    Raises InputError: no such recipe (with the nearest name), not YAML, or any problem with its contents, all listed.
     """
     path = next((p for p in (folder / f"{name}.yaml", Path(name), Path(f"{name}.yaml")) if p.is_file()), None)
     if path is None:
@@ -325,10 +323,7 @@ def load_recipe(name: str, folder: Path) -> Recipe:
 
 def parse_recipe(values: Any, path: Path) -> Recipe:
     """Plain YAML values to a recipe. Source filters are laid over the recipe's filters.
-
-    Raises:
-        InputError: all problems of the values, or else all problems of how they go together.
-    """
+    Raises InputError: all problems of the values, or else all problems of how they go together."""
     common = values.get("filters") if isinstance(values, dict) else None
     if isinstance(values, dict) and isinstance(values.get("sources"), list) and isinstance(common, dict):
         sources = [
@@ -391,10 +386,7 @@ def _sentences(error: ErrorDetails) -> list[str]:
 
 def pin_revision(recipe: Recipe, revision: str) -> None:
     """Set the commit hash of the recipe's only hub source.
-
-    Raises:
-        InputError: not a commit hash, or the recipe has no hub source or several.
-    """
+    Raises InputError: not a commit hash, or the recipe has no hub source or several."""
     hub_sources = [source for source in recipe.sources if source.hub is not None]
     if not is_commit(revision):
         expected = "a full commit hash of 40 hex digits"

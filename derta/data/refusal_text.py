@@ -167,11 +167,8 @@ def _own_words(text: str) -> str:
 
 
 def refusal_span(text: str, start: int = 0) -> tuple[int, int] | None:
-    """Characters at which the first refusal phrase of the answer begins and ends, or None if there is none.
-
-    Args:
-        start: a phrase that begins before this character does not count (an attack wrote it).
-    """
+    """Characters at which the first refusal phrase of the answer begins and ends, or None if there is none. start: a
+    phrase that begins before this character does not count (an attack wrote it)."""
     begin = answer_start(text)
     answer, start = text[begin:], max(0, start - begin)
     if not any(True for _ in _matches(answer, start)):  # the usual case, without a look at quotations

@@ -72,8 +72,7 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
 def write_fresh_model(output_dir: str | Path, seed: int) -> Path:
     """Writes weights (safetensors), config, tokenizer and chat template; does nothing if this model is already there.
 
-    The directory appears at once and complete, by renaming. Raises InputError if `output_dir` holds something else.
-    """
+    The directory appears at once and complete, by renaming. Raises InputError if `output_dir` holds something else."""
     output = Path(output_dir)
     if _holds_model(output, seed):
         return output

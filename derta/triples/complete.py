@@ -49,10 +49,7 @@ Line = dict[str, Any]
 
 def complete(config: CompleteRunConfig) -> dict[str, Any]:
     """Complete all prompts of `config` and return what completion.json holds.
-
-    Raises:
-        InputError: settings, prompt files, templates, model or directory that cannot be used.
-    """
+    Raises InputError: settings, prompt files, templates, model or directory that cannot be used."""
     if problems := config.problems():
         raise InputError.listing("these settings cannot run:", problems)
     limits = {"harmful": config.limit} | dict.fromkeys(("helpful", "borderline"), config.helpful_limit or config.limit)
@@ -192,10 +189,7 @@ def whole_sentences(text: str) -> str:
 
 def _read(files: Sequence[str], part: str, limit: int | None) -> list[Row]:
     """The prompts of several files, at most `limit` of each.
-
-    Raises:
-        InputError: a file that cannot be read, or a prompt that stands in two of them.
-    """
+    Raises InputError: a file that cannot be read, or a prompt that stands in two of them."""
     rows = [
         row
         for file in files
