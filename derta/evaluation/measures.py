@@ -76,10 +76,13 @@ def _lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:
     first = summaries[0]
     harmful, benign = (list(first.of_sets(harmful=harmful)) for harmful in (True, False))
     of = {name: f" ({name})" if len(harmful) > 1 else "" for name in harmful}
-    for name in harmful:
-        yield from _attack_lines(name, of[name], list(first.sets[name].attacks))
-    yield from _benign_lines(benign, knows_answers=first.identity.knows_answers)
-    yield from _stop_lines(first, of)
+    main = [line for name in harmful for line in _attack_lines(name, of[name], list(first.sets[name].attacks))]
+    main += _benign_lines(benign, knows_answers=first.identity.knows_answers)
+    yield from main
+    for line in main:  # what is left of the same responses where a guard ends them
+        if line.counts and line.better == "lower":
+            *cell, what = line.path
+            yield SummaryMeasure(STOP, f"{STOP}, {line.name}", (*cell, "guarded", what), "lower", line.prompt_set)
     yield from _benchmark_lines(summaries)
     for name in harmful:
         overall = ("sets", name, "overall")
@@ -131,19 +134,6 @@ def _benign_lines(names: Sequence[str], *, knows_answers: bool) -> Iterator[Summ
         yield line(group, name, group, "complied", better="higher", counts=complied)
     for name in names:
         yield SummaryMeasure(DAMAGE, f"{DAMAGE}, {name}", ("sets", name, "kl_to_base"), "lower", name, unit="nats")
-
-
-def _stop_lines(summary: Summary, of: Mapping[str, str]) -> Iterator[SummaryMeasure]:
-    """What is left where a guard ends responses, beside the lines above of the same responses."""
-    for name, prompts in summary.sets.items():
-        lines: dict[str, tuple[str, ...]] = {f"{OVER_REFUSAL}, {name}": ("overall", "guarded", "refused")}
-        if prompts.harmful:
-            places: dict[str, tuple[str, ...]]
-            places = {attack.replace("_", " "): ("attacks", attack) for attack in prompts.attacks}
-            places |= {f"mean of {len(places)}": ("overall",)} if len(places) > 1 else {}
-            lines = {f"{SUCCESS}, {at}{of[name]}": (*place, "guarded", "complied") for at, place in places.items()}
-        for title, place in lines.items():
-            yield SummaryMeasure(STOP, f"{STOP}, {title}", ("sets", name, *place), "lower", name)
 
 
 def _benchmark_lines(summaries: Sequence[Summary]) -> Iterator[SummaryMeasure]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
@@ -169,18 +170,9 @@ def judge_identity(name: JudgeName, judging: JudgingConfig | None = None) -> str
 
 
 def position_in_tokens(decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], character: int) -> int:
-    """Tokens of a response before the one that writes `character` of its decoded text.
-
-    Found by halving: the text of the first n tokens only grows with n.
-    """
-    low, high = 0, len(token_ids)  # the first `low` tokens do not reach the character, the first `high` do
-    while high - low > 1:
-        middle = (low + high) // 2
-        if len(decode(token_ids[:middle])) > character:
-            high = middle
-        else:
-            low = middle
-    return low
+    """Tokens of a response before the one that writes `character` of its decoded text. Found by halving: the text of
+    the first n tokens only grows with n."""
+    return bisect_right(range(1, len(token_ids)), character, key=lambda n: len(decode(token_ids[:n])))
 
 
 def position_in_words(text: str, character: int) -> int:
