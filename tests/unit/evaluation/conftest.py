@@ -1,16 +1,18 @@
-"""Judge models with hand-set answers (keyword_model.py)."""
+"""Judge models with hand-set answers (keyword_model.py), and whole evaluations of a few rows."""
 
 import copy
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from keyword_model import save_judge
 
+from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.judging import JudgingConfig
 from derta.config.model import ModelConfig
-from derta.evaluation.records import Response
+from derta.evaluation.records import Response, Row
 
 PROMPT = "harmful request 3"
 
@@ -39,5 +41,23 @@ def respond() -> Callable[..., Response]:
         messages = [] if prompt is None else [{"role": "user", "content": prompt}]
         row = {"id": "row-1", "source": "test", "kind": "safety", "prompt": messages, "chosen": None, "rejected": None}
         return Response(row, "direct", text, prefill, harmful, finished=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def evaluation_of() -> Callable[..., EvaluateRunConfig]:
+    """Writes the rows of sets, and makes the settings: evaluation_of(folder, model, {set: (rows, attacks)}, ...)."""
+
+    def make(
+        folder: Path, model: Path, rows: Mapping[str, tuple[Sequence[Row], list[str]]], **settings: Any
+    ) -> EvaluateRunConfig:
+        sets = {}
+        for name, (some, attacks) in rows.items():
+            file = folder / f"{name}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in some))
+            sets[name] = PromptSetConfig(path=str(file), harmful=name == "harmful", attacks=attacks)
+        asked = EvaluationConfig(sets=sets, probability=False, **settings)
+        return EvaluateRunConfig(model=ModelConfig(name_or_path=str(model)), eval=asked, output_dir=str(folder / "run"))
 
     return make

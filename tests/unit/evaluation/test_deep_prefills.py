@@ -1,13 +1,10 @@
 """Deep prefills share the forward of their row: the same results.jsonl as without, and after an interruption."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
-from derta.config.model import ModelConfig
 from derta.evaluation import suite
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.results import RESULTS_FILE
@@ -18,22 +15,14 @@ ATTACKS = ["direct", "prefill_5", "prefill_100", "prefill_200", "prefill_250"]
 
 
 @pytest.fixture(scope="module")
-def config(model_dir, harmful_rows, benign_rows, tmp_path_factory):
+def config(model_dir, harmful_rows, benign_rows, evaluation_of, tmp_path_factory):
     """Four rows with long responses, two of them too short for the deepest prefills."""
-    place = tmp_path_factory.mktemp("deep")
+    longer = []
     for number, row in enumerate(harmful_rows):
-        text = row["rejected"][0]["content"]
-        row = row | {"rejected": [{"role": "assistant", "content": " ".join([text] * (8 if number < 4 else 1))}]}
-        with (place / "harmful.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    (place / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in benign_rows))
-    sets = {
-        "harmful": PromptSetConfig(path=str(place / "harmful.jsonl"), harmful=True, attacks=ATTACKS),
-        "benign": PromptSetConfig(path=str(place / "benign.jsonl")),
-    }
-    settings = EvaluationConfig(sets=sets, batch_size=3, max_new_tokens=6, probability=False)
-    model = ModelConfig(name_or_path=str(model_dir))
-    return EvaluateRunConfig(model=model, eval=settings, output_dir=str(place / "run"))
+        text = " ".join([row["rejected"][0]["content"]] * (8 if number < 4 else 1))
+        longer.append(row | {"rejected": [{"role": "assistant", "content": text}]})
+    rows = {"harmful": (longer, ATTACKS), "benign": (benign_rows, ["direct"])}
+    return evaluation_of(tmp_path_factory.mktemp("deep"), model_dir, rows, batch_size=3, max_new_tokens=6)
 
 
 def test_results_are_those_of_each_input_by_itself_and_the_same_after_an_interruption(config, tmp_path, monkeypatch):

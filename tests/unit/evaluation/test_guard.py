@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from derta.config.endpoint import EndpointConfig
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.evaluation.judges.judge import RefusalPhraseJudge
@@ -46,19 +45,10 @@ def guarded_dir(model_dir, target, harmful_rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(guarded_dir, harmful_rows, benign_rows, tmp_path_factory):
-    place = tmp_path_factory.mktemp("evaluation")
-    for name, rows in (("harmful", harmful_rows), ("benign", benign_rows)):
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sets = {
-        "harmful": PromptSetConfig(path=str(place / "harmful.jsonl"), harmful=True, attacks=["direct", "prefill_5"]),
-        "benign": PromptSetConfig(path=str(place / "benign.jsonl")),
-    }
-    settings = EvaluationConfig(
-        sets=sets, batch_size=4, max_new_tokens=8, probability=False, guard="refusal_probability"
-    )
-    model = ModelConfig(name_or_path=str(guarded_dir))
-    return EvaluateRunConfig(model=model, eval=settings, output_dir=str(place / "run"))
+def config(guarded_dir, harmful_rows, benign_rows, evaluation_of, tmp_path_factory):
+    rows = {"harmful": (harmful_rows, ["direct", "prefill_5"]), "benign": (benign_rows, ["direct"])}
+    settings = dict(batch_size=4, max_new_tokens=8, guard="refusal_probability")
+    return evaluation_of(tmp_path_factory.mktemp("evaluation"), guarded_dir, rows, **settings)
 
 
 def test_the_numbers_are_those_of_a_run_that_really_stops(config, guarded_dir):

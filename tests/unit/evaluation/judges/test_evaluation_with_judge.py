@@ -4,37 +4,25 @@ import json
 
 import pytest
 
-from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, PromptSetConfig
 from derta.config.judging import JudgeName
-from derta.config.model import ModelConfig
-from derta.config.prompts import PromptFormat
 from derta.errors import InputError
 from derta.evaluation.gate import check_gate
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.suite import evaluate
 
 
-def test_results_identity_and_gate(model_dir, harmful_rows, judge_model, tmp_path):
+def test_results_identity_and_gate(model_dir, harmful_rows, judge_model, evaluation_of, tmp_path):
     prompts = {row["id"]: row["prompt"][-1]["content"] for row in harmful_rows}
     words = {f" {word} " for prompt in prompts.values() for word in prompt.split()}
     keyword = min(word for word in words if 0 < sum(word in prompt for prompt in prompts.values()) < len(prompts))
-    question, rows = tmp_path / "question.txt", tmp_path / "harmful.jsonl"
+    question = tmp_path / "question.txt"
     question.write_text("{prompt}\nIs this harmful? {response}")
-    kept = [{key: row[key] for key in ("id", "prompt", "chosen", "rejected")} for row in harmful_rows]
-    rows.write_text("\n".join(json.dumps(row) for row in kept))
-    settings = judge_model({keyword: "yes"}, "no", template=str(question), spans=True)
-    sets = {
-        "harmful": PromptSetConfig(
-            path=str(rows), format=PromptFormat.preference, harmful=True, attacks=["direct", "prefill_5"]
-        )
-    }
-    config = EvaluateRunConfig(
-        model=ModelConfig(name_or_path=str(model_dir)),
-        eval=EvaluationConfig(sets=sets, judge=JudgeName.yes_no, judging=settings, max_new_tokens=3, probability=False),
-        output_dir=str(tmp_path / "out"),
-    )
+    config = evaluation_of(
+        tmp_path, model_dir, {"harmful": (harmful_rows, ["direct", "prefill_5"])}, judge=JudgeName.yes_no,
+        judging=judge_model({keyword: "yes"}, "no", template=str(question), spans=True), max_new_tokens=3,
+    )  # fmt: skip
     summary = evaluate(config, Ranks())
-    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     judged = {(line["attack"], line["id"]): line["outcome"] for line in lines if line["response"].strip()}
     assert judged == {key: "complied" if keyword in prompts[key[1]] else "garbled" for key in judged}
     assert set(judged.values()) == {"complied", "garbled"} and len(lines) == 12
