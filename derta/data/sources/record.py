@@ -57,24 +57,22 @@ class View:
 
     def text(self, name: str) -> str:
         """A non-empty string ("" after noting a problem)."""
-        before = len(self.problems)
         value = self.require(name)
-        if len(self.problems) == before and (problem := text_problem(self.column(name), value)):
+        problem = text_problem(self.column(name), value)
+        if problem and self.column(name) in self._values:
             self.problems.append(problem)
-        return "" if len(self.problems) > before else str(value)
+        return "" if problem else str(value)
 
     def flag(self, name: str) -> bool:
-        """A boolean; CSV's "true"/"false" and 0/1 are read too."""
-        before = len(self.problems)
+        """A boolean (false after noting a problem); CSV's "true"/"false" and 0/1 are read too."""
         value = self.require(name)
-        if len(self.problems) > before:
-            return False
         known = {"true": True, "false": False, "1": True, "0": False}
         text = str(value).strip().lower()
-        if text not in known or isinstance(value, float):
+        if text in known and not isinstance(value, float):
+            return known[text]
+        if self.column(name) in self._values:
             self.note(name, "not_a_flag", "true or false", describe(value, is_name=True), "write the flag as a boolean")
-            return False
-        return known[text]
+        return False
 
 
 def missing_column(name: str, actual: str, values: Mapping[str, Any]) -> Problem:
