@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +155,8 @@ def assemble(recipe: Recipe, origins: Origins, workers: int = 1, limit: int | No
         for source, origin in zip(recipe.sources, origins.sources, strict=True):
             report = SourceReport(source, origin, recipe.seed if source.seed is None else source.seed)
             count = source.count if limit is None else min(limit, source.count or limit)
-            rows = give_unique_ids(_rows_of(report, count, pool), used_ids)
+            passed = tqdm(_rows_of(report, count, pool), desc=source.name, unit=" rows", disable=None)
+            rows = give_unique_ids(passed, used_ids)
             used_filters |= _used_filters(report, rows)
             warn_of_raw_text(source.path or source.hub, _count_raw(rows, source), len(rows))
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
@@ -274,8 +275,7 @@ def _read(report: SourceReport, count: int | None) -> Iterator[Record]:
     mapped = {name: source.columns.get(name, name) for name in (*ADAPTERS[source.adapter].somewhere, *source.columns)}
     absent = {column for column in mapped.values() if column is not None}
     watch = ValueWatch(source.filters)
-    records: Iterable[Record] = read_origin(source, report.origin, count, report.seed)
-    for record in tqdm(records, desc=source.name, unit=" rows", disable=None):
+    for record in read_origin(source, report.origin, count, report.seed):
         if report.read == 0:
             _check_columns(source, record)
         report.read += 1
