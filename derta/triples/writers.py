@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from derta.config.completion import CompleteRunConfig
 from derta.models.endpoint import Endpoint, NoAnswer
@@ -23,23 +23,9 @@ class Request:
     begun: str = ""
 
 
-class Writer(Protocol):
-    """`identity`: what the model is recognised by. `reproducible`: whether the same request is answered alike."""
-
-    identity: dict[str, Any]
-    reproducible: bool
-
-    def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
-        """The requests in the batches that they are answered in; the same ones whatever is answered already."""
-        ...
-
-    def write(self, batch: Sequence[Request], limit: int, sampling: Sampling | None) -> list[Answer | NoAnswer]:
-        """One response of at most `limit` tokens per request, in their order. sampling: None for greedy search."""
-        ...
-
-
 class LocalWriter:
-    """A model, or a LoRA adapter on its base, on this machine's accelerator if there is one."""
+    """A model, or a LoRA adapter on its base, on this machine's accelerator if there is one. identity: what it is
+    recognised by. reproducible: whether the same request is answered alike."""
 
     reproducible = True
 
@@ -60,6 +46,7 @@ class LocalWriter:
         self._batch_size = config.batch_size
 
     def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The requests in the batches that they are answered in; the same ones whatever is answered already."""
         from derta.models.generation import plan_batches
 
         by_id = {request.id: request for request in requests}
@@ -67,6 +54,7 @@ class LocalWriter:
         return [[by_id[item.row_id] for item in batch] for batch in plan_batches(inputs, self._batch_size)]
 
     def write(self, batch: Sequence[Request], limit: int, sampling: Sampling | None) -> list[Answer | NoAnswer]:
+        """One response of at most `limit` tokens per request, in their order. sampling: None for greedy search."""
         from derta.models.generation import generate
 
         inputs = [self._input(request) for request in batch]
@@ -105,6 +93,9 @@ class EndpointWriter:
             top_p=drawn.top_p,
         )
         return [answer if isinstance(answer, NoAnswer) else (answer, True) for answer in answers]
+
+
+Writer = LocalWriter | EndpointWriter
 
 
 def build_writer(config: CompleteRunConfig) -> Writer:
