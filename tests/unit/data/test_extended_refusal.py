@@ -25,18 +25,17 @@ GOOD = "OVERVIEW: A neutral overview.\nREASON: It would be wrong."
 
 @pytest.fixture
 def server(chat_server):
-    """chat_server, whose script sees the last line of a request; `asked`: those lines."""
-    chat_server.asked = []
-    chat_server.answer = lambda request: GOOD
-
-    def script(body):
-        request = body["messages"][-1]["content"].splitlines()[-1]
-        answer = chat_server.answer(request)
-        chat_server.asked.append(request)
-        return answer
-
-    chat_server.script = script
+    chat_server.script = lambda body: GOOD
     return chat_server
+
+
+def request(body):
+    """The prompt of a row in what the server was asked."""
+    return body["messages"][-1]["content"].splitlines()[-1]
+
+
+def asked(server):
+    return sorted(map(request, server.requests))
 
 
 def triple(name, safe=SAFE):
@@ -155,17 +154,17 @@ def test_answers_of_a_model():
 def test_an_endpoint_fills_the_file_once(folder, server):
     write_lines(folder / "overviews.jsonl", [{"id": "0", "overview": "mine", "reason": "R"}])
     rows, entry = make(folder, settings(server))
-    assert sorted(server.asked) == [f"request {n}" for n in range(1, 10)]  # the prompt, and not for the line there is
+    assert asked(server) == [f"request {n}" for n in range(1, 10)]  # the prompt, and not for the line there is
     assert rows["0"]["chosen"][0]["content"].startswith("mine")
     assert rows["1"]["chosen"][0]["content"] == f"A neutral overview.\n\n{SAFE}\n\nIt would be wrong."
     assert entry["extended_refusals"] == {"extended": 10} and entry["inputs"][-1]["file"] == "overviews.jsonl"
     make(folder, settings(server))  # already built
     offline, _ = make(folder, {"file": "overviews.jsonl"}, "offline")  # and without the endpoint: the same rows
-    assert offline == rows and len(server.asked) == 9
+    assert offline == rows and len(server.requests) == 9
 
 
 def test_an_endpoint_that_dies_leaves_its_answers_and_the_next_build_goes_on(folder, server):
-    server.answer = lambda request: GOOD if len(server.asked) < 4 else 503
+    server.script = lambda body: GOOD if len(server.requests) <= 4 else 503
     with pytest.raises(InputError, match=r"endpoint: no answer to 4 requests, the first because: status 503 \(1 try\)"):
         make(folder, settings(server))
     assert not (folder / "data").exists()
@@ -173,31 +172,26 @@ def test_an_endpoint_that_dies_leaves_its_answers_and_the_next_build_goes_on(fol
     assert kept == {"0", "1", "2", "3"}
     with (folder / "overviews.jsonl").open("a") as file:
         file.write('{"id": "4", "overv')  # the writer was killed here
-    server.asked.clear()
-    server.answer = lambda request: GOOD
+    server.requests.clear()
+    server.script = lambda body: GOOD
     rows, entry = make(folder, settings(server))
-    assert sorted(server.asked) == [f"request {n}" for n in range(4, 10)]
+    assert asked(server) == [f"request {n}" for n in range(4, 10)]
     assert entry["extended_refusals"] == {"extended": 10}
 
 
 def test_unusable_answers_are_asked_for_again_and_then_counted(folder, server):
-    first = set()
-
-    def script(request):
-        if request == "request 5":
+    def script(body):
+        if request(body) == "request 5":
             return "secret words of an answer"
-        if request in first:
-            return GOOD
-        first.add(request)
-        return "OVERVIEW: Sorry, no.\nREASON: R"
+        return GOOD if asked(server).count(request(body)) > 1 else "OVERVIEW: Sorry, no.\nREASON: R"
 
-    server.answer = script
+    server.script = script
     with pytest.raises(InputError) as error:
         make(folder, settings(server))
     said = "no overview for 1 of 10 refusals: 5 (from the endpoint: 1 not in the form that was asked"
     assert said in str(error.value)
     assert "secret" not in str(error.value) and "request 5" not in str(error.value)
-    assert server.asked.count("request 5") == 3 and server.asked.count("request 4") == 2
+    assert asked(server).count("request 5") == 3 and asked(server).count("request 4") == 2
     _, entry = make(folder, settings(server, missing="keep"))
     assert entry["extended_refusals"] == {"extended": 9, "no_overview": 1}
 
@@ -205,19 +199,19 @@ def test_unusable_answers_are_asked_for_again_and_then_counted(folder, server):
 def test_a_killed_build_goes_on_where_it_stopped(folder, server):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(folder, settings(server))))
     release = threading.Event()
-    server.answer = lambda request: GOOD if len(server.asked) < 4 or release.wait(30) else GOOD
+    server.script = lambda body: GOOD if len(server.requests) <= 4 or release.wait(30) else GOOD
     command = [sys.executable, str(ROOT / "launch" / "build_data.py"), "recipe=recipe.yaml", "output=data"]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while len(server.asked) < 4 or (folder / "overviews.jsonl").read_text().count("\n") < 4:
+    while len(server.requests) < 4 or (folder / "overviews.jsonl").read_text().count("\n") < 4:
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
     release.set()
     time.sleep(0.2)  # the requests that were under way
-    server.asked.clear()
+    server.requests.clear()
     assert not (folder / "data").exists()
     rows, entry = make(folder, settings(server))
-    assert sorted(server.asked) == [f"request {n}" for n in range(4, 10)]
+    assert asked(server) == [f"request {n}" for n in range(4, 10)]
     assert entry["extended_refusals"] == {"extended": 10}
