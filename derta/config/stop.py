@@ -45,9 +45,7 @@ class CalibrateRunConfig(Settings):
     """Harmful test responses."""
     test_borderline: str = ""
     """Benign test responses to prompts that look harmful; the promise is not made for them."""
-    monitors: Annotated[list[Monitor], MinLen(1), "a list of " + ", ".join(Monitor.__members__)] = field(
-        default_factory=lambda: [Monitor.refusal_probability]
-    )
+    monitors: Annotated[list[Monitor], MinLen(1)] = field(default_factory=lambda: [Monitor.refusal_probability])
     """What is compared at the same rate; refusal_probability is what is stored."""
     train: str = ""
     """Rows that the probe is trained on: triples and helpful rows."""

@@ -17,9 +17,7 @@ class MiniatureRunConfig(Settings):
 
     seeds: Annotated[list[Whole], MinLen(1), "a list of seeds [11,12,13]"] = field(default_factory=lambda: [0])
     """A base model and its arms for each; with several the report shows mean and spread."""
-    arms: Annotated[list[Arm], MinLen(1), f"a list of arms [first,second], of {', '.join(Arm.__members__)}"] = field(
-        default_factory=lambda: [Arm.vanilla, Arm.derta]
-    )
+    arms: Annotated[list[Arm], MinLen(1)] = field(default_factory=lambda: [Arm.vanilla, Arm.derta])
     """The arms that are trained."""
     eval: Annotated[
         str, Predicate(lambda name: (CONF_DIR / "eval" / f"{name}.yaml").is_file()), "a choice of conf/eval/"
@@ -68,8 +66,8 @@ class RealRunConfig(Settings):
 
     model: str = ""
     """A GGUF file, a model directory or a hub id; empty takes SmolLM2-135M-Instruct from its wheel."""
-    arms: Annotated[list[RealArm], MinLen(1), f"a list of arms [first,second], of {', '.join(RealArm.__members__)}"] = (
-        field(default_factory=lambda: [RealArm.vanilla, RealArm.harmful_prefix, RealArm.derta])
+    arms: Annotated[list[RealArm], MinLen(1)] = field(
+        default_factory=lambda: [RealArm.vanilla, RealArm.harmful_prefix, RealArm.derta]
     )
     """The arms that are trained."""
     seeds: Annotated[list[Whole], MinLen(1), "a list of seeds [1,2,3]"] = field(default_factory=lambda: [0])

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from derta.config.model import ModelConfig
 from derta.errors import InputError
-from derta.models.load import ADAPTER_CONFIG, check_source, shown
+from derta.models.load import ADAPTER_CONFIG, check_source, is_adapter, shown
 from derta.models.taught import BASE_WAS_DIRECTORY, read_taught
 
 _WHOLE_FILE = 64 << 20  # bytes: larger weight files are fingerprinted by samples
@@ -39,6 +40,12 @@ def adapter_base(adapter: Path) -> Path | str:
         raise gone from error
 
 
+def base_of(model: ModelConfig) -> ModelConfig:
+    """The model itself, or what it is an adapter of. Raises InputError: as `adapter_base`."""
+    source = check_source(model.name_or_path)
+    return replace(model, name_or_path=str(adapter_base(Path(source)))) if is_adapter(source) else model
+
+
 def fingerprint(name_or_path: str, revision: str | None = None) -> str:
     """sha256 that changes when the model does: weights, configuration, tokenizer, chat template; for an adapter its
     base too. Weight files above 64 MiB enter with their size and 16 samples of 1 MiB. A hub id enters as its name and
@@ -54,7 +61,7 @@ def fingerprint(name_or_path: str, revision: str | None = None) -> str:
     for file in [*files, *sorted(source.glob("*.safetensors"))]:
         digest.update(f"{file.name}:{file.stat().st_size}:".encode())
         _hash_content(file, digest)
-    if (source / ADAPTER_CONFIG).is_file():
+    if is_adapter(source):
         digest.update(fingerprint(str(adapter_base(source)), revision).encode())
     return digest.hexdigest()
 

@@ -58,6 +58,11 @@ def check_source(name_or_path: str) -> Path | str:
     return name_or_path
 
 
+def is_adapter(source: Path | str) -> bool:
+    """Whether a model that `check_source` has passed is an adapter, which needs its base."""
+    return isinstance(source, Path) and (source / ADAPTER_CONFIG).is_file()
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with the chat template and special tokens the configuration adds.
     Raises InputError: it cannot be loaded; a special token outside its vocabulary; a template that is not there."""
@@ -125,7 +130,7 @@ def load_model(config: ModelConfig, dtype: str, **placement: Any) -> PreTrainedM
     if config.trust_remote_code:
         logger.warning("model.trust_remote_code=true: code that comes with %s will run", config.name_or_path)
     source = check_source(config.name_or_path)
-    if isinstance(source, Path) and (source / ADAPTER_CONFIG).is_file():
+    if is_adapter(source):
         raise InputError(
             f"model.name_or_path={shown(source)} is a LoRA adapter: merge it into its base, or train from the base"
         )

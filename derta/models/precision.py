@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from derta.config.model import Dtype, ModelConfig
-from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_source
+from derta.models.fingerprint import base_of
+from derta.models.load import check_source
 
 LARGE_ON_CPU = 50_000_000
 """Parameters beyond which bfloat16 is the faster precision of a CPU that has it."""
@@ -26,7 +26,7 @@ def resolve_dtype(config: ModelConfig) -> str:
         return config.dtype.value
     if torch.accelerator.is_available():
         return "bfloat16"
-    return "bfloat16" if cpu_multiplies_in_bfloat16() and _is_large(config.name_or_path) else "float32"
+    return "bfloat16" if cpu_multiplies_in_bfloat16() and _is_large(config) else "float32"
 
 
 def stored_dtype(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
@@ -46,11 +46,9 @@ def cpu_multiplies_in_bfloat16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-def _is_large(name_or_path: str) -> bool:
+def _is_large(model: ModelConfig) -> bool:
     """By the weights in a directory (of an adapter: its base's); a model on the hub is taken to be large."""
-    source = check_source(name_or_path)
-    if isinstance(source, Path) and (source / ADAPTER_CONFIG).is_file():
-        source = adapter_base(source)
+    source = check_source(base_of(model).name_or_path)
     return not isinstance(source, Path) or parameters_in(source) > LARGE_ON_CPU
 
 

@@ -6,7 +6,6 @@ safetensors only and `trust_remote_code=False`: nothing from a checkpoint is exe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ from derta.config.failures import world_size
 from derta.config.model import ModelConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, check_tokenizer
-from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_source, load_model, load_tokenizer
+from derta.models.fingerprint import base_of
+from derta.models.load import load_model, load_tokenizer
 from derta.models.precision import resolve_dtype
 from derta.models.served import Server
 from derta.models.taught import StopRule, reset_id
@@ -110,8 +109,7 @@ def load_target(
     """Load a model, or a LoRA adapter on its base, for generation.
     Raises InputError: no such directory, no safetensors, pickle only, an adapter without its base, a tokenizer without
     EOS or pad token; a placement that this machine or model does not allow; a server that cannot be used."""
-    source = check_source(config.name_or_path)
-    base = _base_of(config)
+    base = base_of(config)
     adapter, tokenizer = base is not config, target_tokenizer(config)
 
     def load() -> Any:
@@ -120,7 +118,7 @@ def load_target(
             return model
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, str(source))
+        return PeftModel.from_pretrained(model, config.name_or_path)
 
     if server is not None and server.url:
         target: TargetModel = ServedTarget(base.name_or_path, tokenizer, Server(server), load)
@@ -132,17 +130,9 @@ def load_target(
 
 def target_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer; an adapter's own, else its base's. Raises InputError: as `load_target`."""
-    base = _base_of(config)
+    base = base_of(config)
     own = base is config or (Path(config.name_or_path) / "tokenizer_config.json").is_file()
     return load_tokenizer(config if own else base)
-
-
-def _base_of(config: ModelConfig) -> ModelConfig:
-    """The model itself, or what it is an adapter of."""
-    source = check_source(config.name_or_path)
-    if not isinstance(source, Path) or not (source / ADAPTER_CONFIG).is_file():
-        return config
-    return replace(config, name_or_path=str(adapter_base(source)))
 
 
 def load_placed(config: ModelConfig, device: torch.device | str, placement: Placement, *, adapter: bool) -> Any:

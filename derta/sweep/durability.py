@@ -32,8 +32,8 @@ from derta.evaluation.provenance import shown_command
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.suite import evaluate, prepare
 from derta.evaluation.summary import SUMMARY_FILE, read_summary
-from derta.models.fingerprint import adapter_base
-from derta.models.load import ADAPTER_CONFIG, check_source, load_model
+from derta.models.fingerprint import adapter_base, base_of
+from derta.models.load import ADAPTER_CONFIG, check_source, is_adapter, load_model
 from derta.models.messages import TEXT_ROLE
 from derta.models.precision import resolve_dtype
 from derta.models.target import target_tokenizer
@@ -76,7 +76,7 @@ def run_durability(config: DurabilityRunConfig) -> str:
         raise InputError("launch/durability.py is one process: start it with plain python, without torchrun")
     root, rows = Path(config.output_dir), _read(config) if config.steps else None
     source = check_source(config.model.name_or_path)
-    if not config.steps and not (_is_adapter(source) and config.lora_scales):
+    if not config.steps and not (is_adapter(source) and config.lora_scales):
         raise InputError(f"nothing to do: there are no later steps, and {source} is no adapter, or lora_scales=[]")
     before, untouched = _untouched(config)
     identity = prepare(untouched, Ranks()).identity
@@ -95,7 +95,7 @@ def run_durability(config: DurabilityRunConfig) -> str:
         _Part(Axis.steps, steps, root / f"after-{steps}", root / "models" / f"after-{steps}", f"{label}, {steps} steps")
         for steps in sorted(set(config.steps))
     ]
-    if _is_adapter(source):
+    if is_adapter(source):
         parts += [
             _Part(Axis.scale, s, root / f"scale-{s:g}", root / "models" / f"scale-{s:g}", f"{label} x {s:g}")
             for s in sorted(set(config.lora_scales), reverse=True)
@@ -147,10 +147,6 @@ def _read(config: DurabilityRunConfig) -> PromptFile:
     return replace(found, rows=rows)
 
 
-def _is_adapter(source: Path | str) -> bool:
-    return isinstance(source, Path) and (source / ADAPTER_CONFIG).is_file()
-
-
 def _tune(config: DurabilityRunConfig, rows: Sequence[dict[str, Any]], wanted: dict[int, Path]) -> None:
     """TRL's SFTTrainer as a later user starts it: full fine-tuning on the responses, an adapter merged first. Steps ->
     where the model goes. derta_config.json is copied beside it, so that the evaluation knows what to look for."""
@@ -195,13 +191,13 @@ def _tune(config: DurabilityRunConfig, rows: Sequence[dict[str, Any]], wanted: d
 
 def _loaded(model: ModelConfig) -> Any:
     """The weights in float32, which small steps need; an adapter merged into its base."""
-    source = check_source(model.name_or_path)
-    if not _is_adapter(source):
-        return load_model(model, "float32")
+    base = base_of(model)
+    loaded = load_model(base, "float32")
+    if base is model:
+        return loaded
     from peft import PeftModel
 
-    base = load_model(replace(model, name_or_path=str(adapter_base(Path(source)))), "float32")
-    return PeftModel.from_pretrained(base, str(source)).merge_and_unload(safe_merge=True)
+    return PeftModel.from_pretrained(loaded, model.name_or_path).merge_and_unload(safe_merge=True)
 
 
 def scaled_adapter(source: Path, scale: float, output: Path) -> None:
