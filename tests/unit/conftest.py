@@ -23,6 +23,14 @@ torch.set_num_threads(1)  # several threads on a model this small only wait for 
 
 
 @pytest.fixture(scope="session")
+def sources() -> dict[str, str]:
+    """Every module of derta/ and launch/: its path below the repository's root -> its text."""
+    root = Path(__file__).resolve().parents[2]
+    files = [*(root / "derta").rglob("*.py"), *(root / "launch").rglob("*.py")]
+    return {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fresh_model(tmp_path_factory.mktemp("models") / "fresh", seed=0)
 

@@ -3,9 +3,6 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Calls that make tokens of text, and text of a conversation.
 _METHODS = {"apply_chat_template", "encode", "encode_batch", "encode_plus", "batch_encode_plus", "tokenize"}
@@ -32,11 +29,8 @@ def tokenising(source: str) -> Iterator[int]:
                 yield node.lineno
 
 
-def test_conversations_become_tokens_in_one_place():
-    files = [*(ROOT / "derta").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
-    found = {
-        str(file.relative_to(ROOT)): lines for file in files if (lines := list(tokenising(file.read_text("utf-8"))))
-    }
+def test_conversations_become_tokens_in_one_place(sources):
+    found = {file: lines for file, text in sources.items() if (lines := list(tokenising(text)))}
     assert set(found) == set(TOKENISERS), found
 
 
@@ -90,13 +84,8 @@ def readers(source: str) -> Iterator[str]:
                 yield "append"
 
 
-def test_one_module_reads_tables_and_one_lines_of_json():
-    found = {
-        (str(file.relative_to(ROOT)), what)
-        for folder in ("derta", "launch")
-        for file in (ROOT / folder).rglob("*.py")
-        for what in readers(file.read_text(encoding="utf-8"))
-    }
+def test_one_module_reads_tables_and_one_lines_of_json(sources):
+    found = {(file, what) for file, text in sources.items() for what in readers(text)}
     assert found == {(CSV, "table"), (LINES, "lines"), (LINES, "append")}
 
 
