@@ -137,11 +137,3 @@ def test_data_out_of_reach_is_an_error_with_a_remedy(target, tmp_path):
     )
     with pytest.raises(InputError, match="gone_rows.*data"):
         run_benchmarks(LmEvalConfig(tasks=["gone_rows"], include_path=str(tmp_path)), target, Ranks())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"tasks": ["mmlu", "mmlu"]}, "each task once"), ({"limit": 0}, "limit=0"), ({"batch_size": 0}, "batch_size=0")],
-)
-def test_settings_out_of_range_are_named(change, message):
-    assert any(message in problem for problem in LmEvalConfig(**change).problems("eval.lm_eval"))

@@ -9,6 +9,7 @@ from derta.config.evaluation import (
     EvaluationConfig,
     JudgeName,
     JudgeRunConfig,
+    LmEvalConfig,
     PromptSetConfig,
 )
 from derta.config.gate import GateRunConfig
@@ -59,10 +60,14 @@ def test_own_prompts_need_a_path():
 
 def test_every_contradiction_is_named():
     sets = {"a": PromptSetConfig(path="x", attacks=["direct", "direct"]), "b": PromptSetConfig(path="x", count=0)}
-    config = EvaluationConfig(sets=sets, judge=JudgeName.miniature, batch_size=0, max_new_tokens=0, refusal_text=" ")
+    config = EvaluationConfig(
+        sets=sets, judge=JudgeName.miniature, batch_size=0, max_new_tokens=0, refusal_text=" ",
+        lm_eval=LmEvalConfig(tasks=["mmlu", "mmlu"], limit=0, batch_size=0),
+    )  # fmt: skip
     found = " ".join(config.problems("eval"))
-    for key in ("eval.sets.a.attacks", "eval.sets.b.count=0", "eval.batch_size=0", "max_new_tokens=0", "refusal_text"):
-        assert key in found
+    keys = ["sets.a.attacks", "sets.b.count=0", "batch_size=0", "max_new_tokens=0", "refusal_text"]
+    keys += ["lm_eval.tasks=[mmlu,mmlu]: name each task once", "lm_eval.limit=0", "lm_eval.batch_size=0"]
+    assert [key for key in keys if f"eval.{key}" not in found] == []
     assert "eval.sets is empty" in " ".join(EvaluationConfig().problems("eval"))
 
 
