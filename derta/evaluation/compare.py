@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from derta.errors import InputError
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS
@@ -85,8 +84,18 @@ def compare_evaluations(before: str, after: str, *, seed: int = 0) -> Comparison
     for name in shared:
         sides = [[result for result in side if result.prompt_set == name] for side in results]
         prompts = summaries["after"].sets[name]
-        words = {"complied": SUCCESS} if prompts.harmful else {"complied": answers, "refused": OVER_REFUSAL}
-        sets[name] = _compare_set(sides, list(prompts.attacks), harmful=prompts.harmful, words=words, seed=seed)
+        alone = {
+            attack: differences([[each for each in side if each.attack == attack] for side in sides], MEASURES, seed)
+            for attack in prompts.attacks
+            if len(prompts.attacks) > 1
+        }
+        sets[name] = SetComparison(
+            harmful=prompts.harmful,
+            measures=differences(sides, MEASURES, seed),
+            attacks={attack: found for attack, found in alone.items() if found["complied"].n},
+            drift=differences(sides, FEATURES, seed),
+            words={"complied": SUCCESS} if prompts.harmful else {"complied": answers, "refused": OVER_REFUSAL},
+        )
     labels = {side: summary.label for side, summary in summaries.items()}
     return Comparison(labels, {side: summary.identity.model for side, summary in summaries.items()}, sets)
 
@@ -103,21 +112,6 @@ def _shared_sets(before: Identity, after: Identity) -> list[str]:
     if problems:
         raise InputError.listing("these evaluations cannot be compared prompt by prompt:", problems)
     return shared
-
-
-def _compare_set(
-    sides: Sequence[Sequence[Result]], attacks: Sequence[str], *, seed: int, **about: Any
-) -> SetComparison:
-    def moved(chosen: Sequence[str]) -> Differences:
-        return differences([[result for result in side if result.attack in chosen] for side in sides], MEASURES, seed)
-
-    alone = {attack: moved([attack]) for attack in attacks} if len(attacks) > 1 else {}
-    return SetComparison(
-        measures=differences(sides, MEASURES, seed),
-        attacks={attack: found for attack, found in alone.items() if found["complied"].n},
-        drift=differences(sides, FEATURES, seed),
-        **about,
-    )
 
 
 def differences(
