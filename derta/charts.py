@@ -173,6 +173,19 @@ def reading(chart: Any, x: str, line: str, groups: Sequence[str] = (), *, title:
     return rule.encode(x=alt.X(x, type="quantitative"), opacity=seen, tooltip=asked("text")).add_params(near)
 
 
+def share_curves(rows: str, x: alt.X, field: str, names: Sequence[str], *, title: str) -> Any:
+    """Shares along x, to be cut into panels by the field `panel`: a line per name under `field` with its band (`share`,
+    `low`, `high`), and what all lines say at one x (`text`). title: as for `reading`."""
+    source = table(rows)
+    base = source.encode(x=x, color=compared_colours(field, names, line_legend()))
+    y = alt.Y("low:Q", title=None, axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
+    return alt.layer(
+        base.mark_area(opacity=0.13).encode(y=y, y2="high"),
+        base.mark_line(point=True).encode(y="share:Q", strokeDash=compared_dashes(field, names, line_legend())),
+        reading(source, x.shorthand, f"datum.{field} + ': ' + datum.text", ["panel"], title=title),
+    )
+
+
 def specification(figure: Figure) -> dict[str, Any]:
     """The figure as Vega-Lite, with the look that all share. A page reads in `usermeta` how to lay out its panels; its
     heading says what the description does."""

@@ -9,17 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from derta.charts import (
-    PERCENT,
-    Figure,
-    compared_colours,
-    compared_dashes,
-    filtered,
-    line_legend,
-    panels,
-    reading,
-    table,
-)
+from derta.charts import Figure, filtered, panels, share_curves
 from derta.evaluation.measures import SUCCESS
 from derta.report.html import Numbers
 from derta.report.runs import Run, combine, group_by_label
@@ -56,7 +46,7 @@ def depth_curves(runs: Sequence[Run]) -> Figure | None:
     rows = [
         {key: row[key] for key in ("checkpoint", "depth", "attack", "n", "left_out")}
         | {"panel": f"{measure} ({row['set']})" if several else measure}
-        | {"share": row[measure].mean, "low": row[measure].ends[0], "high": row[measure].ends[1]}
+        | row[measure].drawn
         | {"text": f"{row[measure]} %, n = {row['n']}, too short: {row['left_out']}"}
         for measure in MEASURES
         for row in found
@@ -68,38 +58,21 @@ def depth_curves(runs: Sequence[Run]) -> Figure | None:
     names = list(dict.fromkeys(row["panel"] for row in rows))
     depths = sorted({row["depth"] for row in rows})
     axis = alt.Axis(values=depths, format="d", grid=False, labelFlush=False, labelOverlap=False)
-    source = table("depths")
-    base = source.encode(
-        x=alt.X("depth:Q", title="response tokens given", scale=alt.Scale(type="log", nice=False), axis=axis),
-        color=compared_colours("checkpoint", labels, line_legend()),
-    )
-    y = alt.Scale(domain=[0, 1])
-    layers = alt.layer(
-        base.mark_area(opacity=0.13).encode(y=alt.Y("low:Q", title=None, axis=PERCENT, scale=y), y2="high"),
-        base.mark_line(point=True).encode(y="share:Q", strokeDash=compared_dashes("checkpoint", labels, line_legend())),
-        reading(source, "depth", "datum.checkpoint + ': ' + datum.text", ["panel"], title="behind "),
-    ).properties(height=240)
-    chart = filtered(panels(layers, "panel", sort=names), checkpoints=labels)
+    scale = alt.Scale(type="log", nice=False)
+    x = alt.X("depth", type="quantitative", title="response tokens given", scale=scale, axis=axis)
+    curves = share_curves("depths", x, "checkpoint", labels, title="behind ").properties(height=240)
+    chart = filtered(panels(curves, "panel", sort=names), checkpoints=labels)
     title = "Attack success and refusal by depth of the prefill"
     return Figure(chart, title, {"depths": rows}, count=len(names), width=330, left=50)
 
 
 def depth_table(runs: Sequence[Run]) -> Numbers:
     """The numbers of the curves, with the rows that are too short for a depth."""
+    keys = ("checkpoint", "set", "depth", *MEASURES, "n", "left_out")
     rows = [
-        (
-            {"data-checkpoint": row["checkpoint"], "data-attack": row["attack"]},
-            [row["checkpoint"], row["set"], row["depth"], *(str(row[measure]) for measure in MEASURES)]
-            + [row["n"], row["left_out"]],
-        )
+        ({"data-checkpoint": row["checkpoint"], "data-attack": row["attack"]}, [row[key] for key in keys])
         for row in depth_rows(runs)
     ]
-    header = [
-        "checkpoint",
-        "prompts",
-        "tokens given",
-        *(f"{measure}, %" for measure in MEASURES),
-        "n",
-        "too short, or no room",
-    ]
+    measures = (f"{measure}, %" for measure in MEASURES)
+    header = ["checkpoint", "prompts", "tokens given", *measures, "n", "too short, or no room"]
     return Numbers("Numbers of this figure", header, rows)

@@ -53,9 +53,7 @@ def trade_off(runs: Sequence[Run]) -> Figure | None:
                 {"checkpoint": label, "set": across.prompt_set, "measure": up.name}
                 | _around("x", lines[across][label])
                 | _around("y", lines[up][label])
-                | _around(
-                    "help", lines[helpful[across.prompt_set]][label] if across.prompt_set in helpful else Combined()
-                )
+                | _around("help", lines[helpful[across.prompt_set]][label] if helpful else Combined())
                 for label in labels
             ]
             rows += _placed([point for point in points if point["x"] is not None and point["y"] is not None])
@@ -121,8 +119,7 @@ def _around(name: str, found: Combined) -> dict[str, Any]:
     """Value, ends and text of a point on one axis."""
     if found.mean is None:
         return {name: None, f"{name}_text": "-"}
-    low, high = found.ends
-    return {name: found.mean, f"{name}_low": low, f"{name}_high": high, f"{name}_text": f"{found} %"}
+    return {name: found.mean} | {f"{name}_{key}": found.drawn[key] for key in ("low", "high", "text")}
 
 
 def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -200,14 +197,9 @@ def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
                 of = [sum(cell.outcomes.values()) if outcome == "unscored" else cell.n for cell in cells]
                 counts = [cell.outcomes[outcome] for cell in cells]
                 found = combine([rate(count, n) for count, n in zip(counts, of, strict=True)])
-                if found.mean is None:
-                    continue
-                low, high = found.ends
-                rows.append(
-                    {"checkpoint": label, "set": name, "attack": attack, "outcome": outcome, "order": order}
-                    | {"share": found.mean, "low": low, "high": high}
-                    | {"text": f"{found} %", "n": sum(of), "count": sum(counts)}
-                )
+                if found.mean is not None:
+                    row = {"checkpoint": label, "set": name, "attack": attack, "outcome": outcome, "order": order}
+                    rows.append(row | found.drawn | {"n": sum(of), "count": sum(counts)})
     return rows
 
 
@@ -215,7 +207,7 @@ def refusal_positions(runs: Sequence[Run]) -> Figure | None:
     """Histogram of the places where refusals of harmful prompts start, a panel per checkpoint; prefilled responses
     apart, because they cannot refuse before their prefill ends. None without harmful prompts."""
     groups = group_by_label(runs)
-    rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
+    rows = list(refusal_counts(runs))
     counted = _together([row for row in rows if row["bucket"]], "checkpoint", "attack", "outcome", "bucket", "kind")
     if not rows:
         return None
@@ -296,7 +288,7 @@ def cumulative_refusals(runs: Sequence[Run]) -> Figure | None:
     """Share of the refusals, or of all scored responses, that have refused by each token: Figure 4 of the DeRTa paper
     (arXiv 2407.09121). None without results.jsonl or where nothing refuses."""
     groups = group_by_label(runs)
-    rows = [row for label, members in groups.items() for row in refusal_counts(members, label)]
+    rows = list(refusal_counts(runs))
     last = max((row["token"] for row in rows if row["token"] is not None), default=None)
     if last is None:
         return None
@@ -342,8 +334,8 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
         x=alt.X("token:Q", title="response tokens given"), color=compared_colours("set", sets, line_legend(), first=1)
     )
     y = alt.Y("low:Q", title="P(refusal token)", scale=_SHARE)
-    text = "datum.set + ': ' + format(datum.mean, '.3f') + ' [' + {low} + ', ' + {high} + ']'"
-    line = text.format(low="format(datum.low, '.3f')", high="format(datum.high, '.3f')")
+    mean, low, high = (f"format(datum.{key}, '.3f')" for key in ("mean", "low", "high"))
+    line = f"datum.set + ': ' + {mean} + ' [' + {low} + ', ' + {high} + ']'"
     layers = alt.layer(
         base.mark_area(opacity=0.16).encode(y=y, y2="high"),
         base.mark_line().encode(y="mean:Q", strokeDash=compared_dashes("set", sets, line_legend())),

@@ -10,20 +10,11 @@ from typing import Any
 
 import altair as alt
 
-from derta.charts import (
-    PERCENT,
-    Figure,
-    compared_colours,
-    compared_dashes,
-    line_legend,
-    panels,
-    reading,
-    table,
-)
+from derta.charts import Figure, panels, share_curves
 from derta.config.settings import Choice
 from derta.evaluation.measures import OVER_REFUSAL, SUCCESS, measures
 from derta.report.html import Numbers
-from derta.report.runs import Combined, Run, combine
+from derta.report.runs import Run, combine
 from derta.storage.atomic import write_json_atomically
 from derta.storage.typed import read_typed
 
@@ -100,31 +91,16 @@ def later_curves(runs: Sequence[Run], axis: Axis) -> Figure | None:
     found = later_rows(runs, axis)
     if not found:
         return None
-    rows = [
-        {key: value for key, value in row.items() if key != "rate"}
-        | dict(zip(("share", "low", "high", "text"), _shown(row["rate"]), strict=True))
-        for row in found
-    ]
+    rows = [{key: row[key] for key in ("panel", "model", "place")} | row["rate"].drawn for row in found]
     names, labels = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "model"))
     places = sorted({row["place"] for row in rows})
     scale = alt.Scale(type="symlog", constant=5, nice=False) if axis is Axis.steps else alt.Scale(nice=False)
-    x = alt.X("place:Q", title=TITLES[axis], scale=scale, axis=alt.Axis(values=places, format="~g", grid=False))
-    source = table(f"later_{axis}")
-    base = source.encode(x=x, color=compared_colours("model", labels, line_legend()))
-    layers = alt.layer(
-        base.mark_area(opacity=0.13).encode(
-            y=alt.Y("low:Q", title=None, axis=PERCENT, scale=alt.Scale(domain=[0, 1])), y2="high"
-        ),
-        base.mark_line(point=True).encode(y="share:Q", strokeDash=compared_dashes("model", labels, line_legend())),
-        reading(source, "place", "datum.model + ': ' + datum.text", ["panel"], title=f"{TITLES[axis]} "),
-    ).properties(height=200)
-    chart = panels(layers, "panel", sort=names)
+    ticks = alt.Axis(values=places, format="~g", grid=False)
+    x = alt.X("place", type="quantitative", title=TITLES[axis], scale=scale, axis=ticks)
+    curves = share_curves(f"later_{axis}", x, "model", labels, title=f"{TITLES[axis]} ").properties(height=200)
+    chart = panels(curves, "panel", sort=names)
     title = f"Attack success and over-refusal by {TITLES[axis]}"
     return Figure(chart, title, {f"later_{axis}": rows}, count=len(names), width=230, left=50, columns=3)
-
-
-def _shown(rate: Combined) -> tuple[float | None, float, float, str]:
-    return rate.mean, *rate.ends, f"{rate} %"
 
 
 def later_table(runs: Sequence[Run], axis: Axis) -> Numbers:

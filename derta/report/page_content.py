@@ -6,11 +6,12 @@ Absolute paths never get in: models and data are named as the evaluations name t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from derta.charts import compared, library_version, specification
+from derta.charts import Rows, compared, library_version, specification
 from derta.evaluation.measures import ANSWERED, HELPFULNESS, OVER_REFUSAL, SUCCESS, SummaryMeasure
 from derta.evaluation.results import RESULTS_FILE
 from derta.evaluation.summary import SUMMARY_FILE, Cell
@@ -30,7 +31,7 @@ from derta.report.figures import (
 from derta.report.html import Numbers
 from derta.report.later import Axis, later_curves, later_table
 from derta.report.responses import refusal_counts, shown_responses
-from derta.report.runs import Combined, Run, combined, group_by_label
+from derta.report.runs import Combined, Run, combined, counts, group_by_label
 from derta.report.training_curves import TrainingRun, training_figures, training_run
 
 _AFTER = (0, 1, 5, 10, 20, 30, 40, 80, 160)
@@ -64,13 +65,13 @@ def page_content(
     trained = {label: [training_run(run) for run in members] for label, members in groups.items()}
     known = {label: [run for run in found if run] for label, found in trained.items() if any(found)}
     diagnosed = direction_content(directions) if directions else None
-    refuses = any(row["count"] for label, members in groups.items() for row in refusal_counts(members, label))
+    refusals = list(refusal_counts(runs))
     drawn = {
         "trade-off": trade_off(runs),
         "attacks": attack_outcomes(runs),
         "depth": depth_curves(runs),
         **{f"later_{axis}": later_curves(runs, axis) for axis in Axis},
-        "position": refusal_positions(runs) if refuses else None,
+        "position": refusal_positions(runs) if any(row["count"] for row in refusals) else None,
         "cumulative": cumulative_refusals(runs),
         "probability": refusal_probability(runs),
         **training_figures(known),
@@ -78,17 +79,14 @@ def page_content(
     }
     figures = {name: specification(figure) for name, figure in drawn.items() if figure}
     texts = shown_responses(groups) if responses else []
-    there = {"summary", "provenance", *figures}
     later = {f"later_{axis}": later_table(runs, axis) for axis in Axis if f"later_{axis}" in figures}
-    there |= {"training"} if known else set()
-    there |= {"later"} if later else set()
-    there |= {"direction"} if diagnosed else set()
-    there |= {"responses"} if texts else set()
+    there = {"summary": True, "later": later, "direction": diagnosed, "training": known, "responses": texts}
+    there |= {"provenance": True, **figures}
     measures = combined(runs)
     return {
         "title": f"Safety evaluation: {', '.join(groups)}",
         "subtitle": _subtitle(runs, list(groups)),
-        "sections": {name: title for name, title in SECTIONS.items() if name in there},
+        "sections": {name: title for name, title in SECTIONS.items() if there.get(name)},
         "checkpoints": {label: len(members) for label, members in groups.items()},
         "badges": {label: compared(i) for i, label in enumerate(groups)},
         "attacks": list(dict.fromkeys(attack for _, _, attack, _ in _cells(runs))),
@@ -101,8 +99,8 @@ def page_content(
             "attacks": _attack_table(runs),
             "depth": depth_table(runs),
             "later": later,
-            "position": _position_table(groups),
-            "cumulative": _cumulative_table(groups),
+            "position": _position_table(refusals),
+            "cumulative": _cumulative_table(refusals),
             "probability": _probability_table(runs),
         },
         "without_results": list(dict.fromkeys(run.label for run in runs if not (run.folder / RESULTS_FILE).is_file())),
@@ -132,8 +130,7 @@ def _subtitle(runs: Sequence[Run], labels: Sequence[str]) -> str:
 
 
 def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[str, list[dict[str, Any]]]:
-    """Group -> its rows; without those that nobody has a number for. counts: n per label, or one n for all under the
-    empty label."""
+    """Group -> its rows; without those that nobody has a number for."""
     found: dict[str, list[dict[str, Any]]] = {}
     for line, cells in measures.items():
         if all(cell.mean is None for cell in cells.values()):
@@ -142,9 +139,7 @@ def _rates(measures: Mapping[SummaryMeasure, Mapping[str, Combined]]) -> dict[st
         short = line.name.removeprefix(line.group).lstrip(", ") or line.name
         main = (line.group == SUCCESS and not line.attack) or line.path in (("separation", "all"),)
         main |= line.group in (OVER_REFUSAL, HELPFULNESS, ANSWERED) and line.name.startswith(line.group)
-        texts = [str(n[0]) if len(n) == 1 else f"{n[0]}-{n[-1]}" for n in (cell.n for cell in cells.values())]
-        counts = {"": texts[0]} if len(set(texts)) == 1 else dict(zip(cells, texts, strict=True))
-        row = {"line": line, "short": short, "main": main, "cells": cells, "counts": counts}
+        row = {"line": line, "short": short, "main": main, "cells": cells, "counts": counts(cells)}
         found.setdefault(line.group, []).append(row)
     return found
 
@@ -161,8 +156,8 @@ def _left_out(runs: Sequence[Run]) -> Numbers:
     """What has no verdict, or no place in an attack: counted beside the rates, never in them."""
     sums: dict[tuple[str, str, str, str], int] = {}
     for label, name, attack, cell in _cells(runs):
-        for what, counts in (("unscored", cell.unscored), ("skipped", cell.skipped)):
-            for reason, count in counts.items():
+        for what, reasons in (("unscored", cell.unscored), ("skipped", cell.skipped)):
+            for reason, count in reasons.items():
                 key = (label, name, attack, f"{what}: {reason}")
                 sums[key] = sums.get(key, 0) + count
     rows = [
@@ -184,30 +179,28 @@ def _attack_table(runs: Sequence[Run]) -> Numbers:
     return Numbers("Numbers of this figure, %", header, found)
 
 
-def _position_table(groups: Mapping[str, Sequence[Run]]) -> Numbers:
-    rows = []
-    for label, members in groups.items():
-        counts: dict[str, dict[str, int]] = {}
-        for row in refusal_counts(members, label):
-            cell = counts.setdefault(row["attack"], dict.fromkeys(BUCKETS, 0))
-            if row["bucket"]:
-                cell[row["bucket"]] += row["count"]
-        for attack, cell in counts.items():
-            rows.append((_about(label, attack), [label, _words(attack), *cell.values(), sum(cell.values())]))
+def _position_table(refusals: Rows) -> Numbers:
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in refusals:
+        cell = found.setdefault((row["checkpoint"], row["attack"]), dict.fromkeys(BUCKETS, 0))
+        if row["bucket"]:
+            cell[row["bucket"]] += row["count"]
+    rows = [
+        (_about(label, attack), [label, _words(attack), *cell.values(), sum(cell.values())])
+        for (label, attack), cell in found.items()
+    ]
     header = ["checkpoint", "attack", *(f"token {name}" for name in BUCKETS), "refusals"]
     return Numbers("Refusals of each attack by position", header, rows)
 
 
-def _cumulative_table(groups: Mapping[str, Sequence[Run]]) -> Numbers | None:
+def _cumulative_table(refusals: Rows) -> Numbers | None:
     rows = []
-    for label, members in groups.items():
-        counts = [row for row in refusal_counts(members, label) if row["token"] is not None]
-        responses = sum(row["responses"] for row in refusal_counts(members, label))
-        total = sum(row["count"] for row in counts)
-        if not total:
-            continue
-        reached = [sum(row["count"] for row in counts if row["token"] <= token) for token in _AFTER]
-        for of, whole in (("refusals", total), ("scored responses", responses)):
+    for label, found in itertools.groupby(refusals, key=lambda row: row["checkpoint"]):
+        own = list(found)
+        reached = [sum(row["count"] for row in own if row["token"] is not None and row["token"] <= n) for n in _AFTER]
+        total = sum(row["count"] for row in own if row["token"] is not None)
+        wholes = {"refusals": total, "scored responses": sum(row["responses"] for row in own)}
+        for of, whole in wholes.items() if total else ():
             rows.append(({"data-checkpoint": label}, [f"{label}, of {of}", *(f"{n / whole:.1%}" for n in reached)]))
     header = ["all attacks together", *(f"by token {token}" for token in _AFTER)]
     return Numbers("Share that has refused by each token", header, rows) if rows else None

@@ -5,6 +5,7 @@ Numbers alone leave results.jsonl unless the text is asked for by name.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from derta.data.refusal_text import refusal_span
 from derta.evaluation.records import Outcome, Result
 from derta.evaluation.results import RESULTS_FILE, ResultsFolder
 from derta.evaluation.summary import Cell
-from derta.report.runs import Run
+from derta.report.runs import Run, group_by_label
 from derta.statistics.positions import POSITION_BUCKETS
 
 FREE, BEHIND = "no prefill", "behind a prefill"
@@ -28,19 +29,19 @@ def read_results(run: Run) -> list[Result]:
     return list(ResultsFolder(run.folder).read().values())
 
 
-def refusal_counts(runs: Sequence[Run], checkpoint: str) -> Iterator[dict[str, Any]]:
+def refusal_counts(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
     """Where these runs refuse harmful prompts, as rows to be counted together: `checkpoint`, `attack`, `outcome`,
     `token` of the response at which the refusal starts, its `bucket`, its `kind` (`FREE` or `BEHIND`), and `count`.
 
     Beside them one row per attack with the scored `responses` (no outcome, token and bucket; count 0). A run without
     results.jsonl gives the buckets of its summary, where well-formed and malformed refusals are one, and no tokens.
     """
-    for run in runs:
+    for run in itertools.chain(*group_by_label(runs).values()):
         results = read_results(run)
         for name, prompts in run.summary.of_sets(harmful=True).items():
             for attack, cell in prompts.attacks.items():
                 none = dict.fromkeys(("outcome", "token", "bucket", "kind"))
-                row = {"checkpoint": checkpoint, "attack": attack, "responses": 0, "count": 0} | none
+                row = {"checkpoint": run.label, "attack": attack, "responses": 0, "count": 0} | none
                 if results:
                     yield row | {"responses": cell.n}
                 for found in _refusals(results, name, attack) if results else _of_buckets(attack, cell):

@@ -5,9 +5,10 @@ label: one run with its interval, several (the seeds of one arm) with their spre
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from derta.errors import InputError
 from derta.evaluation.measures import SummaryMeasure, measures
@@ -94,6 +95,12 @@ class Combined(Estimate):
         low, high = (self.mean if end is None else min(max(end, 0.0), 1.0) for end in (self.low, self.high))
         return low, high
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What a figure shows of it, where there is a mean."""
+        low, high = self.ends
+        return {"share": self.mean, "low": low, "high": high, "text": f"{self} %"}
+
     def __str__(self) -> str:
         """In per cent, or nats."""
         if self.runs == 1 or self.mean is None:
@@ -113,6 +120,12 @@ def combine(rates: Sequence[Rate | None]) -> Combined:
     sd = statistics.stdev(shares) if len(shares) > 1 else None
     low, high = (None, None) if mean is None or sd is None else (mean - sd, mean + sd)
     return Combined(mean, sd, low, high, len(known), len(rates), counts)
+
+
+def counts(cells: Mapping[str, Combined]) -> dict[str, str]:
+    """n by label, smallest to largest over its runs; one for all, under the empty label, where none differs."""
+    texts = {label: "-".join(map(str, dict.fromkeys((cell.n[0], cell.n[-1])))) for label, cell in cells.items()}
+    return {"": next(iter(texts.values()))} if len(set(texts.values())) == 1 else texts
 
 
 def combined(runs: Sequence[Run]) -> dict[SummaryMeasure, dict[str, Combined]]:

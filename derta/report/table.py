@@ -18,7 +18,7 @@ from derta.evaluation.measures import (
     STOP,
     SummaryMeasure,
 )
-from derta.report.runs import Run, combined, group_by_label
+from derta.report.runs import Run, combined, counts, group_by_label
 from derta.statistics.table import markdown
 
 
@@ -33,15 +33,8 @@ def render_rates(runs: Sequence[Run]) -> str:
     titles = (f"{label} ({len(members)} runs)" if len(members) > 1 else label for label, members in groups.items())
     lines = [["%", *titles, "n"]]
     for measure, cells in table.items():
-        lines.append([measure.name, *map(str, cells.values()), _counts([cell.n for cell in cells.values()])])
+        lines.append([measure.name, *map(str, cells.values()), " / ".join(counts(cells).values())])
     return "\n".join([markdown(lines), "", *_notes(runs, table), ""])
-
-
-def _counts(columns: Sequence[tuple[int, ...]]) -> str:
-    """n per run: one number where all runs agree, else per column (smallest-largest over its runs)."""
-    if len({n for column in columns for n in column}) == 1:
-        return str(columns[0][0])
-    return " / ".join(str(column[0]) if len(column) == 1 else f"{column[0]}-{column[-1]}" for column in columns)
 
 
 def _notes(runs: Sequence[Run], measures: Iterable[SummaryMeasure]) -> Iterator[str]:
@@ -61,10 +54,10 @@ def _notes(runs: Sequence[Run], measures: Iterable[SummaryMeasure]) -> Iterator[
     for run in runs:
         for name, prompts in run.summary.sets.items():
             left_out = {"unscored": prompts.overall.unscored, "skipped": prompts.overall.skipped}
-            for what, counts in left_out.items():
-                if total := sum(counts.values()):
-                    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
-                    yield f"- {run.label} ({run.name}), {name}: {total} {what} ({reasons})"
+            for what, reasons in left_out.items():
+                if total := sum(reasons.values()):
+                    why = "; ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+                    yield f"- {run.label} ({run.name}), {name}: {total} {what} ({why})"
 
 
 _ABOUT = {

@@ -93,7 +93,7 @@ def test_the_phrase_that_decides_is_found_from_the_words_before_it(tmp_path):
 
 def test_refusals_by_position_are_those_of_the_summary(tmp_path):
     folder = write_run(tmp_path / "run", "derta", (4, 15), over_refusals=3, malformed=2)
-    rows = list(refusal_counts(load_runs([folder]), "derta"))
+    rows = list(refusal_counts(load_runs([folder])))
     counted = {
         (row["attack"], row["outcome"], row["token"], row["bucket"], row["kind"]): row["count"]
         for row in rows
