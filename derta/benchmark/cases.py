@@ -163,12 +163,12 @@ def measure(case: Case) -> Iterator[Line]:
         )  # fmt: skip
         ready = rows_of_epoch(ours)[:count]
         mine = step_seconds(ours, skipped=0)
-        first, peak = _peak(mine, 0)
+        first, peak = with_peak(mine, held=0)
         yield Line(
             case.suite, f"{case.name}: first pass", "s/step", first, peer=(second := mine()), peer_name="second pass",
             ratio=first / second, goal=1.05 if case.suite == "j" else None,
         )  # fmt: skip
-        plan = _planned(case, ours, longest)
+        peak, plan = peak / 2**10, _planned(case, ours, longest)
         ratio = peak / plan if device == "cuda" else None  # a process on a CPU has more in its memory
         yield Line(case.suite, f"{case.name}: peak memory", "GiB", peak, plan, "planned", ratio=ratio)
         yield from _rates(case, ours, ready, second)
@@ -195,24 +195,13 @@ def _against(case: Case, name: str, ours: Any, mine: Any, theirs: Any, rows: int
     samples: list[tuple[float, float]] = []
     for _ in range(case.rounds + 1):
         took = mine() * case.steps / rows
-        theirs_took, peak = _peak(peer, held)
+        theirs_took, peak = with_peak(peer, held)
         samples.append((1e3 * took, 1e3 * theirs_took * theirs.state.global_step / rows))
-        peaks.append(peak)
+        peaks.append(peak / 2**10)
     a, b = zip(*samples[1:], strict=True)
     what = f"{case.name}: training, against {name}"
     yield compared(case.suite, what, "ms/row", list(a), list(b), peer_name=name, goal=case.goal)
     yield Line(case.suite, f"{case.name}: peak memory of {name}", "GiB", max(peaks))
-
-
-def _peak(work: Any, held: int) -> tuple[Any, float]:
-    """What `work` returns, and GiB at the highest, less what others hold; on a CPU, what was needed beyond before."""
-    import torch
-
-    if not torch.cuda.is_available():
-        result, peak = with_peak(work)
-        return result, peak / 2**10
-    torch.cuda.reset_peak_memory_stats()
-    return work(), (torch.cuda.max_memory_allocated() - held) / GIB
 
 
 def _rates(case: Case, trainer: Any, rows: list[dict[str, list[int]]], second: float) -> Iterator[Line]:

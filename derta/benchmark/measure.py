@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from derta.storage.versions import package_versions
+
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "tokenizers")
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -92,24 +94,25 @@ def seconds(function: Callable[[], Any]) -> float:
     return now() - begin
 
 
-def with_peak(work: Callable[[], Any]) -> tuple[Any, float]:
+def with_peak(work: Callable[[], Any], held: int | None = None) -> tuple[Any, float]:
     """What `work` returns, and the MiB that it needed at its highest beyond what was held before: of the process's
-    resident memory (Linux: VmHWM, which can be reset), or of the CUDA device if there is one."""
+    resident memory (Linux: VmHWM, which can be reset), or of the CUDA device if there is one, beyond `held` bytes where
+    that is given."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        before = float(torch.cuda.memory_allocated())
+        before = torch.cuda.memory_allocated() if held is None else held
         result = work()
         return result, (torch.cuda.max_memory_allocated() - before) / 2**20
     with contextlib.suppress(OSError, AttributeError):  # not glibc: the mark before is a little higher
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if _CLEAR_REFS.exists():
         _CLEAR_REFS.write_text("5")  # the highest mark falls to what is resident now
-    before = _resident("VmRSS")
+    resident = _resident("VmRSS")
     result = work()
-    return result, (_resident("VmHWM") - before) / 2**10
+    return result, (_resident("VmHWM") - resident) / 2**10
 
 
 def _resident(field_name: str) -> float:
@@ -121,13 +124,11 @@ def _resident(field_name: str) -> float:
 
 def machine() -> dict[str, Any]:
     """Machine and versions, without names of the host."""
-    from importlib.metadata import version
-
     import torch
 
     described = {
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **package_versions(PACKAGES),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -40,8 +40,12 @@ def startup(size: str) -> list[Line]:
         model, data = _prepare(Path(folder))
         mine, theirs = [], []
         for number in range(rounds):
-            mine.append(run(*command_of("train"), *_overrides(model, data, Path(folder) / f"ours{number}", 1)))
-            theirs.append(run("-m", "derta.benchmark.plain_sft", str(model), str(data), f"{folder}/trl{number}", "1"))
+            words = [
+                "model=miniature", f"model.name_or_path={model}", f"data.path={data}", "trainer.max_steps=1",
+                f"output_dir={folder}/ours{number}", "logging.wandb_mode=disabled",
+            ]  # fmt: skip
+            mine.append(run(*command_of("train"), *words))
+            theirs.append(run("-m", "derta.benchmark.plain_sft", str(model), str(data), f"{folder}/trl{number}"))
         whole = compared("f", "command to one trained and saved step", "s", mine, theirs, peer_name="plain TRL script")
     more = statistics.median(a - b for a, b in zip(mine, theirs, strict=True))
     return [*lines, whole, Line("f", "the same, seconds beyond plain TRL", "s", more, goal=5.0)]
@@ -59,10 +63,3 @@ def _prepare(folder: Path) -> tuple[Path, Path]:
     tokenizer().save_pretrained(model)
     build(load_recipe(str(write_recipe(folder, miniature_rows(128))), folder), data)
     return model, data
-
-
-def _overrides(model: Path, data: Path, output: Path, steps: int) -> list[str]:
-    return [
-        "model=miniature", f"model.name_or_path={model}", f"data.path={data}", f"output_dir={output}",
-        f"trainer.max_steps={steps}", "logging.wandb_mode=disabled",
-    ]  # fmt: skip

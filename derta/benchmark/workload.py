@@ -37,11 +37,11 @@ def miniature_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def paper_mix(count: int, scale: float, seed: int = 0) -> list[dict[str, Any]]:
+def paper_mix(count: int, scale: float) -> list[dict[str, Any]]:
     """Chat rows with the paper's mix of lengths, every length multiplied by `scale`; text is words of the miniature.
     Every 21st row is a triple: 3k of 63k.
     """
-    rng = random.Random(seed)
+    rng = random.Random(0)
     words = sorted(token[1:] for token in tokenizer().get_vocab() if token[:1] == "Ġ" and token[1:].isalpha())
 
     def text(median: int, longest: int = PAPER_LENGTH) -> str:

@@ -166,13 +166,13 @@ def render(groups: Mapping[str, Sequence[Report]], study: Study) -> str:
     paired = study.paired_table()
     return "\n".join(
         [
-            _markdown(study.table()),
+            markdown(study.table()),
             "",
             f"Test prompts per run: {prompts['harmful']['test']} harmful, {prompts['harmless']['test']} harmless. One "
             "run: 95% interval of its rate. Several: mean ± standard deviation [95% interval over runs and prompts]. "
             "No valid direction is not evidence of robustness; such runs have no score.",
             "",
-            *([_markdown(paired), "", _PAIRED, ""] if paired else ()),
+            *([markdown(paired), "", _PAIRED, ""] if paired else ()),
             *(f"- {reports[0]['label']}: `{reports[0]['run']['command']}`" for reports in groups.values()),
             "",
         ]
@@ -184,7 +184,3 @@ _PAIRED = (
     "leaves 0 out. In brackets: pairs of runs in which both have a value. The k-th run of a label belongs to the k-th "
     "of the other; labels with other numbers of runs are not compared."
 )
-
-
-def _markdown(lines: list[list[Any]]) -> str:
-    return markdown([list(map(str, line)) for line in lines])

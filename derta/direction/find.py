@@ -84,7 +84,13 @@ def find_direction(
         kept[side.name] = {"train": train[-1].count, "validation": validation[-1].count}
     positions = _positions(target, harmful, harmless, config)
     found = differences(*(mean_activations(batches, positions) for batches in train))
-    score = _Scores(validation[0], validation[1], refusal_ids)
+    before = log_probabilities(validation[1])
+
+    def ablated(intervention: AbstractContextManager[None]) -> tuple[float, float]:
+        """Mean refusal metric of harmful prompts; mean KL of harmless ones."""
+        with intervention:
+            return fmean(metrics(validation[0], refusal_ids)), mean_kl(before, validation[1])
+
     model, layers = target.model, found.shape[1]
     candidates, per_layer = [], {}
     with progress(positions * layers, "candidate directions") as bar:
@@ -93,32 +99,15 @@ def find_direction(
                 direction = found[p, layer]
                 scores = (math.nan,) * 3
                 if bool(direction.any()):
-                    bypass, kl = score.ablated(directional_ablation(model, direction))
-                    scores = (bypass, score.added(activation_addition(model, direction, layer)), kl)
+                    bypass, kl = ablated(directional_ablation(model, direction))
+                    with activation_addition(model, direction, layer):
+                        scores = (bypass, fmean(metrics(validation[1], refusal_ids)), kl)
                 candidates.append(Candidate(p - positions, layer, *scores))
                 bar.update(1)
-            bypass, kl = score.ablated(layerwise_ablation(model, found[p]))
+            bypass, kl = ablated(layerwise_ablation(model, found[p]))
             per_layer[p - positions] = (kl > config.selection.kl_max, bypass)
     selection = select(candidates, layers, config.selection)
     return Search(found, candidates, selection, kept, min(per_layer, key=lambda p: per_layer[p]))
-
-
-class _Scores:
-    """What an intervention does to the validation prompts."""
-
-    def __init__(self, harmful: PromptBatches, harmless: PromptBatches, refusal_ids: Sequence[int]):
-        self.harmful, self.harmless, self.refusal_ids = harmful, harmless, refusal_ids
-        self.before = log_probabilities(harmless)
-
-    def ablated(self, intervention: AbstractContextManager[None]) -> tuple[float, float]:
-        """Mean refusal metric of harmful prompts; mean KL of harmless ones."""
-        with intervention:
-            return fmean(metrics(self.harmful, self.refusal_ids)), mean_kl(self.before, self.harmless)
-
-    def added(self, intervention: AbstractContextManager[None]) -> float:
-        """Mean refusal metric of harmless prompts."""
-        with intervention:
-            return fmean(metrics(self.harmless, self.refusal_ids))
 
 
 def _positions(target: TargetModel, harmful: Side, harmless: Side, config: DirectionConfig) -> int:

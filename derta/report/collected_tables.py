@@ -7,7 +7,7 @@ OUTPUT/table.md   table.json   table.csv   differences.csv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,11 @@ def render(collected: Collected) -> str:
     others = [line for line in collected.lines if line not in attacks and line not in places]
     blocks = []
     if attacks:
-        blocks.append(f"Attack success:\n\n{_table(collected, attacks, _spread, f'{SUCCESS}, ')}")
+        blocks.append(f"Attack success:\n\n{_table(collected, attacks, f'{SUCCESS}, ', interval=False)}")
     columns = [*([whole] if whole else []), *others]
-    blocks.append(f"Mean and 95% interval:\n\n{_table(collected, columns, _interval)}")
+    blocks.append(f"Mean and 95% interval:\n\n{_table(collected, columns, spread=False)}")
     if places:
-        table = _table(collected, places, _spread, "refusals ")
+        table = _table(collected, places, "refusals ", interval=False)
         blocks.append(f"Where refusals start (share of an arm's refusals):\n\n{table}")
     if whole and len(collected.arms) > 1:
         blocks.append(_differences(collected.differences, whole.name, list(collected.arms)))
@@ -95,19 +95,11 @@ def render(collected: Collected) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(
-    collected: Collected, lines: Sequence[SummaryMeasure], text: Callable[[Estimate], str], drop: str = ""
-) -> str:
-    rows = [[arm, *(text(collected.numbers[line.name][arm] or Estimate()) for line in lines)] for arm in collected.arms]
+def _table(collected: Collected, lines: Sequence[SummaryMeasure], drop: str = "", **shown: bool) -> str:
+    """A row per arm. drop: what all titles begin with. shown: as for `Estimate.text`."""
+    cells = {arm: [collected.numbers[line.name][arm] or Estimate() for line in lines] for arm in collected.arms}
+    rows = [[arm, *(cell.text(**shown) for cell in found)] for arm, found in cells.items()]
     return markdown([["%", *(line.name.removeprefix(drop) for line in lines)], *rows])
-
-
-def _spread(found: Estimate) -> str:
-    return found.text(interval=False)
-
-
-def _interval(found: Estimate) -> str:
-    return found.text(spread=False)
 
 
 def _differences(differences: Sequence[Difference], measure: str, arms: Sequence[str]) -> str:

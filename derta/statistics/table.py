@@ -63,7 +63,7 @@ def tabulate(
     }
 
 
-def markdown(lines: Iterable[Sequence[str]], left: int = 1) -> str:
+def markdown(lines: Iterable[Sequence[Any]], left: int = 1) -> str:
     """A Markdown table that also reads well in a terminal. The first line holds the titles, the first `left` columns
     names, the others numbers. What would end a cell is escaped, and a line break becomes a space."""
     rows = [[_escaped(cell) for cell in line] for line in lines]
@@ -77,5 +77,5 @@ def markdown(lines: Iterable[Sequence[str]], left: int = 1) -> str:
     return "\n".join(map(line, rows))
 
 
-def _escaped(cell: str) -> str:
-    return " ".join(cell.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+def _escaped(cell: Any) -> str:
+    return " ".join(str(cell).splitlines()).replace("\\", "\\\\").replace("|", "\\|")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import vl_convert
+
+from derta.charts import Figure, specification
 from derta.evaluation.metrics import summarise_set
 from derta.evaluation.probability import Probability, SetCurve, write_probability
 from derta.evaluation.records import Outcome, Result
@@ -34,10 +38,11 @@ def listed(outcomes: dict[Outcome, int], **fields: Any) -> list[Result]:
 
 
 def summarised(
-    results: list[Result], label: str = "model", *, model: str = "b" * 64, data: str = "a" * 64, **about: Any
-) -> Summary:
-    """The summary of an evaluation by the exact judge that gave these results. about: what is different of its
-    identity."""
+    results: list[Result], label: str = "model", *, model: str = "b" * 64, data: str = "a" * 64,
+    skipped: dict[str, dict[str, str]] | None = None, **about: Any,
+) -> Summary:  # fmt: skip
+    """The summary of an evaluation by the exact judge that gave these results. skipped: attack -> row -> why, of the
+    harmful prompts. about: what is different of its identity."""
     by_set: dict[str, list[Result]] = {}
     for each in results:
         by_set.setdefault(each.prompt_set, []).append(each)
@@ -48,7 +53,10 @@ def summarised(
     }
     known: dict[str, Any] = {"sets": prompts, "judge": "miniature", "max_new_tokens": 100}
     identity = Identity(ModelIdentity(model, "float32"), **(known | about))
-    sets = {name: summarise_set(found, attacks[name], {}, harmful=name == "harmful") for name, found in by_set.items()}
+    sets = {
+        name: summarise_set(found, attacks[name], skipped or {} if name == "harmful" else {}, harmful=name == "harmful")
+        for name, found in by_set.items()
+    }
     return Summary(label, identity, Made("launch/evaluate.py", "model", "miniature"), sets)
 
 
@@ -59,23 +67,21 @@ def write_evaluation(folder: Path, summary: Summary, results: list[Result]) -> s
     return str(folder)
 
 
-def make_results(successes: tuple[int, int], over_refusals: int, malformed: int, text: str) -> dict[str, list[Result]]:
+def make_results(successes: tuple[int, int], over_refusals: int, malformed: int, text: str) -> list[Result]:
     """Of N harmful prompts per attack so many complied, the others refused (behind the prefill, if there is one), so
     many of these malformed, two tokens later; of N benign ones so many were refused."""
-    harmful = []
+    results = []
     for (attack, depth), count in zip(ATTACKS.items(), successes, strict=True):
         for i in range(N):
             outcome, at = Outcome.COMPLIED, None
             if i >= count:
                 broken = i < count + malformed
                 outcome, at = (Outcome.MALFORMED_REFUSAL, depth + 2) if broken else (Outcome.REFUSED, depth)
-            harmful.append(Result("harmful", attack, f"row-{i}", text, 40, depth, True, outcome, at, at, prompt=PROMPT))
-    benign = []
+            results.append(Result("harmful", attack, f"row-{i}", text, 40, depth, True, outcome, at, at, prompt=PROMPT))
     for i in range(N):
-        refused = i < over_refusals
-        outcome, at = (Outcome.REFUSED, 0) if refused else (Outcome.COMPLIED, None)
-        benign.append(Result("benign", "direct", f"row-{i}", "helpful answer", 40, 0, True, outcome, at, at))
-    return {"harmful": harmful, "benign": benign}
+        outcome, at = (Outcome.REFUSED, 0) if i < over_refusals else (Outcome.COMPLIED, None)
+        results.append(Result("benign", "direct", f"row-{i}", "helpful answer", 40, 0, True, outcome, at, at))
+    return results
 
 
 def write_run(
@@ -91,30 +97,19 @@ def write_run(
     **run: Any,
 ) -> str:
     """The folder of a finished evaluation. `run`: what its summary says of its making."""
-    attacks = {"harmful": tuple(ATTACKS), "benign": ("direct",)}
-    identity = Identity(
-        model=ModelIdentity("abc123" * 10, "float32"),
-        sets={name: SetIdentity("d" * 64, None, N, name == "harmful", names) for name, names in attacks.items()},
-        judge=judge, max_new_tokens=100, refusal_text="Sorry",
-    )  # fmt: skip
     made = {
         "command": "launch/evaluate.py a=b", "model": f"runs/{label}", "eval": "miniature",
         "data": {"harmful": "runs/data", "benign": "runs/data"},
         "versions": {"derta": "0.1.0", "torch": "2", "transformers": "5"},
     }  # fmt: skip
     results = make_results(successes, over_refusals, malformed, text)
-    skipped = {"prefill_20": {"row-99": "too short"}}
+    summary = summarised(
+        results, label, model="abc123" * 10, data="d" * 64, judge=judge, refusal_text="Sorry",
+        skipped={"prefill_20": {"row-99": "too short"}},
+    )  # fmt: skip
     curves = {"harmful": [[0.9] * 40] * 6, "benign": [[0.1] * 40] * 5 + [[0.1] * 41]}
     found = separation(curves["harmful"], curves["benign"])
-    summary = Summary(
-        label=label, identity=identity, run=Made(**(made | run)),
-        sets={
-            "harmful": summarise_set(results["harmful"], list(ATTACKS), skipped, harmful=True),
-            "benign": summarise_set(results["benign"], ["direct"], {}, harmful=False),
-        },
-        separation=found,
-    )  # fmt: skip
-    write_evaluation(folder, summary, [each for side in results.values() for each in side])
+    write_evaluation(folder, replace(summary, run=Made(**(made | run)), separation=found), results)
     if probability:
         measured = {
             name: SetCurve(**asdict(curve_by_position(rows)), harmful=name == "harmful", rows=6)
@@ -122,6 +117,12 @@ def write_run(
         }
         write_probability(folder, Probability(measured, found))
     return str(folder)
+
+
+def drawn(figure: Figure, role: str) -> list[str]:
+    """What the marks of a role say for themselves in the drawn figure."""
+    root = ElementTree.fromstring(vl_convert.vegalite_to_svg(specification(figure)))
+    return [mark.attrib["aria-label"] for mark in root.iter() if mark.get("aria-roledescription") == role]
 
 
 def write_direction(

@@ -1,20 +1,13 @@
 """Figures of diagnostics, drawn and read back: what their marks say for themselves."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import vl_convert
-from report_cases import write_direction
+from report_cases import drawn, write_direction
 
-from derta.charts import specification
 from derta.direction.figures import before_and_after, figures
-
-
-def drawn(chart: Any, role: str) -> list[str]:
-    root = ElementTree.fromstring(vl_convert.vegalite_to_svg(specification(chart)))
-    return [mark.attrib["aria-label"] for mark in root.iter() if mark.get("aria-roledescription") == role]
 
 
 def reports(tmp_path: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -24,18 +17,14 @@ def reports(tmp_path: Path, **settings: Any) -> list[dict[str, Any]]:
 
 def test_before_and_after_is_a_line_per_run_and_tells_valid_directions_from_others(tmp_path):
     groups = {"vanilla": reports(tmp_path, kept=1, chosen=False), "derta": reports(tmp_path, kept=3)}
-    points = [label.split("; ") for label in drawn(before_and_after(groups), "point")]
-    found = [(each["label"], each["state"], each["rate"], each["valid"]) for each in map(_fields, points)]
+    points = [dict(re.findall(r"(\w+): ([^;]*)", point)) for point in drawn(before_and_after(groups), "point")]
+    found = [tuple(point[key] for key in ("label", "state", "rate", "valid")) for point in points]
     assert sorted(found) == [
         ("derta", "ablated", "25.0%", "valid direction"),
         ("derta", "as it is", "0.0%", "valid direction"),
         ("vanilla", "ablated", "75.0%", "no valid direction"),
         ("vanilla", "as it is", "0.0%", "no valid direction"),
     ]
-
-
-def _fields(parts: list[str]) -> dict[str, str]:
-    return dict(part.split(": ", 1) for part in parts if ": " in part)
 
 
 def test_every_candidate_is_in_every_map_with_its_mark(tmp_path):

@@ -72,7 +72,7 @@ def built(config: PlanRunConfig) -> torch.nn.Module:
     return model
 
 
-def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, flattened: bool = False) -> int:
+def saved_bytes(config: PlanRunConfig, *, checkpointing: bool = False, flattened: bool = False) -> int:
     """What the decoder's forward saves, each storage once; parameters are no activations."""
     model = built(config)
     if checkpointing:
@@ -98,31 +98,32 @@ def saved_bytes(config: PlanRunConfig, *, checkpointing: bool, flattened: bool =
 
 
 @pytest.mark.parametrize(
-    ("family", "lora", "attention"),
+    ("family", "lora", "attention", "how"),
     [
-        ("llama", False, "sdpa"),
-        ("llama", False, "eager"),
-        ("llama", True, "sdpa"),
-        ("qwen3", False, "sdpa"),
-        ("mixtral", False, "sdpa"),
-        ("mixtral", True, "sdpa"),
+        ("llama", False, "sdpa", {}),
+        ("llama", False, "eager", {}),
+        ("llama", True, "sdpa", {}),
+        ("qwen3", False, "sdpa", {}),
+        ("mixtral", False, "sdpa", {}),
+        ("mixtral", True, "sdpa", {}),
+        ("llama", False, "sdpa", {"flattened": True}),
+        ("llama", False, "eager", {"flattened": True}),
+        ("llama", False, "sdpa", {"checkpointing": True}),
     ],
 )
-def test_saved_tensors_of_a_layer(family: str, lora: bool, attention: str, tmp_path: Path) -> None:
+def test_saved_tensors_of_a_layer(
+    family: str, lora: bool, attention: str, how: dict[str, bool], tmp_path: Path
+) -> None:
+    """Flattened under a mask, too; with checkpointing a layer keeps its input alone, to the byte."""
     two, four = (config_for(family, layers, tmp_path, lora=lora, attention=attention) for layers in (2, 4))
-    measured = sum(sign * saved_bytes(config, checkpointing=False) for sign, config in ((1, four), (-1, two)))
-    predicted = layer_bytes(model_shape(two), settings_for(two))
-    assert predicted == pytest.approx(measured / 2, rel=0.05)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_flattened_rows_under_a_mask(attention: str, tmp_path: Path) -> None:
-    two, four = (config_for("llama", layers, tmp_path, lora=False, attention=attention) for layers in (2, 4))
-    measured = sum(
-        sign * saved_bytes(config, checkpointing=False, flattened=True) for sign, config in ((1, four), (-1, two))
-    )
-    predicted = layer_bytes(model_shape(two), settings_for(two, keys=ROWS * LENGTH))
-    assert predicted == pytest.approx(measured / 2, rel=0.05)
+    measured = (saved_bytes(four, **how) - saved_bytes(two, **how)) / 2
+    shape = model_shape(two)
+    if "checkpointing" in how:
+        kept = kept_bytes(shape, settings_for(two, **how)) / shape.layers
+        assert kept == measured == 2 * HIDDEN * ROWS * LENGTH
+    else:
+        settings = settings_for(two, **({"keys": ROWS * LENGTH} if how else {}))
+        assert layer_bytes(shape, settings) == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +144,6 @@ def test_keys_of_a_query(padding_free: Any, attention: str | None, keys: int, tm
     config.model.attn_implementation, config.data.max_length = attention, 100
     config.trainer.padding_free, config.trainer.micro_batch_size = padding_free, 8
     assert Settings.of(config, model_shape(config)).keys == keys
-
-
-def test_a_checkpointed_layer_keeps_its_input(tmp_path: Path) -> None:
-    two, four = (config_for("llama", layers, tmp_path, lora=False, attention="sdpa") for layers in (2, 4))
-    measured = sum(sign * saved_bytes(config, checkpointing=True) for sign, config in ((1, four), (-1, two)))
-    one, other = (kept_bytes(model_shape(c), settings_for(c, checkpointing=True)) for c in (two, four))
-    assert other - one == measured == 2 * 2 * HIDDEN * ROWS * LENGTH
 
 
 class Held(TorchDispatchMode):

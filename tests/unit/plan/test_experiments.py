@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from planned import composed, memory
 
 from derta.config import Arm, PeftMethod
-from derta.config.compose import read
-from derta.config.plan import Device, PlanRunConfig
+from derta.config.plan import Device
 from derta.config.shipped import CONF_DIR
 from derta.models.devices import GPUS
 from derta.plan.architectures import ARCHITECTURES
-from derta.plan.memory import rank_memory
-from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, empty_model, model_shape
 
 EXPERIMENTS = sorted(  # those that name a model
@@ -23,10 +21,6 @@ EXPERIMENTS = sorted(  # those that name a model
 )
 PAPER = ["llama3_8b_full", "mistral_7b_full", "llama3_70b_lora", "mixtral_8x7b_lora"]
 ARMS = [Arm.derta, Arm.vanilla, Arm.harmful_prefix, Arm.dpo]
-
-
-def composed(*overrides: str) -> PlanRunConfig:
-    return read("plan", PlanRunConfig, overrides)[0]
 
 
 _SHAPES: dict[tuple[PeftMethod, str, int], ModelShape] = {}
@@ -49,10 +43,11 @@ def test_the_architecture_is_the_published_one_and_every_arm_fits_eight_80_gb_gp
     assert shape.parameters - lora * shape.trainable == ARCHITECTURES[config.model.name_or_path].parameters
     assert lora or shape.trainable == shape.parameters
     for arm in ARMS:
-        config = composed(f"+experiment={experiment}", f"objective={arm.value}", "world_size=8")
+        words = (f"+experiment={experiment}", f"objective={arm.value}", "world_size=8")
+        config = composed(*words)
         assert config.problems() == []
         assert (config.objective.name, config.trainer.batch, config.data.path) == (arm, 128, "data/derta_paper")
-        peak = rank_memory(shape, Settings.of(config, shape)).peak
+        peak = memory(shape, *words).peak
         assert 0 < peak <= GPUS[Device.a100].usable, f"{arm}: {peak / 2**30:.1f} GiB"
 
 

@@ -9,37 +9,25 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from planned import composed, memory, settings
 
 from derta.config import ModelConfig, PeftConfig, PeftMethod
-from derta.config.compose import read
 from derta.config.plan import PlanRunConfig
 from derta.models.devices import GPUS
 from derta.models.load import load_model
 from derta.models.quantized import in_four_bits
-from derta.plan.memory import RankMemory, disk_bytes, rank_memory
+from derta.plan.memory import disk_bytes, rank_memory
 from derta.plan.plan import make_plan, render
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape, model_shape
 
 ONE = ("world_size=1", "distributed=none", "trainer.micro_batch_size=1", "device=h100", "data.path=absent")
+ONE_8B = ("model=llama3_8b", *ONE)
 SHAPE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 512}
-
-
-def composed(*overrides: str) -> PlanRunConfig:
-    return read("plan", PlanRunConfig, overrides)[0]
-
-
-def memory(shape: ModelShape, *overrides: str) -> RankMemory:
-    return rank_memory(shape, Settings.of(composed(*ONE, *overrides), shape))
 
 
 def size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-@pytest.fixture(scope="module")
-def full() -> ModelShape:
-    return model_shape(composed("model=llama3_8b"))
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +74,25 @@ def test_8b_by_hand(full: ModelShape) -> None:
     """Moments: 8 bytes for each of 128,256 x 4,096 of the embedding, 2 + 2/64 for every other weight."""
     embedding = 128_256 * 4096
     moments = 8 * embedding + (2 + 2 / 64) * (8_030_261_248 - embedding)
-    eight, paged = memory(full, "model=llama3_8b", "optim.name=adamw_8bit"), "optim.name=paged_adamw_8bit"
+    eight, paged = memory(full, *ONE_8B, "optim.name=adamw_8bit"), (*ONE_8B, "optim.name=paged_adamw_8bit")
     assert (eight.optimizer, eight.host) == (int(moments), 0)
-    there = memory(full, "model=llama3_8b", paged)
+    there = memory(full, *paged)
     assert (there.optimizer, there.optimizer + there.host) == (8 * embedding, int(moments))
-    settings = Settings.of(composed(*ONE, "model=llama3_8b", paged), full)
-    assert disk_bytes(full, settings)["checkpoint"] == 4 * 8_030_261_248 + int(moments)
+    assert disk_bytes(full, settings(full, *paged))["checkpoint"] == 4 * 8_030_261_248 + int(moments)
 
 
 def test_8b_in_bfloat16(full: ModelShape) -> None:
     """adamw_kahan: 2 bytes each for weight, gradient, two moments and what rounding took."""
-    words = ("model=llama3_8b", "optim.name=adamw_kahan", "optim.adam_beta2=0.99")
+    words = (*ONE_8B, "optim.name=adamw_kahan", "optim.adam_beta2=0.99")
     kahan, weights = memory(full, *words), 8_030_261_248
     assert (kahan.weights, kahan.gradients, kahan.optimizer) == (2 * weights, 2 * weights, 6 * weights)
-    assert disk_bytes(full, Settings.of(composed(*ONE, *words), full))["checkpoint"] == 8 * weights
+    assert disk_bytes(full, settings(full, *words))["checkpoint"] == 8 * weights
     assert memory(full, *words, "world_size=2").buffers == 2 * weights
 
 
 def test_activations_on_the_host(full: ModelShape) -> None:
     """Five inputs of layers of float32 stay on the GPU, of 32."""
-    words = ("model=llama3_8b", "trainer.gradient_checkpointing=true", "data.max_length=1000")
+    words = (*ONE_8B, "trainer.gradient_checkpointing=true", "data.max_length=1000")
     here, there = memory(full, *words), memory(full, *words, "trainer.activation_offloading=true")
     assert (here.activations, here.host) == (32 * 4 * 4096 * 1000, 0)
     assert (there.activations, there.host) == (5 * 4 * 4096 * 1000, 27 * 4 * 4096 * 1000)
@@ -126,7 +113,7 @@ def test_the_model_that_weights_come_from_lies_beside_the_trained_one() -> None:
     words = ("+experiment=llama3_70b_qlora", "world_size=1", "objective=w_door", "objective.weight_model=org/model")
     config = composed(*words)
     shape = model_shape(config)
-    first = memory(shape, *words, "trainer.micro_batch_size=4")
+    first = memory(shape, *ONE, *words, "trainer.micro_batch_size=4")
     assert first.first_forwards == 2 * first.weights - 4 * shape.trainable + first.working == first.peak
     assert first.peak > GPUS[config.device].usable
 
@@ -147,7 +134,6 @@ def test_what_would_make_it_fit(words: list[str], expected: str) -> None:
     config = composed(*words, "data.path=absent")
     plan = make_plan(config)
     assert not plan.fits and plan.proposal is not None and expected in plan.proposal.overrides
-    again = composed(*words, "data.path=absent", *plan.proposal.overrides)
-    assert again.problems() == []
-    shape = model_shape(again)
-    assert rank_memory(shape, Settings.of(again, shape)).peak <= GPUS[config.device].usable
+    words += ["data.path=absent", *plan.proposal.overrides]
+    assert composed(*words).problems() == []
+    assert memory(model_shape(composed(*words)), *words).peak <= GPUS[config.device].usable

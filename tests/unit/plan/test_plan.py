@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from planned import FULL, LORA, composed, memory, settings
 
 from derta.config import Arm
 from derta.config.compose import read
@@ -18,76 +19,55 @@ from derta.data.schema import Row
 from derta.errors import InputError
 from derta.models.devices import GPUS
 from derta.plan.duration import Rows, count_rows, flops_per_token, plan_duration, training_rows
-from derta.plan.memory import disk_bytes, host_bytes, rank_memory
+from derta.plan.memory import disk_bytes, host_bytes
 from derta.plan.plan import make_plan, render
 from derta.plan.propose import propose
-from derta.plan.settings import Settings
-from derta.plan.shape import ModelShape, model_shape
+from derta.plan.shape import ModelShape
 from derta.storage.read_files import sha256_of
-
-FULL, LORA = "+experiment=llama3_8b_full", "+experiment=llama3_70b_lora"
-
-
-def composed(*overrides: str) -> PlanRunConfig:
-    return read("plan", PlanRunConfig, overrides)[0]
-
-
-@pytest.fixture(scope="module")
-def full() -> ModelShape:
-    return model_shape(composed(FULL))
-
-
-@pytest.fixture(scope="module")
-def lora() -> ModelShape:
-    return model_shape(composed(LORA))
 
 
 def test_model_states_of_8b_by_hand(full: ModelShape) -> None:
     """ZeRO paper, figure 1, with 16-bit gradients: 2 P + 2 P + 12 P / 8, and so on."""
     p = 8_030_261_248
     for strategy, weights, gradients in [("zero1", 2 * p, 2 * p), ("zero2", 2 * p, p / 4), ("zero3", p / 4, p / 4)]:
-        states = rank_memory(full, Settings.of(composed(FULL, f"distributed={strategy}"), full))
+        states = memory(full, FULL, f"distributed={strategy}")
         assert states.weights == pytest.approx(weights, rel=1e-3)  # ZeRO-3 keeps the norms whole
         assert (states.gradients, states.optimizer) == (gradients, 1.5 * p)
-    states = rank_memory(full, Settings.of(composed(FULL, "distributed=fsdp2"), full))
+    states = memory(full, FULL, "distributed=fsdp2")
     assert (states.weights, states.gradients, states.optimizer) == (p // 2, p // 2, p)  # float32, an eighth of each
-    states = rank_memory(full, Settings.of(composed(FULL, "distributed=none"), full))
+    states = memory(full, FULL, "distributed=none")
     assert (states.weights, states.gradients, states.optimizer) == (4 * p, 4 * p, 8 * p)
 
 
 def test_dpo_holds_a_second_model_and_twice_the_rows(full: ModelShape) -> None:
-    one, other = (
-        rank_memory(full, Settings.of(composed(FULL, f"objective={arm}", "trainer.micro_batch_size=2"), full))
-        for arm in ("derta", "dpo")
-    )
+    one, other = (memory(full, FULL, f"objective={arm}", "trainer.micro_batch_size=2") for arm in ("derta", "dpo"))
     assert (one.reference, other.reference) == (0, one.weights)
     assert other.activations == 2 * one.activations
 
 
 def test_rows_are_padded_where_training_pads_them(full: ModelShape) -> None:
     for word, keys in (("model.dtype=auto", 0), ("model.dtype=float32", 1024), ("objective=dpo", 1024)):
-        assert Settings.of(composed(FULL, "data.max_length=1024", word), full).keys == keys
+        assert settings(full, FULL, "data.max_length=1024", word).keys == keys
 
 
 def test_offload_moves_states_to_the_host(full: ModelShape) -> None:
-    kept, moved = (Settings.of(composed(FULL, f"distributed={name}"), full) for name in ("zero3", "zero3_offload"))
-    here, there = rank_memory(full, kept), rank_memory(full, moved)
+    here, there = (memory(full, FULL, f"distributed={name}") for name in ("zero3", "zero3_offload"))
     assert there.optimizer == there.gradients == 0 and there.peak < here.peak
     assert there.host == here.weights + here.gradients + here.optimizer + here.fp32_gradients
-    assert host_bytes(full, moved, there, 8)["offload"] == 8 * there.host
+    assert host_bytes(full, settings(full, FULL, "distributed=zero3_offload"), there, 8)["offload"] == 8 * there.host
 
 
 def test_a_host_reads_the_model_once_under_zero3(full: ModelShape) -> None:
     for strategy, copies, weight in [("zero3", 1, 2), ("fsdp2", 1, 4), ("zero2", 8, 2)]:
-        settings = Settings.of(composed(FULL, f"distributed={strategy}"), full)
-        loading = host_bytes(full, settings, rank_memory(full, settings), 8)["loading"]
+        words = (FULL, f"distributed={strategy}")
+        loading = host_bytes(full, settings(full, *words), memory(full, *words), 8)["loading"]
         assert loading == copies * weight * full.parameters
 
 
 def test_an_adapter_s_checkpoint_is_small(full: ModelShape, lora: ModelShape) -> None:
-    adapter = disk_bytes(lora, Settings.of(composed(LORA), lora))
+    adapter = disk_bytes(lora, settings(lora, LORA))
     assert adapter == {"model": 2 * lora.trainable, "checkpoint": 14 * lora.trainable}
-    whole = disk_bytes(full, Settings.of(composed(FULL), full))
+    whole = disk_bytes(full, settings(full, FULL))
     assert whole == {"model": 2 * full.parameters, "checkpoint": 14 * full.parameters}
 
 
@@ -175,16 +155,16 @@ def test_the_proposal_fits_and_is_no_dearer_than_what_was_asked(full: ModelShape
     for name, shape in ((FULL, full), (LORA, lora)):
         config = composed(name)
         proposal = propose(config, shape, GPUS[config.device])
-        again = composed(name, *proposal.overrides)
-        assert rank_memory(shape, Settings.of(again, shape)) == proposal.memory
+        assert memory(shape, name, *proposal.overrides) == proposal.memory
         assert proposal.memory.peak <= GPUS[config.device].usable
-        assert again.problems() == []
+        assert composed(name, *proposal.overrides).problems() == []
 
 
 def test_one_gpu_of_80_gb(full: ModelShape) -> None:
     """Full fine-tuning of 8B takes 16 bytes a parameter, so it fits one GPU with offload alone."""
-    config = composed(FULL, "world_size=1", "distributed=none")
-    assert rank_memory(full, Settings.of(config, full)).peak > GPUS[config.device].usable
+    words = (FULL, "world_size=1", "distributed=none")
+    config = composed(*words)
+    assert memory(full, *words).peak > GPUS[config.device].usable
     proposal = propose(config, full, GPUS[config.device])
     assert "distributed=zero3_offload" in proposal.overrides
     assert proposal.host > 14 * full.parameters  # weights, gradients, masters and two moments, all of them

@@ -53,8 +53,8 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Callable[..., None]:
-    """open_page(file, width, scheme): the page in a window of that width."""
+def open_page(browser: Any) -> Iterator[Callable[..., None]]:
+    """open_page(file, width, scheme): the page in a window of that width, on which nothing logs an error."""
 
     def go(file: Path, width: int = 1200, scheme: str = "light") -> None:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -64,9 +64,14 @@ def open_page(browser: Any) -> Callable[..., None]:
         for log in ("browser", "performance"):
             browser.get_log(log)  # what earlier pages left
         browser.get(file.as_uri())
-        WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.body.dataset.drawn"))
+        wait_until_drawn(browser)
 
-    return go
+    yield go
+    assert browser.get_log("browser") == []
+
+
+def wait_until_drawn(browser: Any) -> None:
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.body.dataset.drawn"))
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +181,8 @@ def test_a_narrow_screen_shows_every_checkpoint_of_a_measure(browser, open_page,
     open_page(page, 390)
     row = browser.find_element("css selector", "#rates tr[data-name='over-refusal, benign']")
     cells = row.find_elements("css selector", ".rate")
-    assert [cell.find_element("css selector", ".who").text.split()[-1] for cell in cells] == [
-        "base",
-        "vanilla",
-        "derta",
-    ]
+    names = [cell.find_element("css selector", ".who").text.split()[-1] for cell in cells]
+    assert names == ["base", "vanilla", "derta"]
     for cell in cells:
         assert cell.rect["x"] >= 0 and cell.rect["x"] + cell.rect["width"] <= 390
 
@@ -211,9 +213,7 @@ def test_filters_change_what_is_shown(browser, open_page, page):
     press(browser, "checkpoints", "base")
     assert heads(browser) == ["vanilla", "derta"]
     assert table(browser)["refusals at token 0"][-1] == "17 / 37"
-    eventually(
-        browser, lambda: [label for label in figure(browser, "trade-off") if label == "base"], ["base"]
-    )  # legend
+    eventually(browser, lambda: figure(browser, "trade-off").count("base"), 1)  # in the legend
     eventually(browser, lambda: len(figure(browser, "attacks", "bar")), 16)
     counts = lambda: [text for text in figure(browser, "position") if "refusals)" in text]  # noqa: E731
     eventually(browser, counts, ["vanilla (17 refusals)", "derta (37 refusals)"])
@@ -231,7 +231,6 @@ def test_filters_change_what_is_shown(browser, open_page, page):
     browser.find_element("css selector", "#filters button[name=attacks][value=none]").click()
     assert texts(browser, "#nothing:not([hidden])") == ["nothing is chosen in the filters"]
     eventually(browser, lambda: figure(browser, "attacks", "bar"), [])
-    assert browser.get_log("browser") == []
 
 
 def test_prompt_set_and_curve_can_be_chosen(browser, open_page, page):
@@ -249,9 +248,8 @@ def test_prompt_set_and_curve_can_be_chosen(browser, open_page, page):
         "Emulation.setDeviceMetricsOverride", {"width": 500, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     browser.execute_script("delete document.body.dataset.drawn; window.dispatchEvent(new Event('resize'))")
-    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.body.dataset.drawn"))
+    wait_until_drawn(browser)
     eventually(browser, first, ["share: 100.000000%", "share: 95.000000%", "share: 85.000000%"])
-    assert browser.get_log("browser") == []
 
 
 def test_keyboard_and_pointer_reach_filters_and_numbers(browser, open_page, page):
@@ -269,7 +267,6 @@ def test_keyboard_and_pointer_reach_filters_and_numbers(browser, open_page, page
     ActionChains(browser).move_to_element(bar).perform()
     tooltip = browser.find_element("css selector", "#tooltip")
     assert tooltip.is_displayed() and "attack: direct\noutcome: complied\nrate: 100.0 [83.9, 100.0] %" in tooltip.text
-    assert browser.get_log("browser") == []
 
 
 def test_nothing_that_comes_from_results_acts_as_markup(browser, open_page, tmp_path):
@@ -292,6 +289,7 @@ def test_nothing_that_comes_from_results_acts_as_markup(browser, open_page, tmp_
     )
     assert browser.execute_script("return typeof window.harmed") == "undefined"
     assert requests(browser) == []
+    assert "Content Security Policy" in str(browser.get_log("browser"))
 
 
 def test_responses_are_not_there_by_default(browser, open_page, page):
@@ -337,7 +335,6 @@ def test_several_runs_of_a_label_and_missing_files_are_shown_as_such(browser, op
     assert "Without results.jsonl" in texts(browser, "#position .note")[0]
     assert browser.find_elements("css selector", "#probability") == []
     assert len(texts(browser, "#provenance .made")) == 3
-    assert browser.get_log("browser") == []
 
 
 def test_what_an_evaluation_lacks_is_left_out(browser, open_page, tmp_path, monkeypatch):
@@ -361,7 +358,6 @@ def test_what_an_evaluation_lacks_is_left_out(browser, open_page, tmp_path, monk
     assert "no helpfulness is shown" in texts(browser, "#trade-off .note")[0]
     assert "right or wrong" in texts(browser, "#attacks .note")[0]
     assert browser.find_elements("css selector", "#training") == []
-    assert browser.get_log("browser") == []
 
 
 def test_print_leaves_out_what_paper_cannot_do(browser, open_page, page):
@@ -406,4 +402,3 @@ def test_refusal_directions(browser, open_page, folders, tmp_path, scheme):
     eventually(browser, lambda: "cosine with the chosen direction" in figure(browser, "direction-3-layers"), True)
     eventually(browser, lambda: "added" in figure(browser, "direction-3-outcomes"), True)
     eventually(browser, lambda: "adversarial" in figure(browser, "direction-3-suffix"), True)
-    assert browser.get_log("browser") == []

@@ -1,12 +1,10 @@
 import json
 import re
 import statistics
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import vl_convert
-from report_cases import write_run
+from report_cases import drawn, write_run
 
 from derta.charts import specification
 from derta.errors import InputError
@@ -108,12 +106,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     assert "gone: no summary.json; run" in str(error.value) and "nowhere" in str(error.value)
     with pytest.raises(InputError, match="runs is empty"):
         load_runs([])
-
-
-def drawn(chart: Any, role: str) -> list[str]:
-    """What the marks of a role say for themselves in the drawn figure."""
-    root = ElementTree.fromstring(vl_convert.vegalite_to_svg(specification(chart)))
-    return [mark.attrib["aria-label"] for mark in root.iter() if mark.get("aria-roledescription") == role]
 
 
 def test_histogram_bars_are_the_shares_of_refusals(tmp_path):
