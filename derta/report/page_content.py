@@ -33,6 +33,7 @@ from derta.report.later import Axis, later_curves, later_table
 from derta.report.responses import refusal_counts, shown_responses
 from derta.report.runs import Combined, Run, combined, counts, group_by_label
 from derta.report.training_curves import TrainingRun, training_figures, training_run
+from derta.storage.read_files import sha256_of
 
 _AFTER = (0, 1, 5, 10, 20, 30, 40, 80, 160)
 """Tokens at which the tables behind the curves say their height."""
@@ -248,7 +249,7 @@ def _provenance(run: Run, trained: TrainingRun | None, name: str) -> dict[str, A
             {"set": name, "path": made.data.get(name), "rows": prompts.rows, "sha256": prompts.sha256}
             for name, prompts in identity.sets.items()
         ],
-        "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()},
+        "files": {file.name: sha256_of(file) for file in files if file.is_file()},
         "trained": trained,
         "versions": made.versions,
     }

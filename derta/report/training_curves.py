@@ -6,7 +6,6 @@ never shows); a checkpoint's run is the directory above. Models from elsewhere s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from derta.errors import InputError
 from derta.evaluation.results import ResultsFolder
 from derta.report.runs import Run
 from derta.storage.json_lines import read_lines
+from derta.storage.read_files import sha256_of
 from derta.storage.read_yaml import read_yaml
 
 METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
@@ -48,7 +48,7 @@ def training_run(run: Run) -> TrainingRun | None:
     for folder in candidates:
         if (folder / METRICS_FILE).is_file():
             files = [folder / name for name in (METRICS_FILE, CONFIG_FILE) if (folder / name).is_file()]
-            hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+            hashes = {file.name: sha256_of(file) for file in files}
             return TrainingRun(_curves(folder / METRICS_FILE), _settings(folder / CONFIG_FILE), hashes)
     return None
 

@@ -34,9 +34,11 @@ def report(planted: TargetModel, sides: Any, make_config: Callable[..., Directio
     return json.loads(json.dumps({"label": "vanilla", "identity": identity, "run": {"command": "diagnose x"}, **found}))
 
 
-def _write(folder: Path, report: dict[str, Any], label: str) -> str:
+def _write(folder: Path, report: dict[str, Any], label: str, **identity: Any) -> str:
+    """identity: what is different of it."""
     folder.mkdir(parents=True)
-    (folder / "direction.json").write_text(json.dumps(report | {"label": label}))
+    content = report | {"label": label, "identity": report["identity"] | identity}
+    (folder / "direction.json").write_text(json.dumps(content))
     return str(folder)
 
 
@@ -95,9 +97,8 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     results.append(result(prompt_set="benign", id="b0"))
     folder, summary = tmp_path / "evaluation", summarised(results, model="abc")
     write_evaluation(folder, summary, results)
-    diagnosed = copy.deepcopy(report)
-    diagnosed["identity"]["model"] = {"sha256": "abc"}
-    table = collect([_write(tmp_path / "a", diagnosed, "derta")], tmp_path / "table", [folder])
+    first = _write(tmp_path / "a", report, "derta", model={"sha256": "abc"})
+    table = collect([first], tmp_path / "table", [folder])
     table, four = re.sub(" +", " ", table), rate(1, 4)
     narrow = f"25.0 [{100 * four.low:.1f}, {100 * four.high:.1f}]"
     assert f"| evaluation: attack success, mean of 2 | {narrow}" not in table
@@ -107,10 +108,9 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
     again = tmp_path / "again"
     shutil.copytree(folder, again)
     with pytest.raises(InputError, match="evaluations of the same model"):
-        collect([str(tmp_path / "a")], tmp_path / "table", [folder, again])
-    second = copy.deepcopy(diagnosed)  # another seed, evaluated on another prompt, or by another judge
-    second["identity"]["model"] = {"sha256": "ghi"}
-    runs = [str(tmp_path / "a"), _write(tmp_path / "second", second, "derta")]
+        collect([first], tmp_path / "table", [folder, again])
+    # Another seed, evaluated on another prompt, or by another judge.
+    runs = [first, _write(tmp_path / "second", report, "derta", model={"sha256": "ghi"})]
     lines = (again / "results.jsonl").read_text().replace('"h1"', '"h2"')
     (again / "results.jsonl").write_text(lines)
     for judge, message in (("miniature", "different prompts"), ("refusal_phrases", "different judges")):
@@ -119,10 +119,9 @@ def test_evaluations_of_the_same_models(report: dict[str, Any], tmp_path: Path) 
         )
         with pytest.raises(InputError, match=message):
             collect(runs, tmp_path / "table", [folder, again])
-    other = copy.deepcopy(diagnosed)
-    other["identity"]["model"] = {"sha256": "def"}
+    other = _write(tmp_path / "b", report, "derta", model={"sha256": "def"})
     with pytest.raises(InputError, match="none of the diagnostics is of: .*evaluation"):
-        collect([_write(tmp_path / "b", other, "derta")], tmp_path / "table", [folder])
+        collect([other], tmp_path / "table", [folder])
 
 
 def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,10 +151,9 @@ def test_table_and_figure(report: dict[str, Any], tmp_path: Path, capsys: pytest
 
 
 def test_diagnostics_of_different_settings_do_not_mix(report: dict[str, Any], tmp_path: Path) -> None:
-    other = copy.deepcopy(report)
-    other["identity"]["settings"]["positions"] = 6
-    other["identity"]["prompts"] = {"harmful": "abc"}
-    folders = [_write(tmp_path / "a", report, "vanilla"), _write(tmp_path / "b", other, "derta")]
+    settings = report["identity"]["settings"]
+    other = {"settings": settings | {"positions": 6}, "prompts": {"harmful": "abc"}}
+    folders = [_write(tmp_path / "a", report, "vanilla"), _write(tmp_path / "b", report, "derta", **other)]
     with pytest.raises(
         InputError,
         match="b differs from .*a: positions: 1 there, 6 here; prompts.harmful: null there, abc here; run both",
@@ -165,6 +163,5 @@ def test_diagnostics_of_different_settings_do_not_mix(report: dict[str, Any], tm
     del old["before"]["harmful"]["by_id"]
     with pytest.raises(InputError, match="old: made by an earlier version"):
         collect([_write(tmp_path / "old", old, "derta")], tmp_path / "table")
-    mine = copy.deepcopy(report)  # suffixes are those of one model
-    mine["identity"]["settings"]["suffix"] = {"path": "mine"}
-    collect([folders[0], _write(tmp_path / "mine", mine, "derta")], tmp_path / "table")
+    mine = _write(tmp_path / "mine", report, "derta", settings=settings | {"suffix": {"path": "mine"}})
+    collect([folders[0], mine], tmp_path / "table")  # suffixes are those of one model

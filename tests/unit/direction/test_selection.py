@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ GOOD = Candidate(-1, 3, bypass=-2.0, induce=1.0, kl=0.05)
 
 
 def _candidate(**changes: Any) -> Candidate:
-    return Candidate(**{**{name: getattr(GOOD, name) for name in GOOD.__dataclass_fields__}, **changes})
+    return replace(GOOD, **changes)
 
 
 def test_the_least_bypass_among_the_valid_is_chosen() -> None:

@@ -163,10 +163,11 @@ def test_table_shows_what_the_summaries_hold(browser, open_page, page, folders):
     assert found["helpfulness, benign"][:3] == [shown(each["complied"]) for each in benign]
     area = summaries[0]["separation"]["all"]
     assert found["AUROC of P(refusal)"][0] == shown(area | {"rate": area["auroc"]})
-    assert browser.find_elements("css selector", "#direction") == []  # no section without diagnostics
+    assert texts(browser, "#direction, #responses") == []  # no section without diagnostics, or that nobody asked for
+    assert any("The responses themselves are not in this file" in text for text in texts(browser, "#provenance .note"))
 
 
-def test_page_needs_no_network_and_reports_no_error(browser, open_page, page):
+def test_page_needs_no_network_and_fits_every_screen(browser, open_page, page):
     assert page.stat().st_size < 2_000_000
     for width, scheme in ((1200, "light"), (390, "dark")):
         open_page(page, width, scheme)
@@ -175,16 +176,12 @@ def test_page_needs_no_network_and_reports_no_error(browser, open_page, page):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         panels = browser.execute_script("return document.querySelectorAll('[data-figure=position] svg text').length")
         assert panels > 20 and "vanilla (17 refusals)" in figure(browser, "position")
-
-
-def test_a_narrow_screen_shows_every_checkpoint_of_a_measure(browser, open_page, page):
-    open_page(page, 390)
-    row = browser.find_element("css selector", "#rates tr[data-name='over-refusal, benign']")
-    cells = row.find_elements("css selector", ".rate")
+    cells = browser.find_elements(
+        "css selector", "#rates tr[data-name='over-refusal, benign'] .rate"
+    )  # on the narrow one
     names = [cell.find_element("css selector", ".who").text.split()[-1] for cell in cells]
     assert names == ["base", "vanilla", "derta"]
-    for cell in cells:
-        assert cell.rect["x"] >= 0 and cell.rect["x"] + cell.rect["width"] <= 390
+    assert all(cell.rect["x"] >= 0 and cell.rect["x"] + cell.rect["width"] <= 390 for cell in cells)
 
 
 def test_figures_show_the_numbers_of_the_summaries(browser, open_page, page):
@@ -290,12 +287,6 @@ def test_nothing_that_comes_from_results_acts_as_markup(browser, open_page, tmp_
     assert browser.execute_script("return typeof window.harmed") == "undefined"
     assert requests(browser) == []
     assert "Content Security Policy" in str(browser.get_log("browser"))
-
-
-def test_responses_are_not_there_by_default(browser, open_page, page):
-    open_page(page)
-    assert any("The responses themselves are not in this file" in text for text in texts(browser, "#provenance .note"))
-    assert browser.find_elements("css selector", "#responses") == []
 
 
 def test_responses_are_read_side_by_side_with_prompt_prefill_and_phrase(browser, open_page, tmp_path):
