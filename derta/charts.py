@@ -8,8 +8,6 @@ A figure has one panel or several (facets, or panels of their own); it says how 
 can lay them out for its width.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

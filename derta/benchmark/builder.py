@@ -4,8 +4,6 @@ JSONL of preference rows  --build-->            dataset directory     against  t
                           --build_row_table-->  tokenised rows                 same conversations in Dataset.map
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """(g) Checkpoints: what saving and loading take, with the record that makes one complete."""
 
-from __future__ import annotations
-
 import tempfile
 from functools import partial
 from pathlib import Path

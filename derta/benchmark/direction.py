@@ -4,8 +4,6 @@ Both run the same left-padded batches through the same model and read the logits
 last positions of every block input and sums them in float64. Goals: time and peak memory at most 1.5 times.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -6,8 +6,6 @@ Every position is supervised, the worst case. The naive path holds logits, their
 each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

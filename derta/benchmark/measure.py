@@ -1,7 +1,5 @@
 """How things are measured: ours and a peer in turn (A B A B), medians, the ratio of neighbours, peak memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

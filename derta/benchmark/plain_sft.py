@@ -3,8 +3,6 @@
 python -m derta.benchmark.plain_sft MODEL DATA OUTPUT
 """
 
-from __future__ import annotations
-
 import sys
 
 

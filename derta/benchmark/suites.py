@@ -1,8 +1,6 @@
 """The suites by letter and name, what `launch/benchmark.py` is asked, how they are run, and the table: Markdown for
 people, JSON with every sample for machines."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import logging

@@ -4,8 +4,6 @@ Plain TRL gets this epoch's rows ready-made (input_ids, labels) in the order in 
 that both do the same arithmetic; building rows and counting objectives is what DeRTaTrainer does beyond that.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from pathlib import Path

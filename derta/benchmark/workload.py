@@ -5,8 +5,6 @@ that mix are drawn here, as its rows are not: lognormal, with medians (prompt, r
 helpful rows, 20, 80 and 200 for prompt, safe and harmful response of triples. These medians are assumptions.
 """
 
-from __future__ import annotations
-
 import random
 from functools import lru_cache
 from itertools import islice

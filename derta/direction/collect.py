@@ -5,8 +5,6 @@ brackets, a 95% interval over seeds and prompts; runs without a value are left o
 are paired by run and prompt (derta/direction/paired.py).
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What launch/diagnose_direction.py does beside the diagnostic of one model: study, collect, select, convert."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -10,8 +10,6 @@ OUTPUT/responses.jsonl              what the model wrote, as in results.jsonl; f
 OUTPUT/*.png                        figures
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import asdict, replace

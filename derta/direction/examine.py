@@ -6,8 +6,6 @@
 Activations are changed while they are computed and weights never, so the model is bit for bit what it was before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Figures of refusal-direction diagnostics, from the content of direction.json alone; a page shows the same ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

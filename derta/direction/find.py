@@ -8,8 +8,6 @@ bypass: ablated, harmful prompts | induce: added at layer l, harmless prompts | 
 Shapes: P positions from the end (the last is the prompt's last token), L layers, H hidden size.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

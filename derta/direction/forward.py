@@ -6,8 +6,6 @@
 Shapes: N prompts, B of them in a batch, P positions, L layers, H hidden size, V vocabulary, R refusal tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a model does under interventions: responses judged and kept, next-token KL, perplexity."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

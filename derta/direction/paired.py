@@ -9,8 +9,6 @@ of two sums; it is brought into that table by linearisation:
 Differences are taken seed by seed and prompt by prompt; the k-th run of one label belongs to the k-th of the other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard

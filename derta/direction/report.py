@@ -1,7 +1,5 @@
 """The result of a diagnostic in words, for a terminal."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

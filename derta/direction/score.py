@@ -9,8 +9,6 @@ harmless answers alone (KL at most selection.kl_max; one direction always counts
 direction was found, which is not evidence of robustness, nor where nothing was safe to begin with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

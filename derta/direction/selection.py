@@ -8,8 +8,6 @@ Files have the layout of `direction_evaluations.json` in github.com/andyrdt/refu
 published choices and surviving sets the rule reproduces. Rule: arXiv 2406.11717, appendix C.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@
 After arXiv 2406.11717, section 5. Shapes: T tokens of one prompt, H hidden size, L layers, A heads.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -34,8 +34,6 @@ one H200 (Llama 3, 16 rows of at most 1,024 tokens, float32 adapters or masters;
     1B, full, no checkpointing               51.1                55.6                51.4
 """
 
-from __future__ import annotations
-
 from derta.plan.settings import Settings
 from derta.plan.shape import ModelShape
 

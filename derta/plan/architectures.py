@@ -5,8 +5,6 @@ default of transformers' configuration class. `parameters` is the total that the
 the model's card: tests hold the instantiated architecture against it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -9,8 +9,6 @@ Model FLOPs per token (Kaplan et al., arXiv 2001.08361, section 2.1; Chowdhery e
 What is computed a second time under checkpointing is no model FLOP: it lowers the MFU that a run reaches.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

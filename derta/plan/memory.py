@@ -25,8 +25,6 @@ Not held against a GPU (tests/unit/plan/test_memory.py holds weights and moments
                    hold those of one tensor at a time
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from derta.plan.activations import kept_bytes, stashed_bytes, working_bytes

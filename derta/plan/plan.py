@@ -1,7 +1,5 @@
 """A plan: what a configuration needs on named GPUs, as data, as JSON and as a table."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -12,8 +12,6 @@ Cheap is what costs least time per token, by rules of thumb that are stated here
     small batches     a micro-batch of n tokens fills a GPU to n / (n + 512)
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

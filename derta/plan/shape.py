@@ -3,8 +3,6 @@
 Counting the parameters of a 70B model this way takes a second; PEFT adapts the empty model as it would the real one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings

@@ -6,8 +6,6 @@ the same seed, so what a seed or a prompt does to both arms drops out. Measures 
 itself decides (of its refusals, of positions) have an interval over seeds alone.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

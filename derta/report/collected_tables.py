@@ -5,8 +5,6 @@ ROOT/**/evaluation/*/  results.jsonl, summary.json, sweep.json (arm, seed)
 OUTPUT/table.md   table.json   table.csv   differences.csv
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Attack success and refusal over the depth of the prefill, with how many rows were too short for it: a curve and a
 table, from three depths on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 A diagnostic belongs to an evaluation if both are of the same weights (sha256): its score then stands in the table, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

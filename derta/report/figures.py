@@ -1,8 +1,6 @@
 """Figures of a report over evaluations: the trade-off, what became of every attack, where models refuse, and P(refusal)
 along a response. Made of results files alone; a page can filter them by checkpoint, attack and outcome."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any

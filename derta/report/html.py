@@ -6,8 +6,6 @@ as markup nor as a script: the page's Content-Security-Policy runs nothing but t
 without `eval`, and loads nothing at all.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """What became of a model's evaluation after later changes: later.json says where an evaluation stands on the curve, and
 the curves are drawn of all that a report is given. The model itself is known by its weights and begins its curves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

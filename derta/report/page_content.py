@@ -3,8 +3,6 @@
 Absolute paths never get in: models and data are named as the evaluations name them. Response texts only on request.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

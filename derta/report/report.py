@@ -1,7 +1,5 @@
 """A report: report.html, report.md (table and where it came from) and the figures, from results files only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

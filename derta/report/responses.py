@@ -3,8 +3,6 @@
 Numbers alone leave results.jsonl unless the text is asked for by name.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter

@@ -2,8 +2,6 @@
 label: one run with its interval, several (the seeds of one arm) with their spread.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

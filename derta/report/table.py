@@ -4,8 +4,6 @@ All rates in per cent. One run per label: rate with its 95% interval. Several (s
 deviation over the runs. `n` is what each rate is a share of, per run; where columns differ, in their order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from derta.evaluation.measures import (

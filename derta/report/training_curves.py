@@ -4,8 +4,6 @@ The model's directory is the one that the evaluation read (its evaluation.json k
 never shows); a checkpoint's run is the directory above. Models from elsewhere simply have no curves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

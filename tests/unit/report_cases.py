@@ -1,7 +1,5 @@
 """Evaluations as files, with outcomes chosen by the test: summary, results and P(refusal) as the suite writes them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

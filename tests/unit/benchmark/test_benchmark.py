@@ -1,8 +1,6 @@
 """The benchmark compares like with like: its peers compute the same loss, and its table says what was measured.
 Nothing here is timed."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Configurations of launch/plan.py as a user composes them, and what one rank needs."""
 
-from __future__ import annotations
-
 from derta.config.compose import read
 from derta.config.plan import PlanRunConfig
 from derta.plan.memory import RankMemory, rank_memory

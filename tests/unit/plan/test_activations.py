@@ -4,8 +4,6 @@ What is saved is measured as the difference between models of four and of two la
 cancel; the peak is counted storage by storage while a forward and a backward run.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Every shipped experiment, without weights and without a network: composed, validated, instantiated, planned."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights in four bits and moments in eight, planned and as bitsandbytes holds them on a CPU; what goes to the host."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

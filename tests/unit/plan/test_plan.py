@@ -1,7 +1,5 @@
 """Plans: what is proposed, durations by hand, the table and the JSON."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

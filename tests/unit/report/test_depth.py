@@ -1,7 +1,5 @@
 """Curves over the depth of the prefill, from summaries with outcomes chosen by the test."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
