@@ -174,54 +174,43 @@ def _observe(
     direction. instruction, suffix: the last token's attention to each, [L, A]."""
     model = target.model
     inputs = {"input_ids": torch.tensor([prompt.ids], device=model.device)}
-    with torch.inference_mode(), block_inputs(model, 1) as seen, _heads(model, unit) as written, _eager(model):
+    with torch.inference_mode(), _heads(model, unit) as written, block_inputs(model, 1) as seen, _eager(model):
         output = model(**inputs, output_attentions=True, use_cache=False, logits_to_keep=1)
         last = torch.stack([x[0, 0].double().cpu() for x in seen])  # [L, H]
         weights = torch.stack([layer[0, :, -1].double().cpu() for layer in output.attentions])  # [L, A, T]
-        return {
-            "cosines": last @ unit / last.norm(dim=1),
-            "metric": refusal_metric(output.logits[:, -1].double(), refusal_ids)[0].cpu(),
-            "written": torch.stack(written),
-            "instruction": weights[..., slice(*prompt.instruction)].sum(-1),
-            "suffix": weights[..., slice(*prompt.suffix)].sum(-1),
-        }
+        metric = refusal_metric(output.logits[:, -1].double(), refusal_ids)[0].cpu()
+    return {
+        "cosines": last @ unit / last.norm(dim=1),
+        "metric": metric,
+        "written": torch.stack(written),
+        "instruction": weights[..., slice(*prompt.instruction)].sum(-1),
+        "suffix": weights[..., slice(*prompt.suffix)].sum(-1),
+    }
 
 
 @contextmanager
 def _heads(model: Any, unit: torch.Tensor) -> Iterator[list[Any]]:
-    """A list that holds, after a forward of one prompt, what each head of each layer adds along `unit`, [A] each."""
-    blocks = locate_blocks(model)
+    """A list that holds, behind a block with a forward of one prompt, what each head of each layer adds along `unit`,
+    [A] each."""
     heads = model.config.get_text_config().num_attention_heads
-    written: list[Any] = [None] * len(blocks)
-    busy = [False]
-
-    def capture(layer: int) -> Any:
-        def before(module: Any, args: tuple[Any, ...]) -> None:
-            if busy[0]:
-                return
-            z = args[0][0, -1]  # [A * head size]
-            apart = torch.block_diag(*z.view(heads, -1)).to(z.dtype)  # [A, A * head size]: one head in each row
-            # Through the module itself, which is linear, so that a LoRA delta and GPT-2's transposed weights count.
-            busy[0] = True
-            try:
-                rows = module(torch.cat([apart, torch.zeros_like(apart[:1])]).unsqueeze(0))[0].double().cpu()
-            finally:
-                busy[0] = False
-            written[layer] = (rows[:-1] - rows[-1]) @ unit
-
-        return before
-
+    seen: list[tuple[Any, torch.Tensor]] = []  # the projection of a layer, and what it reads at the last token
+    written: list[torch.Tensor] = []
     with ExitStack() as hooks:
-        for layer, attention in enumerate(blocks.attention):
-            name = next((name for name in _OUTPUT if hasattr(attention, name)), None)
-            if name is None:
+        for layer, attention in enumerate(locate_blocks(model).attention):
+            projection = next((getattr(attention, name) for name in _OUTPUT if hasattr(attention, name)), None)
+            if projection is None:
                 raise InputError(
                     f"suffix analysis: the attention of layer {layer} ({type(attention).__name__}) has no output "
                     f"projection under a known name; looked for {', '.join(_OUTPUT)}"
                 )
-            handle = getattr(attention, name).register_forward_pre_hook(capture(layer))
+            handle = projection.register_forward_pre_hook(lambda module, args: seen.append((module, args[0][0, -1])))
             hooks.callback(handle.remove)
         yield written
+    for projection, z in seen:  # z: [A * head size]
+        apart = torch.block_diag(*z.view(heads, -1)).to(z.dtype)  # [A, A * head size]: one head in each row
+        # Through the module itself, which is linear, so that a LoRA delta and GPT-2's transposed weights count.
+        rows = projection(torch.cat([apart, torch.zeros_like(apart[:1])]).unsqueeze(0))[0].double().cpu()
+        written.append((rows[:-1] - rows[-1]) @ unit)
 
 
 @contextmanager
