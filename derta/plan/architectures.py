@@ -73,4 +73,8 @@ _FAMILIES: tuple[tuple[str, int, dict[str, Any], str], ...] = (
         "allenai/OLMo-2-1124-7B allenai/OLMo-2-1124-7B-Instruct",
     ),
 )  # fmt: skip
-ARCHITECTURES = {name: Architecture(*known) for *known, names in _FAMILIES for name in names.split()}
+ARCHITECTURES = {
+    name: Architecture(model_type, parameters, fields)
+    for model_type, parameters, fields, names in _FAMILIES
+    for name in names.split()
+}
