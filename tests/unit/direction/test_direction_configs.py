@@ -11,16 +11,12 @@ from derta.config.shipped import CONF_DIR
 from derta.errors import InputError
 
 CHOICES = [path.stem for path in sorted((CONF_DIR / "direction").glob("*.yaml"))]
-FILES = ["direction.harmful.path=a.jsonl", "direction.harmless.path=b.jsonl"]
-
-
-def _composed(*overrides: str) -> DiagnoseRunConfig:
-    return read("diagnose_direction", DiagnoseRunConfig, overrides)[0]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_is_sound(choice: str) -> None:
-    config = _composed(f"direction={choice}", *FILES)
+    files = ("direction.harmful.path=a.jsonl", "direction.harmless.path=b.jsonl")
+    config = read("diagnose_direction", DiagnoseRunConfig, [f"direction={choice}", *files])[0]
     assert config.problems() == [] and config.direction.name == choice
 
 

@@ -24,10 +24,8 @@ def _write(path: Path, questions: list[str]) -> PromptsConfig:
 
 
 def test_splits_are_seeded_and_disjoint(planted: TargetModel, make_config: Make) -> None:
-    drawn = [
-        load_sides(make_config(splits=SplitsConfig(train=16, validation=8, test=12, seed=s)), planted)
-        for s in (1, 1, 2)
-    ]
+    splits = (SplitsConfig(train=16, validation=8, test=12, seed=seed) for seed in (1, 1, 2))
+    drawn = [load_sides(make_config(splits=each), planted) for each in splits]
     assert drawn[0] == drawn[1]
     assert [row["id"] for row in drawn[0][0].rows] != [row["id"] for row in drawn[2][0].rows]
     for side in drawn[0]:
@@ -90,8 +88,5 @@ def test_refusal_tokens(planted: TargetModel) -> None:
     ],
 )
 def test_no_refusal_token(texts: list[str], ids: list[int] | None, message: str, planted: TargetModel) -> None:
-    import re
-
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=f"(?s){message}"):
         refusal_start_ids(planted.tokenizer, texts, ids)
-    assert re.search(message, str(error.value), re.DOTALL)
