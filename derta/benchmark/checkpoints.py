@@ -1,7 +1,7 @@
 """(g) Checkpoints: what saving and loading take, with the record that makes one complete."""
 
 import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ def checkpoints(size: str) -> list[Line]:
         trainer._load_from_checkpoint(checkpoint)
         trainer._load_optimizer_and_scheduler(checkpoint)
 
+    def times(work: Callable[[Any], None]) -> tuple[Callable[[], float], Callable[[], float]]:
+        return lambda: seconds(lambda: work(ours)), lambda: seconds(lambda: work(theirs))
+
     with tempfile.TemporaryDirectory() as folder:
         ours = our_trainer(next(models), miniature_rows(16), f"{folder}/ours", 1, per_device_train_batch_size=2)
         ready = rows_of_epoch(ours)
@@ -35,8 +38,7 @@ def checkpoints(size: str) -> list[Line]:
         for trainer in (ours, theirs):
             trainer.train()
         about: dict[str, Any] = {"rounds": rounds, "peer_name": "TRL SFTTrainer"}
-        times = {work: [partial(seconds, partial(work, each)) for each in (ours, theirs)] for work in (save, load)}
         return [
-            in_turn("g", "save a checkpoint", "s", *times[save], note="with the completion record", **about),
-            in_turn("g", "load a checkpoint", "s", *times[load], **about),
+            in_turn("g", "save a checkpoint", "s", *times(save), note="with the completion record", **about),
+            in_turn("g", "load a checkpoint", "s", *times(load), **about),
         ]

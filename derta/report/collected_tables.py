@@ -93,7 +93,7 @@ def render(collected: Collected) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(collected: Collected, lines: Sequence[SummaryMeasure], drop: str = "", **shown: bool) -> str:
+def _table(collected: Collected, lines: Sequence[SummaryMeasure], drop: str = "", **shown: Any) -> str:
     """A row per arm. drop: what all titles begin with. shown: as for `Estimate.text`."""
     cells = {arm: [collected.numbers[line.name][arm] or Estimate() for line in lines] for arm in collected.arms}
     rows = [[arm, *(cell.text(**shown) for cell in found)] for arm, found in cells.items()]

@@ -31,7 +31,7 @@ def render_rates(runs: Sequence[Run]) -> str:
     titles = (f"{label} ({len(members)} runs)" if len(members) > 1 else label for label, members in groups.items())
     lines = [["%", *titles, "n"]]
     for measure, cells in table.items():
-        lines.append([measure.name, *cells.values(), " / ".join(counts(cells).values())])
+        lines.append([measure.name, *map(str, cells.values()), " / ".join(counts(cells).values())])
     return "\n".join([markdown(lines), "", *_notes(runs, table), ""])
 
 
