@@ -5,7 +5,8 @@ Launch scripts print these without a traceback and leave with the exit code of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 MAX_LISTED_PROBLEMS = 10
 
@@ -24,6 +25,22 @@ class InputError(ValueError):
         if len(found) > MAX_LISTED_PROBLEMS:
             lines.append(f"  ... and {len(found) - MAX_LISTED_PROBLEMS} more")
         return cls("\n".join([heading, *lines]))
+
+
+@contextmanager
+def errors_named(place: str = "", keys: Mapping[str, str] | None = None) -> Iterator[None]:
+    """InputErrors of the body begin with the place where they are found, and name other keys: those of their reader.
+
+    Args:
+        keys: words of the body's message, and what stands for them.
+    """
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for word, named in (keys or {}).items():
+            text = text.replace(word, named)
+        raise InputError(f"{place}: {text}" if place else text) from error
 
 
 def first_of(names: Sequence[object], shown: int = 5) -> str:

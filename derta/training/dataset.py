@@ -8,8 +8,7 @@ table, and each counts what it leaves out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from derta.data.normalise import normalise_messages
 from derta.data.schema import row_id
-from derta.errors import InputError, first_of
+from derta.errors import InputError, errors_named, first_of
 from derta.models.conversation import TEXT_ROLE, ConversationCutter, Cut, Passage, check_tokenizer, is_raw_text
 from derta.objective.refusal_token import RefusalToken, without_space
 from derta.objective.rows import RowSettings, TokenizedExample, View, longest_prefix, rto_positions
@@ -119,7 +118,7 @@ def unique_ids(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], bool]:
     uses: dict[str, list[int]] = {}
     own, has_chats = set(), False
     for index, row in enumerate(rows):
-        with _naming(f"row {index} of the data"):
+        with errors_named(f"row {index} of the data"):
             standard = standard_row(row)
         has_chats = has_chats or not is_raw_text(standard["prompt"])
         uses.setdefault(standard["id"], []).append(index)
@@ -139,15 +138,6 @@ def unique_ids(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], bool]:
     return names, has_chats
 
 
-@contextmanager
-def _naming(row: str) -> Iterator[None]:
-    """Errors of the body name the row."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{row}: {error}") from error
-
-
 def tokenize_rows(
     rows: Sequence[Mapping[str, Any]], cutter: ConversationCutter, refusal: RefusalToken | None
 ) -> list[TokenizedExample]:
@@ -158,12 +148,12 @@ def tokenize_rows(
     """
     placed = []
     for row in rows:
-        with _naming(f"row {row['id']}"):
+        with errors_named(f"row {row['id']}"):
             placed.append(_passages(row, cutter))
     encoded = iter(cutter.encode([passage for passages in placed for passage in passages.values()]))
     examples = []
     for row, passages in zip(rows, placed, strict=True):
-        with _naming(f"row {row['id']}"):
+        with errors_named(f"row {row['id']}"):
             prompt_ids = cutter.opened(passages.pop("prompt_ids"), *next(encoded))[0]
             cuts = {column: cutter.cut_passage(passage, *next(encoded)) for column, passage in passages.items()}
             examples.append(_example(row, prompt_ids, cuts, refusal, cutter.tokenizer))

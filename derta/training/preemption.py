@@ -9,6 +9,7 @@ only once their record is written, so the last complete one is not touched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -102,14 +103,9 @@ def _say(line: str) -> None:
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
 
 
-_at_fork: list[bool] = []
-
-
+@functools.cache  # once in a process
 def _forked_children_do_not_note() -> None:
     """Loader and tokenising processes: the pipe is not theirs, SIGTERM ends them, and Ctrl-C is their parent's."""
-    if _at_fork:
-        return
-    _at_fork.append(True)
 
     def reset() -> None:
         if signal.getsignal(signal.SIGTERM) is _note_only:

@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from derta.config import TrainRunConfig
 from derta.data.load import LoadedRows, dataset_splits, load_rows
 from derta.data.normalise import prompt_key
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.models.conversation import ConversationCutter, Cut, check_tokenizer, is_raw_text
 from derta.objective.refusal_probability import longest_first, response_cuts, separation, teacher_forced_batch
 from derta.objective.refusal_token import RefusalToken, usable_refusal_token
@@ -89,11 +89,9 @@ def load_probe_rows(config: TrainRunConfig, trained: Dataset) -> LoadedRows | No
         on = "holdout: in their recipe, or probe.path, turns it on"
         logger.info("probe: off, the data have no hold-out split (%s)", on)
         return None
-    try:
+    with errors_named("rows of the probe", {"data.path=": "probe.path="}):
         split = "holdout" if "holdout" in splits else "train"
         rows = load_rows(path, *("derta", split) if path.is_dir() else ("preference",))
-    except InputError as error:
-        raise InputError(f"rows of the probe: {str(error).replace('data.path=', 'probe.path=')}") from error
     return _held_out(rows, trained)
 
 
@@ -168,17 +166,16 @@ class RefusalProbe(TrainerCallback):
             "harmful": [row for row in rows if row["rejected"]],
             "benign": [row for row in rows if row["kind"] == "helpful"],
         }
-        try:
+        named = "the rows of the probe (probe.path, or the hold-out split)"
+        with errors_named(named):
             self._sides = {
                 side: response_cuts(cutter, evenly(some, rows_per_side), harmful=side == "harmful", limit=max_length)
                 for side, some in sides.items()
             }
-        except InputError as error:
-            raise InputError(f"the rows of the probe (probe.path, or the hold-out split): {error}") from error
         if not any(self._sides.values()):
             raise InputError(
-                "the rows of the probe (probe.path, or the hold-out split) hold neither a harmful nor a helpful "
-                "response: give other rows, or turn the probe off with trainer.eval_steps=0"
+                f"{named} hold neither a harmful nor a helpful response: give other rows, or turn the probe off with "
+                "trainer.eval_steps=0"
             )
         self.seconds = 0.0
         self._since = time.perf_counter()

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from derta.config import ModelConfig
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.models.fingerprint import fingerprint
 from derta.models.load import check_vocabulary, load_model, load_tokenizer
 from derta.models.quantized import in_four_bits, is_in_four_bits, ready_for_training
@@ -40,6 +40,7 @@ from derta.training.undisturbed import on_all_ranks, undisturbed
 logger = logging.getLogger(__name__)
 
 REFERENCE_FILE = "reference_log_probs.safetensors"
+_KEYS = {"model.name_or_path": "objective.weight_model"}
 _NOT_THE_MODELS = ("objective", "lengths", ROW_IDS, ABLATED, REFERENCE)  # keys of a batch
 
 
@@ -146,7 +147,7 @@ def _weight_model(trainer: Any, name: str | None) -> Iterator[Any]:
     own = trainer.accelerator.unwrap_model(trainer.model)
     config = ModelConfig(name_or_path=name, attn_implementation=own.config._attn_implementation)
     dtype = str(own.dtype).removeprefix("torch.")
-    with _named():
+    with errors_named(keys=_KEYS):
         rounding = in_four_bits(dtype, trainer.args.device) if is_in_four_bits(own) else {}
         model: Any = load_model(config, dtype, **rounding)
         if rounding:
@@ -166,7 +167,7 @@ def _weight_model(trainer: Any, name: str | None) -> Iterator[Any]:
 def check_weight_model(name: str, tokenizer: Any) -> str:
     """The fingerprint of the model that weights come from.
     Raises InputError: it is not there, or has another vocabulary than the model that is trained."""
-    with _named():
+    with errors_named(keys=_KEYS):
         sha256 = fingerprint(name)
         if load_tokenizer(ModelConfig(name_or_path=name)).get_vocab() != tokenizer.get_vocab():
             raise InputError(
@@ -174,12 +175,3 @@ def check_weight_model(name: str, tokenizer: Any) -> str:
                 "was tuned from that one"
             )
     return sha256
-
-
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    """Errors of the body name the key that names the model."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace("model.name_or_path", "objective.weight_model")) from error

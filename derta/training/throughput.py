@@ -31,9 +31,6 @@ class Stopwatch:
     def stop(self) -> None:
         self._since = None
 
-    def restart(self) -> None:
-        self._since = time.perf_counter()
-
     def read(self) -> float:
         """Seconds since the last reading, 0 if it has not been started; it runs on."""
         if self._since is None:

@@ -349,7 +349,9 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collator
-            self._token_sums["eval"].watch.restart()
+            watch = self._token_sums["eval"].watch
+            watch.stop()
+            watch.start()
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         return super().prediction_step(model, inputs, True, ignore_keys)  # the loss alone: there are no logits
