@@ -323,29 +323,30 @@ def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[i
 
 def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rto: bool) -> tuple[Dataset, RowReport]:
     objective, arm, max_length = settings.objective, settings.objective.name, settings.max_length
-    turns, tokens = objective.transition_copies, objective.transition_tokens
-    mle_view, with_rto = View.MLE_WITH_PREFIX if arm.rows.prefix else View.MLE, arm.rows.harmful
+    copies, tokens, with_rto = objective.mle_copies, objective.transition_tokens, arm.rows.harmful
     lengths = _lengths(examples)
     entries: list[tuple[int, int, int, int]] = []  # example, view, copy, length
     truncated = 0
+
+    def add(example: int, view: View, copies: range, prompt: int, response: int, prefix: int = 0) -> None:
+        nonlocal truncated
+        length = min(max_length, prompt + response + prefix)
+        entries.extend((example, view, copy, length) for copy in copies)
+        truncated += len(copies) * (prompt + response > max_length)
+
     for i, (prompt, chosen, continued, rejected) in enumerate(zip(*lengths.values(), strict=True)):
         is_triple = chosen > 0 and rejected > 0
         if chosen:
-            view = mle_view if is_triple else View.MLE
-            for copy in range(objective.mle_copies if is_triple else 1):
-                room = longest_prefix(prompt, continued, rejected, max_length) if view == View.MLE_WITH_PREFIX else 0
-                entries.append((i, view, copy, min(max_length, prompt + chosen + room)))
-                truncated += prompt + chosen > max_length
-        if is_triple:
-            safe = min(tokens, max(chosen, continued))
+            with_prefix = is_triple and arm.rows.prefix
+            view = View.MLE_WITH_PREFIX if with_prefix else View.MLE
+            room = longest_prefix(prompt, continued, rejected, max_length) if with_prefix else 0
+            add(i, view, range(copies if is_triple else 1), prompt, chosen, room)
+        if is_triple:  # numbered behind the MLE rows, so that their prefixes are others
+            turns = range(copies, copies + objective.transition_copies)
             room = longest_prefix(prompt, min(tokens, continued), rejected, max_length)
-            longest = min(max_length, prompt + safe + room)
-            # Numbered behind the MLE rows, so that their prefixes are others.
-            entries += [(i, View.TRANSITION, objective.mle_copies + copy, longest) for copy in range(turns)]
-            truncated += turns * (prompt + safe > max_length)
+            add(i, View.TRANSITION, turns, prompt, min(tokens, max(chosen, continued)), room)
         if rejected and with_rto:
-            entries.append((i, View.RTO, 0, min(max_length, prompt + rejected)))
-            truncated += prompt + rejected > max_length
+            add(i, View.RTO, range(1), prompt, rejected)
     rto_rows = sum(view == View.RTO for _, view, _, _ in entries)
     responses = zip(lengths["chosen_ids"], lengths["rejected_ids"], strict=True)
     unused = 0 if with_rto else sum(rejected > 0 and not chosen for chosen, rejected in responses)
@@ -367,8 +368,9 @@ def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rt
         for prompt, rejected in zip(lengths["prompt_ids"], lengths["rejected_ids"], strict=True)
         if rejected
     ):
-        problem = f"data.max_length={max_length} leaves no position of any harmful response to supervise"
-        raise InputError(f"{problem}: raise it")
+        raise InputError(
+            f"data.max_length={max_length} leaves no position of any harmful response to supervise: raise it"
+        )
     index, views, copies, row_lengths = map(list, zip(*entries, strict=True))
     table = examples.select(index)
     for name, values in (("view", views), ("copy", copies), ("length", row_lengths)):

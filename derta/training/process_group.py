@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils.other import get_free_port
 
 from derta.config import DistributedConfig
 from derta.config.failures import is_main_rank, world_size
@@ -34,9 +34,7 @@ def start_group(config: DistributedConfig) -> None:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if "RANK" not in os.environ:  # plain `python`: a group of one
             os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                os.environ.setdefault("MASTER_PORT", str(probe.getsockname()[1]))
+            os.environ.setdefault("MASTER_PORT", str(get_free_port()))
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     elif world_size() > 1:
         PartialState(cpu=not torch.accelerator.is_available(), timeout=timeout)

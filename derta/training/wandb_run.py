@@ -164,9 +164,7 @@ def _run_id(output_dir: Path, project: str) -> str:
     """The id this directory's run has had from the start."""
     path = output_dir / ID_FILE
     if not path.is_file():
-        run_id = secrets.token_hex(4)
-        write_json_atomically(path, {"id": run_id, "project": project})
-        return run_id
+        write_json_atomically(path, {"id": secrets.token_hex(4), "project": project})
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
