@@ -323,7 +323,7 @@ def token_lengths(examples: Dataset, columns: Sequence[str]) -> dict[str, list[i
 
 def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rto: bool) -> tuple[Dataset, RowReport]:
     objective, arm, max_length = settings.objective, settings.objective.name, settings.max_length
-    copies, tokens, with_rto = objective.mle_copies, objective.transition_tokens, arm.rows.harmful
+    mle_copies, tokens, with_rto = objective.mle_copies, objective.transition_tokens, arm.rows.harmful
     lengths = _lengths(examples)
     entries: list[tuple[int, int, int, int]] = []  # example, view, copy, length
     truncated = 0
@@ -340,9 +340,9 @@ def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rt
             with_prefix = is_triple and arm.rows.prefix
             view = View.MLE_WITH_PREFIX if with_prefix else View.MLE
             room = longest_prefix(prompt, continued, rejected, max_length) if with_prefix else 0
-            add(i, view, range(copies if is_triple else 1), prompt, chosen, room)
+            add(i, view, range(mle_copies if is_triple else 1), prompt, chosen, room)
         if is_triple:  # numbered behind the MLE rows, so that their prefixes are others
-            turns = range(copies, copies + objective.transition_copies)
+            turns = range(mle_copies, mle_copies + objective.transition_copies)
             room = longest_prefix(prompt, min(tokens, continued), rejected, max_length)
             add(i, View.TRANSITION, turns, prompt, min(tokens, max(chosen, continued)), room)
         if rejected and with_rto:
@@ -371,9 +371,9 @@ def _lay_out(examples: Dataset, settings: RowSettings, dropped: int, *, needs_rt
         raise InputError(
             f"data.max_length={max_length} leaves no position of any harmful response to supervise: raise it"
         )
-    index, views, copies, row_lengths = map(list, zip(*entries, strict=True))
+    index, *columns = zip(*entries, strict=True)
     table = examples.select(index)
-    for name, values in (("view", views), ("copy", copies), ("length", row_lengths)):
+    for name, values in zip(("view", "copy", "length"), columns, strict=True):
         table = table.add_column(name, [int(value) for value in values])
     report = RowReport(
         examples=len(examples) + dropped,
