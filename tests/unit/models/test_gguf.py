@@ -132,8 +132,7 @@ def test_what_cannot_be_imported_is_named_and_leaves_nothing(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path, llama3_tokenizer: Any) -> None:
-    write_gguf(tmp_path / "tiny.gguf", llama3_tokenizer)
+def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("kept")
     with pytest.raises(InputError, match="not empty"):

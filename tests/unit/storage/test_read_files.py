@@ -85,41 +85,28 @@ def test_paths_are_looked_up_beside_the_recipe_first(tmp_path):
     assert [file.name for file in find_files(str(tmp_path / "work" / "*.jsonl"), folders)] == ["a.jsonl", "b.jsonl"]
 
 
-BROKEN = {
-    "malformed line": (
-        "a.jsonl",
-        b'{"a": 1}\n{"a": 2\n{"a": 3}\n',
-        r"a.jsonl, line 2: .*malformed JSON .*column 8\); fix: cor",
-    ),
-    "no object": ("a.jsonl", b'{"a": 1}\n[1]\n', r"a.jsonl, line 2: expected a JSON object, found a list of 1; fix:"),
-    "malformed list": (
-        "a.json",
-        b'[{"a": 1},\n {"a": }]',
-        r"a.json, line 2: expected a JSON list .*malformed JSON .*fix:",
-    ),
-    "no object in a list": (
-        "a.json",
-        b'[{"a": 1}, "text"]',
-        r"a.json, item 2: expected a JSON object, found a string of 4 characters; fix:",
-    ),
-    "not UTF-8": ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a.jsonl, line 2: expected UTF-8 .*0xe9\); fix: convert"),
-    "CSV not UTF-8": ("a.csv", b"a,b\n1,2\n3,\xff\n", r"a.csv, line 3: expected UTF-8 text, .*0xff\); fix: convert"),
-    "CSV cells": ("a.csv", b"a,b\n1,2\n3\n", r"a.csv, line 3: expected 2 cells as in the header, found 1; fix: quote"),
-    "CSV column twice": ("a.csv", b"a,b,a\n1,2,3\n", r"a.csv, line 1: expected every column once, found a more than"),
-    "CSV quoting": ("a.csv", b'a,b\n1,"2"x\n', r"a.csv, line 2: malformed CSV .*fix: correct the quoting"),
-    "not parquet": ("a.parquet", b"text", r"a.parquet: not a readable parquet file .*fix: copy it again"),
-    "not Arrow": ("a.arrow", b"text", r"a.arrow: not a readable Arrow file .*fix: copy it again"),
-    "empty": ("a.jsonl", b"\n", r"a.jsonl: expected at least one record, found none; fix:"),
-    "unknown suffix": ("a.txt", b"text", r"a.txt: expected one of .jsonl, .*found '.txt'; fix: convert"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_file(name, tmp_path):
-    file, data, message = BROKEN[name]
-    (tmp_path / file).write_bytes(data)
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": 2\n{"a": 3}\n', r"a.jsonl, line 2: .*malformed JSON .*column 8\); fix: cor"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', r"a.jsonl, line 2: expected a JSON object, found a list of 1; fix:"),
+        ("a.json", b'[{"a": 1},\n {"a": }]', r"a.json, line 2: expected a JSON list .*malformed JSON .*fix:"),
+        ("a.json", b'[{"a": 1}, "text"]', r"a.json, item 2: expected a JSON object, found a string of 4 .*; fix:"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a.jsonl, line 2: expected UTF-8 .*0xe9\); fix: convert"),
+        ("a.csv", b"a,b\n1,2\n3,\xff\n", r"a.csv, line 3: expected UTF-8 text, .*0xff\); fix: convert"),
+        ("a.csv", b"a,b\n1,2\n3\n", r"a.csv, line 3: expected 2 cells as in the header, found 1; fix: quote"),
+        ("a.csv", b"a,b,a\n1,2,3\n", r"a.csv, line 1: expected every column once, found a more than"),
+        ("a.csv", b'a,b\n1,"2"x\n', r"a.csv, line 2: malformed CSV .*fix: correct the quoting"),
+        ("a.parquet", b"text", r"a.parquet: not a readable parquet file .*fix: copy it again"),
+        ("a.arrow", b"text", r"a.arrow: not a readable Arrow file .*fix: copy it again"),
+        ("a.jsonl", b"\n", r"a.jsonl: expected at least one record, found none; fix:"),
+        ("a.txt", b"text", r"a.txt: expected one of .jsonl, .*found '.txt'; fix: convert"),
+    ],
+)
+def test_broken_file(name, data, message, tmp_path):
+    (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        values(tmp_path / file)
+        values(tmp_path / name)
 
 
 def test_all_malformed_lines_are_listed(tmp_path):
