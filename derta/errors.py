@@ -49,6 +49,11 @@ def first_of(names: Sequence[object], shown: int = 5) -> str:
     return ", ".join(map(str, names[:shown])) + more
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class RunStopped(RuntimeError):
     """A run that ended before its last step, on purpose; what is on disk can be resumed."""
 

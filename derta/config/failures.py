@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from derta.config.shipped import as_typed
-from derta.errors import InputError, RankLost, RunStopped
+from derta.errors import InputError, RankLost, RunStopped, first_line
 
 _SECONDS_FOR_THE_FIRST = 5
 _PIPE_CLOSED = 141  # what a shell reports of a process that SIGPIPE has ended
@@ -89,8 +89,8 @@ def end_rank(error: Exception) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     if _PEER_GONE.search(f"{type(error).__name__}: {error}"):
         time.sleep(_SECONDS_FOR_THE_FIRST)
-        line = str(error).strip().splitlines()[0][:160]
-        print(f"rank {rank}: another rank is gone ({line}); its own error stands above", file=sys.stderr, flush=True)
+        said = first_line(error)[:160]
+        print(f"rank {rank}: another rank is gone ({said}); its own error stands above", file=sys.stderr, flush=True)
         leave(RankLost.exit_code)
     tell_launcher(error)
     if loader := _LOADER.search(str(error)):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.models.load import shown
 from derta.storage.atomic import new_folder
 from derta.storage.read_files import sha256_of
@@ -72,8 +72,7 @@ def _convert(source: Path, output: Path, dtype: str, fields: Mapping[str, Any]) 
             dtype=getattr(torch, dtype),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{shown(source)} cannot be converted: {reason}") from error
+        raise InputError(f"{shown(source)} cannot be converted: {first_line(error)}") from error
     name = str(fields.get("general.name") or source.stem)
     model.config._name_or_path = name
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from derta.config import ModelConfig
 from derta.config.shipped import shipped_file
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.models.template_date import fix_date
 
 if TYPE_CHECKING:
@@ -244,5 +244,4 @@ def _named(source: Path | str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
-    return line.removesuffix(" For details look at the above report!").rstrip(":.") or type(error).__name__
+    return first_line(error).removesuffix(" For details look at the above report!").rstrip(":.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.config import PeftMethod, TrainRunConfig
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.plan.architectures import ARCHITECTURES
 
 
@@ -88,10 +88,9 @@ def read_architecture(config: TrainRunConfig) -> tuple[Any, str]:
     try:
         return read(), source
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model.name_or_path={name}: its architecture cannot be read ({first}): give a directory with config.json, "
-            f"or one of the models known without a network: {', '.join(sorted(ARCHITECTURES))}"
+            f"model.name_or_path={name}: its architecture cannot be read ({first_line(error)}): give a directory with "
+            f"config.json, or one of the models known without a network: {', '.join(sorted(ARCHITECTURES))}"
         ) from error
 
 
@@ -123,7 +122,7 @@ def empty_model(config: TrainRunConfig) -> tuple[Any, str]:
             try:
                 return get_peft_model(model, adapter), source
             except ValueError as error:
-                raise InputError(f"peft: {str(error).splitlines()[0]}") from error
+                raise InputError(f"peft: {first_line(error)}") from error
 
 
 def model_shape(config: TrainRunConfig) -> ModelShape:

@@ -15,7 +15,7 @@ from pathlib import Path
 from derta.config import TrainRunConfig
 from derta.config.failures import is_main_rank
 from derta.config.training import TrainerConfig
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.release.card_section import find_evaluation, write_evaluation
 from derta.storage.atomic import write_json_atomically
 from derta.training.run import run_training
@@ -106,5 +106,4 @@ def _refusals_named(what: str) -> Iterator[None]:
     try:
         yield
     except refusals as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{what} ({reason}); the same command again tries again") from error
+        raise InputError(f"{what} ({first_line(error)}); the same command again tries again") from error

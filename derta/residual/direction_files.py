@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.models.load import shown
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def convert_published(file: str | Path, metadata: str | Path, output: str | Path
     try:
         vector = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{shown(file)} cannot be read as plain tensors, and nothing else is: {reason}") from None
+        said = first_line(error)
+        raise InputError(f"{shown(file)} cannot be read as plain tensors, and nothing else is: {said}") from None
     is_tensor = isinstance(vector, torch.Tensor)
     if not is_tensor or vector.ndim != 1:
         found = f"a tensor of shape {list(vector.shape)}" if is_tensor else type(vector).__name__

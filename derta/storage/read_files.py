@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.storage.csv_files import csv_records
 from derta.storage.json_lines import parse, parse_lines
 from derta.storage.places import Place, Record, describe, refuse_twins
@@ -189,7 +189,7 @@ def _rows(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[tupl
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError) as error:
         kind = "parquet" if path.suffix.lower() == ".parquet" else "Arrow"
         where = f" behind row {number}" if number else ""
-        reason = type(error).__name__ if isinstance(error, UnicodeDecodeError) else _first_line(error)
+        reason = type(error).__name__ if isinstance(error, UnicodeDecodeError) else first_line(error)[:120]
         raise InputError(f"{path}: not a readable {kind} file{where} ({reason}); fix: copy it again") from None
 
 
@@ -212,7 +212,3 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
             yield from (whole.get_batch(index) for index in range(whole.num_record_batches))
             return
         yield from stream
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:120]

@@ -33,7 +33,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from derta.config import TrainRunConfig
 from derta.config.settings import plain
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.storage.atomic import PARTIAL, apply_umask, write_atomically, write_json_atomically
 from derta.storage.read_yaml import read_yaml
 from derta.storage.versions import package_versions
@@ -241,7 +241,7 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 # Which checkpoint it goes on from

@@ -28,7 +28,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import rewrite_logs
 
 from derta.config import PeftMethod, TrainRunConfig
-from derta.errors import InputError
+from derta.errors import InputError, first_line
 from derta.objective.rows import IGNORE, View
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import parse_lines
@@ -156,7 +156,7 @@ def _init(output_dir: Path, mode: Mode, **settings: Any) -> Any:
         )
     except wandb.errors.Error as error:
         raise InputError(
-            f"W&B could not start a run ({str(error).splitlines()[0]}): set logging.wandb_mode=offline, or disabled"
+            f"W&B could not start a run ({first_line(error)}): set logging.wandb_mode=offline, or disabled"
         ) from error
 
 
