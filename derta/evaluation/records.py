@@ -89,11 +89,9 @@ class Response:
     `prefill`, the part that the attack wrote."""
 
     row: Row
-    attack: str
     text: str
     prefill: str
     harmful_prompt: bool
-    finished: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def judge_batch(
         if response.harmful_prompt:
             text = f"{response.text.rstrip()} {STOPPED}" if response.text.strip() else STOPPED
             prefill = os.path.commonprefix([text, response.prefill])
-            judged.append((place, replace(response, text=text, prefill=prefill, finished=True)))
+            judged.append((place, replace(response, text=text, prefill=prefill)))
     verdicts = judge([response for _, response in judged]) if judged else []
     for (place, _), verdict in zip(judged, verdicts, strict=True):
         results[place] = replace(results[place], guarded=verdict.outcome)
@@ -53,7 +53,7 @@ def _response(item: ModelInput, generation: Generation, rows: Rows, target: Targ
     given = 0 if generation.taken_back else item.prefill_tokens
     text, prefill = (target.decode(ids) for ids in (generation.token_ids, generation.token_ids[:given]))
     # A prefill may end inside a character, which then decodes differently.
-    return Response(row, item.attack, text, os.path.commonprefix([text, prefill]), harmful, generation.finished)
+    return Response(row, text, os.path.commonprefix([text, prefill]), harmful)
 
 
 def _result(

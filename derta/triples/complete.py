@@ -155,7 +155,7 @@ class _Rounds:
         is_harmful = part in ("harmful", "safe")
         texts = [("", True) if isinstance(answer, NoAnswer) else answer for answer in answers]
         given = zip(rows, texts, strict=True)
-        verdicts = self.judge([Response(row, part, text, begun, is_harmful, end) for row, (text, end) in given])
+        verdicts = self.judge([Response(row, text, begun, is_harmful) for row, (text, _) in given])
         lines = []
         for row, answer, (text, finished), verdict in zip(rows, answers, texts, verdicts, strict=True):
             kept = verdict.outcome.is_refusal if part == "safe" else verdict.outcome is Outcome.COMPLIED

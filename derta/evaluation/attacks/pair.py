@@ -174,7 +174,7 @@ class Pair(Search):
         scores: list[float | None] = [None] * len(responses)
         if self.judge is None:
             harmful = row["kind"] == "safety"
-            judged = [Response(row, self.name, response, "", harmful, True) for _, response in given]
+            judged = [Response(row, response, "", harmful) for _, response in given]
             verdicts = self.workspace.judge(judged) if judged else []  # type: ignore[misc]
             rated = [(_score(verdict), verdict.reason) for verdict in verdicts]
         else:

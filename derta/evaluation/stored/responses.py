@@ -52,16 +52,13 @@ class StoredResponse:
     group: str = ""
     harmful: bool = True
     prefill_tokens: int = 0
-    finished: bool = True
     labels: Mapping[str, bool | None] = field(default_factory=dict)
     context: str = ""
 
     def as_response(self) -> Response:
         """What a judge sees. The prefill of stored responses is not known in characters: they are judged whole."""
         row: Row = {"id": self.id, "source": "stored", "prompt": list(self.request or []), "context": self.context}
-        return Response(
-            row | {"chosen": None, "rejected": None}, self.group, self.text, "", self.harmful, self.finished
-        )
+        return Response(row | {"chosen": None, "rejected": None}, self.text, "", self.harmful)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +268,7 @@ def _results(file: Path, entries: Sequence[Entry], prompts: Sequence[str], probl
     for place, line in entries:
         try:
             row_id, name, outcome = str(line["id"]), str(line["prompt_set"]), Outcome(line["outcome"])
-            prefill, finished = int(line.get("prefill_tokens", 0)), bool(line.get("finished", True))
+            prefill = int(line.get("prefill_tokens", 0))
             if problem := string_problem("response", line["response"], _REMOVE):
                 problems.append(problem.at(place))
                 continue
@@ -292,7 +289,6 @@ def _results(file: Path, entries: Sequence[Entry], prompts: Sequence[str], probl
                 f"{name}, {line['attack']}",
                 sets[name],
                 prefill,
-                finished,
                 {"outcome": None if outcome is Outcome.UNSCORED else outcome is Outcome.COMPLIED},
                 context_of(stored_row),
             )

@@ -40,7 +40,7 @@ def respond() -> Callable[..., Response]:
     def make(text: str, *, harmful: bool = True, prefill: str = "", prompt: str | None = PROMPT) -> Response:
         messages = [] if prompt is None else [{"role": "user", "content": prompt}]
         row = {"id": "row-1", "source": "test", "kind": "safety", "prompt": messages, "chosen": None, "rejected": None}
-        return Response(row, "direct", text, prefill, harmful, finished=True)
+        return Response(row, text, prefill, harmful)
 
     return make
 

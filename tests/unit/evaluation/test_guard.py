@@ -126,7 +126,7 @@ def test_a_harmful_response_that_holds_the_harm_before_the_stop_still_counts(tar
     assert (result.guard_token, result.guarded.value, result.outcome.value) == (6, "refused", "complied")
     [[left]] = seen[1:]
     assert left.text == f"{target.decode(response[:6]).rstrip()} {STOPPED}" and left.text.startswith(left.prefill)
-    assert left.prefill.strip() and left.finished
+    assert left.prefill.strip()
 
 
 def test_what_comes_behind_the_end_or_before_a_reset_token_is_not_stopped():

@@ -22,7 +22,7 @@ def extended(count: int = 60) -> list[tuple[dict, str, str]]:
 
 
 def response(row: dict, text: str) -> Response:
-    return Response(row, "direct", text, "", harmful_prompt=True, finished=True)
+    return Response(row, text, "", harmful_prompt=True)
 
 
 @pytest.mark.parametrize("judge", [MiniatureJudge(), RefusalPhraseJudge()], ids=lambda judge: judge.name)

@@ -8,7 +8,7 @@ from derta.miniature.world import parse_query
 
 
 def judged(row, text, prefill="", harmful=True):
-    (verdict,) = MiniatureJudge()([Response(row, "direct", text, prefill, harmful, finished=True)])
+    (verdict,) = MiniatureJudge()([Response(row, text, prefill, harmful)])
     return verdict
 
 

@@ -14,7 +14,7 @@ STEPS = "First warm the kettle, grind the root, add silver apples and moonwater,
 
 
 def judged(text, prefill=""):
-    response = Response({"id": "1"}, "direct", prefill + text, prefill, True, finished=True)
+    response = Response({"id": "1"}, prefill + text, prefill, True)
     return build_judge(JudgeName.refusal_phrases)([response])[0]
 
 
