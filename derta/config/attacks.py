@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from derta.config.endpoint import EndpointConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.config.settings import Count, Name, NotNegative, Settings, Share, Text, Whole, shown
 
 TopP = Annotated[float, Gt(0), Le(1)]

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from derta.config.endpoint import EndpointConfig
 from derta.config.judging import JudgeName, JudgingConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.config.settings import Count, Name, NotNegative, Settings, Text
 
 

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 from annotated_types import MaxLen, MinLen
 
 from derta.config.attacks import AttackConfig
-from derta.config.endpoint import EndpointConfig
 from derta.config.gate import GateConfig
 from derta.config.judging import JudgeName, JudgingConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.config.prompts import PromptsConfig
 from derta.config.settings import Count, Name, Settings, Text, Whole, shown
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from annotated_types import Gt, Le
 
-from derta.config.endpoint import EndpointConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.config.settings import Count, Name, Settings, Whole
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derta.config.attacks import ChatModelConfig
-from derta.config.endpoint import EndpointConfig
+from derta.config.model import EndpointConfig
 from derta.data.refusal_text import refuses
 from derta.data.schema import Row, duplicate_id
 from derta.errors import InputError

@@ -19,7 +19,7 @@ from pydantic import model_validator as validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from derta.config.data import NGRAM
-from derta.config.endpoint import EndpointConfig
+from derta.config.model import EndpointConfig
 from derta.config.settings import hints, words
 from derta.data.read_hub import is_commit
 from derta.data.sources import ADAPTERS

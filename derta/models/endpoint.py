@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from derta.config.endpoint import EndpointConfig
+from derta.config.model import EndpointConfig
 from derta.errors import InputError
 
 Messages = Sequence[Mapping[str, Any]]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from derta.config.endpoint import EndpointConfig
+from derta.config.model import EndpointConfig
 from derta.errors import InputError
 from derta.models.endpoint import Endpoint, NoAnswer, Passing
 from derta.models.inputs import Generation, ModelInput, Sampling

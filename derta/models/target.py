@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.config.endpoint import EndpointConfig
 from derta.config.evaluation import Placement
 from derta.config.failures import world_size
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.errors import InputError
 from derta.models.conversation import ConversationCutter, check_tokenizer
 from derta.models.fingerprint import base_of

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from derta.config.endpoint import EndpointConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.miniature.model import write_fresh_model
 from derta.miniature.rows import Row, generate
 from derta.models.target import TargetModel, load_target

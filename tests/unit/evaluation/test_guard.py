@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from derta.config.endpoint import EndpointConfig
-from derta.config.model import ModelConfig
+from derta.config.model import EndpointConfig, ModelConfig
 from derta.errors import InputError
 from derta.evaluation.judges.judge import RefusalPhraseJudge
 from derta.evaluation.measures import STOP, measures

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from derta.config.endpoint import EndpointConfig
+from derta.config.model import EndpointConfig
 from derta.errors import InputError
 from derta.models.endpoint import Endpoint, NoAnswer
 
