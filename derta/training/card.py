@@ -92,7 +92,7 @@ def save_derta_config(trainer: Any, output_dir: str | None, content: dict[str, A
         (folder / DERTA_CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def create_card(trainer: Any, origin: Origin, name: str | None, tags: str | list[str] | None, facts: list[str]) -> None:
+def create_card(trainer: Any, name: str | None, tags: str | list[str] | None, facts: list[str]) -> None:
     """The card of what `trainer` trains, in its output directory; call it on every rank.
 
     Args:
@@ -101,11 +101,11 @@ def create_card(trainer: Any, origin: Origin, name: str | None, tags: str | list
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(str(trainer.args.output_dir))
-    base = origin.base_model or trainer.model.config._name_or_path or None
+    base = trainer.origin.base_model or trainer.model.config._name_or_path or None
     write_model_card(
         output_dir / "README.md",
         name=name or output_dir.name,
-        origin=replace(origin, base_model=base),
+        origin=replace(trainer.origin, base_model=base),
         tags=sorted({*trainer._tag_names, *([tags] if isinstance(tags, str) else tags or [])}),
         facts=[*facts, *_training_facts(trainer)],
         wandb_url=_wandb_url(),

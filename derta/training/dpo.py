@@ -56,10 +56,9 @@ class PairTrainer(DPOTrainer):
     hooks stand in the order in which a run calls them, and call the same objects as DeRTaTrainer's.
 
     Args:
-        train_dataset: rows with prompt_ids, chosen_ids and rejected_ids.
+        train_dataset: rows with id, prompt_ids, chosen_ids and rejected_ids.
         rows: pairs (how many there are), dropped_pairs (prompts that fill max_length) and left_out (all other rows of
             the data, dropped pairs included).
-        row_ids: names of the rows of train_dataset, in its order.
         origin, probe: as in DeRTaTrainer.
     """
 
@@ -69,7 +68,6 @@ class PairTrainer(DPOTrainer):
         self,
         *args: Any,
         rows: dict[str, int],
-        row_ids: list[str],
         origin: Origin | None = None,
         probe: RefusalProbe | None = None,
         **kwargs: Any,
@@ -88,7 +86,6 @@ class PairTrainer(DPOTrainer):
         self._rows, self.origin = {**rows, "truncated_responses": truncated}, origin or Origin()
         self._counts = [0] * len(_COUNTS)
         self.guards, self.stopwatch = Guards(self, self.args.skip_grad_norm_above), Stopwatch()
-        self.train_dataset = self.train_dataset.add_column("id", row_ids)
         collate: Any = self.data_collator  # type: ignore[has-type]
 
         def collate_with_ids(examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -171,7 +168,7 @@ class PairTrainer(DPOTrainer):
             f"Objective: `dpo` (direct preference optimisation, beta {self.args.beta})",
             f"Rows: {self._rows['pairs']} pairs of a safe and a harmful response; {self._rows['left_out']} left out",
         ]
-        create_card(self, self.origin, model_name, tags, facts)
+        create_card(self, model_name, tags, facts)
 
 
 def make_dpo_trainer(
@@ -198,5 +195,5 @@ def make_dpo_trainer(
         "left_out": len(rows.dataset) - len(fitting),
     }
     logger.info("dpo: %d pairs; %d rows left out", counts["pairs"], counts["left_out"])
-    token_ids = fitting.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
-    return PairTrainer(model, reference, train_dataset=token_ids, rows=counts, row_ids=fitting["id"], **kwargs)
+    token_ids = fitting.select_columns(["id", "prompt_ids", "chosen_ids", "rejected_ids"])
+    return PairTrainer(model, reference, train_dataset=token_ids, rows=counts, **kwargs)

@@ -377,4 +377,4 @@ class DeRTaTrainer(SavesWhole, SFTTrainer):
             *(["Trained with the refusal direction ablated: `objective.ablation`"] if self.ablation else []),
             f"Rows: {self.row_report}",
         ]
-        create_card(self, self.origin, model_name, tags, facts)
+        create_card(self, model_name, tags, facts)
