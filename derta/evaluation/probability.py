@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derta.config.evaluation import EvaluateRunConfig
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.ranks import Ranks
 from derta.evaluation.records import PromptSet, Row
@@ -184,11 +184,9 @@ def load_base(config: EvaluateRunConfig, target: TargetModel, device: Any) -> An
     """The weights of eval.base_model. Raises InputError: they cannot be loaded, or do not write the same tokens."""
     named = str(config.eval.base_model)
     base = replace(config.model, name_or_path=named, revision=None, chat_template=None, pad_token=None, eos_token=None)
-    try:
+    with errors_named(keys={"model.name_or_path=": "eval.base_model="}):
         vocabulary = load_tokenizer(base).get_vocab()
         model = load_placed(base, device, config.eval.placement, adapter=False)
-    except InputError as error:
-        raise InputError(str(error).replace("model.name_or_path=", "eval.base_model=")) from error
     if vocabulary != target.tokenizer.get_vocab() or embedded_tokens(model) != embedded_tokens(target.model):
         raise InputError(
             f"eval.base_model={named} has other tokens than the model: name the one that this model was trained from"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from derta.config.evaluation import PromptSetConfig
 from derta.config.prompts import PromptFormat
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.prompt_files import PromptFile, check_labels, read_prompt_file, recognise_rows
 from derta.evaluation.provenance import shown_path
@@ -23,10 +23,8 @@ def load_prompt_set(name: str, prompts: PromptSetConfig, path: str, *, group: st
     Raises InputError: no rows are left, or their file labels them against the set's `harmful`."""
     key = f"{group}.{name}.path" if prompts.path else f"{group.removesuffix('.sets')}.path"
     path = prompts.path or path
-    try:
+    with errors_named(keys={"data.path=": f"{key}=", "data.format=": "format="}):
         file = read_prompts(path, prompts.format, prompts.split, harmful=prompts.harmful)
-    except InputError as error:
-        raise InputError(str(error).replace("data.path=", f"{key}=").replace("data.format=", "format=")) from error
     rows = file.rows
     sources = sorted({row["source"] for row in rows})
     if prompts.source is not None:

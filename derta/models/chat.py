@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from derta.config.attacks import ChatModelConfig
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.models.endpoint import Endpoint, Messages, NoAnswer
 from derta.models.generation import generate, plan_batches
 from derta.models.inputs import ModelInput, Sampling
@@ -71,10 +71,8 @@ class LocalChat:
         if device is None:
             on_gpu = torch.cuda.is_available()
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
-        try:
+        with errors_named(f"{self.key}.model cannot be loaded"):
             return load_target(self.config.model, device=device, kind=_Asked)
-        except InputError as error:
-            raise InputError(f"{self.key}.model cannot be loaded: {error}") from error
 
     def complete_many(self, conversations: Sequence[Messages], seeds: Sequence[int] | None = None) -> Answers:
         target, config = self._target, self.config
