@@ -58,10 +58,11 @@ def candidate_maps(report: Mapping[str, Any]) -> Figure:
         about = "; ".join(reasons) or ("chosen" if chosen else "valid")
         scores = {column: row[column] for column in SCORES}
         rows.append({"position": row["position"], "layer": row["layer"], "mark": mark, "about": about} | scores)
-    layers, positions = range(report["layers"]), range(-report["positions"], 0)
+    domains = [alt.Scale(domain=list(places)) for places in (range(report["layers"]), range(-report["positions"], 0))]
+    axis = alt.Axis(labelOverlap=True, labelAngle=0)
     base = table("candidates").encode(
-        x=alt.X("layer:O", title="layer (block input)", scale=alt.Scale(domain=list(layers)), axis=_LAYERS),
-        y=alt.Y("position:O", title="position", scale=alt.Scale(domain=list(positions))),
+        x=alt.X("layer:O", title="layer (block input)", scale=domains[0], axis=axis),
+        y=alt.Y("position:O", title="position", scale=domains[1]),
     )
     maps = []
     for column, (title, scheme) in SCORES.items():
@@ -70,25 +71,14 @@ def candidate_maps(report: Mapping[str, Any]) -> Figure:
         tips = [alt.Tooltip(name, type="quantitative", format=".3~g", title=SCORES[name][0]) for name in SCORES]
         cells = base.mark_rect().encode(color=shade, tooltip=["position:O", "layer:O", *tips, asked("about")])
         # Black on white shows on every shade.
-        marks = base.mark_text(fontSize=13, fontWeight=700).encode(text="mark:N", color=alt.value("#000"))
-        halo = base.mark_text(fontSize=13, fontWeight=700).encode(
-            text="mark:N", color=alt.value("#fff"), stroke=alt.value("#fff"), strokeWidth=alt.value(2.5)
-        )
-        maps.append(
-            alt.layer(
-                base.mark_rect(color=colour("track")),
-                cells.transform_filter(f"isValid(datum.{column})"),
-                halo,
-                marks,
-                title=title,
-            ).properties(height=alt.Step(22))
-        )
+        marks = base.mark_text(fontSize=13, fontWeight=700, color="#000").encode(text="mark:N")
+        halo = base.mark_text(fontSize=13, fontWeight=700, color="#fff", stroke="#fff", strokeWidth=2.5)
+        ground = base.mark_rect(color=colour("track"))
+        layers = [ground, cells.transform_filter(f"isValid(datum.{column})"), halo.encode(text="mark:N"), marks]
+        maps.append(alt.layer(*layers, title=title).properties(height=alt.Step(22)))
     together = alt.concat(*maps).resolve_scale(color="independent")
     title = f"{report['label']}: every candidate direction (×: not valid; ○: chosen)"
     return Figure(together, title, {"candidates": rows}, count=3, width=270)
-
-
-_LAYERS = alt.Axis(labelOverlap=True, labelAngle=0)
 
 
 def layer_curves(report: Mapping[str, Any]) -> Figure:

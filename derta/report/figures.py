@@ -1,6 +1,7 @@
 """Figures of a report over evaluations: the trade-off, what became of every attack, where models refuse, and P(refusal)
 along a response. Made of results files alone; a page can filter them by checkpoint, attack and outcome."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -142,12 +143,10 @@ def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
     """What became of the responses to each attack: a panel per attack, a bar per checkpoint. The first outcome shown
     has its interval. Unscored responses stand outside the shares, unless nothing else is asked for."""
-    groups = group_by_label(runs)
-    sets = [name for name in runs[0].summary.sets if outcome_shares(runs, name)]
-    if not sets:
+    groups, rows = group_by_label(runs), outcome_shares(runs)
+    if not rows:
         return None
-    rows = [row for name in sets for row in outcome_shares(runs, name)]
-    attacks = list(dict.fromkeys(row["attack"] for row in rows))
+    sets, attacks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("set", "attack"))
     chosen = _choice("prompts", "Prompts ", sets, sets[0])
     y = alt.Y("checkpoint:N", sort=list(groups), title=None, axis=alt.Axis(domain=False, ticks=False))
     base = table("shares").encode(y=y)
@@ -184,11 +183,11 @@ def attack_outcomes(runs: Sequence[Run]) -> Figure | None:
     return Figure(chart, title, {"shares": rows}, count=len(attacks), width=180, left=left, gap=52)
 
 
-def outcome_shares(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
-    """Share of every outcome in a prompt set, by checkpoint and attack; none for attacks without responses."""
+def outcome_shares(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Share of every outcome, by prompt set, checkpoint and attack; none for attacks without responses."""
     rows = []
-    for label, members in group_by_label(runs).items():
-        for attack in runs[0].summary.sets[name].attacks:
+    for name, prompts in runs[0].summary.sets.items():
+        for (label, members), attack in itertools.product(group_by_label(runs).items(), prompts.attacks):
             cells = [run.summary.sets[name].attacks[attack] for run in members]
             for order, outcome in enumerate(OUTCOMES):
                 # Unscored responses are a share of all, the others of the scored ones.
@@ -325,7 +324,7 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     if not found:
         return None
     labels = list(dict.fromkeys(row["checkpoint"] for row in found))
-    sets = sorted(dict.fromkeys(row["set"] for row in found), key=lambda name: not _harmful(found, name))
+    sets = list(dict.fromkeys(row["set"] for row in sorted(found, key=lambda row: not row["harmful"])))
     rows = [{**row, "token": list(range(len(row["mean"])))} for row in found]
     source = table("curves")
     base = source.encode(
@@ -345,10 +344,6 @@ def refusal_probability(runs: Sequence[Run]) -> Figure | None:
     chart = chart.transform_flatten(["token", "mean", "low", "high"])
     title = "P(refusal token) along a given response"
     return Figure(chart, title, {"curves": rows}, count=len(labels), width=240, left=60)
-
-
-def _harmful(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return any(row["harmful"] for row in rows if row["set"] == name)
 
 
 def probability_curves(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:

@@ -169,10 +169,9 @@ def _left_out(runs: Sequence[Run]) -> Numbers:
 
 def _attack_table(runs: Sequence[Run]) -> Numbers:
     rows: dict[tuple[str, str, str], list[Any]] = {}
-    for name in runs[0].summary.sets:
-        for share in outcome_shares(runs, name):
-            key = (share["checkpoint"], name, share["attack"])
-            rows.setdefault(key, [share["checkpoint"], name, _words(share["attack"])]).append(share["text"])
+    for share in outcome_shares(runs):
+        label, name, attack = key = (share["checkpoint"], share["set"], share["attack"])
+        rows.setdefault(key, [label, name, _words(attack)]).append(share["text"])
     header = ["checkpoint", "prompts", "attack", *map(_words, OUTCOMES)]
     found = [(_about(label, attack), cells) for (label, _, attack), cells in rows.items()]
     return Numbers("Numbers of this figure, %", header, found)
