@@ -1,10 +1,8 @@
 """A tiny model, built data and three ways to train on them: in this process, in a forked one, by a real command."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import ENVIRONMENT, QUICK, STEPS, helpful, triple, write_rows
+from training_cases import (
+    ENVIRONMENT,
+    QUICK,
+    STEPS,
+    free_port,
+    helpful,
+    interrupted_copy,
+    same_runs,
+    triple,
+    write_rows,
+)
 
 
 @pytest.fixture(scope="session")
@@ -24,19 +32,25 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_dir(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same rows, built as launch/build_data.py builds them."""
+def built(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """built(**settings of the recipe): the same rows, built as launch/build_data.py builds them."""
     from derta.data.build import build
     from derta.data.recipe import load_recipe
 
-    place = tmp_path_factory.mktemp("data")
-    recipe = place / "recipe.yaml"
-    recipe.write_text(
-        "description: rows of the tests\nseed: 1\nfilters: {duplicates: keep}\nsources:\n"
-        f"  - {{name: fiction, adapter: preference, path: {rows_file}, licence: cc0-1.0}}\n"
-    )
-    build(load_recipe(str(recipe), place), place / "built")
-    return place / "built"
+    def make(**settings: Any) -> Path:
+        place = tmp_path_factory.mktemp("data")
+        source = {"name": "fiction", "adapter": "preference", "path": str(rows_file), "licence": "cc0-1.0"}
+        recipe = {"description": "rows of the tests", "seed": 1, "filters": {"duplicates": "keep"}, "sources": [source]}
+        (place / "recipe.yaml").write_text(json.dumps(recipe | settings))  # JSON is YAML
+        build(load_recipe(str(place / "recipe.yaml"), place), place / "built")
+        return place / "built"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(built: Callable[..., Path]) -> Path:
+    return built()
 
 
 @pytest.fixture(scope="session")
@@ -85,51 +99,38 @@ def whole(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     return train(tmp_path_factory.mktemp("whole") / "run", *STEPS)
 
 
+@pytest.fixture
+def resumed(train: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """resumed(*STEPS, *overrides, step=4): a whole run, to which one that goes on from a checkpoint is equal."""
+
+    def run(*words: str, step: int = 4) -> Path:
+        whole = train(tmp_path / "whole", *words)
+        assert same_runs(train(interrupted_copy(whole, tmp_path / "resumed", step), *words), whole)
+        return whole
+
+    return run
+
+
+Ask = Callable[[dict[str, Any]], int]
+
+
 @dataclass
 class Launch:
-    """One run of launch/train.py in a process of its own. `code` is None until it has ended."""
+    """One run of launch/train.py in a process of its own. `code` is None until somebody has waited for its end."""
 
     pid: int
     log: Path
-    _answers: Any
+    ask: Ask
     code: int | None = None
 
     def wait(self) -> int:
         if self.code is None:
-            self.code = _answer(self._answers)["code"]
+            self.code = self.ask({"wait": self.pid})
         return self.code
 
     @property
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
-
-
-def _answer(stream: Any) -> dict[str, int]:
-    for line in stream:
-        if line.startswith("answer "):
-            return json.loads(line.removeprefix("answer "))
-    raise AssertionError("the process that runs launch/train.py has ended")
-
-
-@contextlib.contextmanager
-def _server() -> Iterator[subprocess.Popen]:
-    command = [sys.executable, str(Path(__file__).with_name("preloaded.py"))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    yield process
-    process.stdin.close()
-    process.wait(timeout=60)
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[subprocess.Popen]:
-    with _server() as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def second_server() -> Iterator[subprocess.Popen]:
-    with _server() as process:
-        yield process
 
 
 @dataclass
@@ -141,75 +142,76 @@ class TwoRanks:
     def wait(self) -> list[int]:
         return [rank.wait() for rank in self.ranks]
 
-    def kill(self, number: int = signal.SIGKILL, ranks: tuple[int, ...] = (0, 1)) -> None:
-        for rank in ranks:
-            os.kill(self.ranks[rank].pid, number)
-
     @property
     def output(self) -> str:
         return "\n".join(rank.output for rank in self.ranks)
 
 
-@pytest.fixture
-def start_two(fork_server, second_server, arguments, tmp_path):
-    """start_two(output_dir, *overrides, fault=...): launch/train.py in two forked processes that find each other."""
-    launches: list[TwoRanks] = []
+@pytest.fixture(scope="session")
+def ask() -> Iterator[Ask]:
+    """ask(request): what preloaded.py answers."""
+    command = [sys.executable, str(Path(__file__).with_name("preloaded.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=ENVIRONMENT) as process:
 
-    def run(output_dir: Path | str, *overrides: str, fault: dict[str, Any] | None = None) -> TwoRanks:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        ranks = []
-        for rank, server in enumerate((fork_server, second_server)):
-            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            environment["DERTA_TEST_FAULT"] = json.dumps(fault) if fault else ""
-            log = tmp_path / f"launch-{len(launches)}-rank-{rank}.log"
-            ranks.append(_ask(server, arguments(output_dir, *overrides), log, tmp_path, environment))
-        launches.append(TwoRanks(ranks))
-        return launches[-1]
+        def answer(request: dict[str, Any]) -> int:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith("answer "):
+                    return int(line.removeprefix("answer "))
+            raise AssertionError("the process that runs launch/train.py has ended")
 
-    yield run
-    for launch in launches:
-        for rank in launch.ranks:
-            if rank.code is None:
-                os.kill(rank.pid, signal.SIGKILL)
-                rank.wait()
-
-
-def _ask(
-    server: subprocess.Popen, arguments: list[str], log: Path, cwd: Path, environment: dict[str, str] | None = None
-) -> Launch:
-    request = {"arguments": arguments, "log": str(log), "cwd": str(cwd), "environment": environment or {}}
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return Launch(_answer(server.stdout)["pid"], log, server.stdout)
+        yield answer
 
 
 @pytest.fixture
-def start(fork_server, arguments, tmp_path):
-    """start(output_dir, *overrides, fault=...): launch/train.py in a forked process, one at a time."""
+def launch(ask: Ask, arguments: Callable[..., list[str]], tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """launch(words, fault, environment): launch/train.py in a forked process, which the end of the test ends."""
     launches: list[Launch] = []
 
-    def run(output_dir: Path | str, *overrides: str, fault: dict[str, Any] | None = None) -> Launch:
+    def run(words: tuple, fault: dict[str, Any] | None, environment: dict[str, str]) -> Launch:
         log = tmp_path / f"launch-{len(launches)}.log"
-        environment = {"DERTA_TEST_FAULT": json.dumps(fault) if fault else ""}
-        launches.append(_ask(fork_server, arguments(output_dir, *overrides), log, tmp_path, environment))
+        environment = {**environment, "DERTA_TEST_FAULT": json.dumps(fault) if fault else ""}
+        request = {"arguments": arguments(*words), "log": str(log), "cwd": str(tmp_path), "environment": environment}
+        launches.append(Launch(ask(request), log, ask))
         return launches[-1]
 
     yield run
-    for launch in launches:
-        launch.wait()
+    for one in launches:
+        if one.code is None:
+            os.kill(one.pid, signal.SIGKILL)
+            one.wait()
+
+
+@pytest.fixture
+def start(launch):
+    """start(output_dir, *overrides, fault=..., NAME=value of the environment): launch/train.py, one rank."""
+    return lambda *words, fault=None, **environment: launch(words, fault, environment)
+
+
+@pytest.fixture
+def start_two(launch):
+    """start_two(output_dir, *overrides, fault=...): launch/train.py in two forked processes that find each other."""
+
+    def run(*words: Any, fault: dict[str, Any] | None = None, **environment: str) -> TwoRanks:
+        environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment["MASTER_PORT"] = str(free_port())
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+        return TwoRanks([launch(words, fault, environment | rank) for rank in ranks])
+
+    return run
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """command(*words): a real command in an empty directory, with stdout and stderr as text."""
+    """command(*words, NAME=value of the environment): `python WORDS` in an empty directory; its output is text."""
 
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    def run(*words: Any, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            words, cwd=tmp_path, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=300
-        )
+            [sys.executable, *map(str, words)], cwd=tmp_path, env={**ENVIRONMENT, **environment},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
 
     return run
 
@@ -220,9 +222,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     place = tmp_path / "disk"
 
     def mount(size: int) -> Path:
-        options = f"size={size}" if place.is_dir() else ""
+        words = ["-o", f"remount,size={size}"] if place.is_dir() else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
         place.mkdir(exist_ok=True)
-        words = ["-o", f"remount,{options}"] if options else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
         done = subprocess.run(["mount", *words, str(place)], capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"no small disk without the right to mount: {done.stderr.strip()}")

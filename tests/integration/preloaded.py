@@ -1,8 +1,8 @@
 """`python preloaded.py`: launch/train.py in a child of a process that has imported everything already.
 
 Importing torch, transformers, TRL and DeepSpeed takes many times as long as a few steps of a tiny model. One request a
-line on stdin, {"arguments": [...], "log": file, "cwd": directory, "environment": {...}}; the answers are {"pid": ...}
-and then {"code": ...}. DERTA_TEST_FAULT in the environment breaks the run on purpose (see faults.py).
+line on stdin and a number in answer: the pid of {"arguments": [...], "log": file, "cwd": directory, "environment":
+{...}}, the exit code of {"wait": pid}. DERTA_TEST_FAULT in the environment breaks the run on purpose (see faults.py).
 """
 
 import json
@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN = REPOSITORY / "launch" / "train.py"
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "integration")]
 
 import deepspeed  # noqa: E402, F401
@@ -24,16 +25,9 @@ import derta.training.run  # noqa: E402, F401
 import derta.training.trainer  # noqa: E402, F401
 
 
-def run(request: dict) -> int:
-    """Exit code of launch/train.py."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.chdir(request["cwd"])
-    os.environ.update(request.get("environment", {}))
-    break_as_told()
-    script = REPOSITORY / "launch" / "train.py"
-    sys.argv = [str(script), *request["arguments"]]
+def exit_code(script: Path, arguments: list[str]) -> int:
+    """Of that script, run in this process; its traceback goes to stderr."""
+    sys.argv = [str(script), *arguments]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as stop:
@@ -41,15 +35,30 @@ def run(request: dict) -> int:
     except BaseException:
         traceback.print_exc()
         return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     return 0
 
 
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        code = run(json.loads(line))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print("answer", json.dumps({"pid": child}), flush=True)
-    print("answer", json.dumps({"code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}), flush=True)
+def run(request: dict) -> int:
+    """Exit code of launch/train.py."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
+    break_as_told()
+    return exit_code(TRAIN, request["arguments"])
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        request = json.loads(line)
+        if child := request.get("wait"):
+            print("answer", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        child = os.fork()
+        if child == 0:
+            os._exit(run(request))
+        print("answer", child, flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training_cases import TRAIN, contents, helpful, metrics, says_text, size_of, size_of_file, triple, write_rows
+from training_cases import TRAIN, contents, helpful, metrics, says_text, size_of, triple, write_rows
 
 from derta.config import Arm
 from derta.errors import InputError
@@ -180,14 +180,13 @@ def test_a_model_directory_that_is_not_there(refused: Callable[..., str], tmp_pa
     assert "no such directory, and not a hub id" in refused(f"model.name_or_path={tmp_path}/missing")
 
 
-def test_a_relative_model_path_that_reads_like_a_hub_id(command, arguments, tmp_path):
+def test_a_relative_model_path_that_reads_like_a_hub_id(start, tmp_path):
     """As a whole command: exit code, one message, no traceback, nothing written."""
-    result = command(sys.executable, str(TRAIN), *arguments("new/run", "model.name_or_path=models/base"))
-    assert result.returncode == 2
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    launch = start("new/run", "model.name_or_path=models/base")
+    assert launch.wait() == 2
+    errors = [line for line in launch.output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "models/base (a hub id: no such directory here) cannot be loaded" in errors[0]
-    assert "Traceback" not in result.stderr + result.stdout
-    assert contents(tmp_path) == {} and not (tmp_path / "new").exists()
+    assert "Traceback" not in launch.output and list(tmp_path.iterdir()) == [launch.log]
 
 
 def test_weights_that_may_not_be_loaded(model_copy: Path, refused: Callable[..., str]) -> None:
@@ -331,7 +330,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved(room, small_disk, train, saved)
 @pytest.mark.parametrize("room", [0.05, 0.5, 0.75])
 def test_a_full_disk_while_the_final_model_is_saved(room, small_disk, train, saved):
     checkpoint = size_of(saved / "checkpoint-2")
-    final = sum(size_of_file(saved / name) for name in contents(saved) if "/" not in name)
+    final = size_of(*(path for path in saved.iterdir() if path.is_file()))
     run = small_disk(int(2 * checkpoint + room * final) + 4 * 4096) / "run"
     with pytest.raises(InputError, match="is full: nothing half-written was kept"):
         train(run, *SAVING)
@@ -369,9 +368,27 @@ def test_writes_that_fail_for_anyone(limit: int, train: Train, saved: Path, tmp_
     assert contents(run)["model.safetensors"] == contents(saved)["model.safetensors"]
 
 
+def test_a_full_disk_under_two_ranks(start_two, small_disk, tmp_path):
+    """Each rank writes a share of the checkpoint; one that finds no room ends both, and what was complete leads on."""
+    whole, settings = tmp_path / "whole", (*SAVING, "trainer.micro_batch_size=1", "distributed=zero2")
+    assert start_two(whole, *settings).wait() == [0, 0]
+    checkpoint = size_of(whole / "checkpoint-2")
+    run = small_disk(int(1.6 * checkpoint) + 3 * 4096) / "run"
+    full = start_two(run, *settings)
+    codes = full.wait()
+    assert all(codes) and 2 in codes, full.output
+    assert f"the disk of output_dir={run} is full" in full.output and not says_text(full.output)
+    assert (run / "checkpoint-2" / "complete.json").is_file()
+    assert not (run / "checkpoint-4" / "complete.json").exists() and not (run / "finished.json").exists()
+    small_disk(64 * 1024 * 1024)
+    again = start_two(run, *settings)
+    assert again.wait() == [0, 0] and "goes on from" in again.output, again.output
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 def test_several_mistakes_in_one_message(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
     result = command(
-        sys.executable, str(TRAIN), "objective.rto_dropout=1", "trainer.sede=3", "trainer.epochs=many",
+        TRAIN, "objective.rto_dropout=1", "trainer.sede=3", "trainer.epochs=many",
         "objective=derto", "trainer.global_batch_size=10", "trainer.micro_batch_size=4",
     )  # fmt: skip
     assert result.returncode == 2 and result.stdout == ""

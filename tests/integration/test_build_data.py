@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import random
 import resource
 import runpy
@@ -16,17 +15,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from training_cases import ENVIRONMENT, REPOSITORY
 
 from derta.data.load import load_rows
 from derta.errors import InputError
 from derta.storage.json_lines import write_lines
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, str(REPOSITORY / "launch" / "build_data.py")]
+SCRIPT = REPOSITORY / "launch" / "build_data.py"
 SAFE = "Sorry, I can't help with that."
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 
-main = runpy.run_path(COMMAND[1])["main"]
+main = runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +50,8 @@ def refused(message, *arguments):
 
 def run(*arguments, **keywords):
     """Run the command in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **keywords
-    )
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **keywords)
 
 
 def make_recipe(folder, rows=30, name="recipe", **values):
@@ -156,12 +153,8 @@ def test_manifest_says_what_went_in_and_shows_no_text_and_no_path(tmp_path):
 @pytest.mark.parametrize("moment", [".out.partial", ".out.partial/train.parquet"])
 def test_killed_build_leaves_nothing_that_looks_complete(tmp_path, moment):
     make_recipe(tmp_path, rows=2000)
-    process = subprocess.Popen(
-        [*COMMAND, "recipe=recipe", "output=out"],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, SCRIPT, "recipe=recipe", "output=out"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / moment).exists() and process.poll() is None:
         time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)

@@ -1,13 +1,11 @@
 """launch/diagnose_direction.py as a user calls it: select on a table, a study of two models, mistakes."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from training_cases import REPOSITORY
 
 from derta.config.compose import configure, read
 from derta.config.direction import StudyRunConfig
@@ -16,31 +14,24 @@ from derta.direction.selection import Candidate, write_table
 from derta.miniature.model import write_fresh_model
 from derta.miniature.rows import generate
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "diagnose_direction.py"
+LAUNCH = REPOSITORY / "launch" / "diagnose_direction.py"
 
 
-def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(LAUNCH.parents[1])}
-    return subprocess.run(
-        [sys.executable, str(LAUNCH), *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
-    )
-
-
-def test_select_prints_json_and_nothing_else(tmp_path: Path) -> None:
+def test_select_prints_json_and_nothing_else(command, tmp_path: Path) -> None:
     table = tmp_path / "direction_evaluations.json"
     write_table(
         table, [Candidate(-1, 0, -1.0, 1.0, 0.0), Candidate(-2, 1, -3.0, 1.0, 0.01), Candidate(-2, 4, -9, 1, 0)]
     )
-    done = _command("select", f"table={table.name}", cwd=tmp_path)
+    done = command(LAUNCH, "select", f"table={table.name}")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert json.loads(done.stdout) == {"position": -2, "layer": 1, "survivors": 2}
 
 
-def test_mistakes_are_told_without_a_traceback(tmp_path: Path) -> None:
+def test_mistakes_are_told_without_a_traceback(command) -> None:
     """A table that is none; and, of the diagnostic itself, two wrong overrides at once."""
-    missing = _command("select", "table=nothing.json", cwd=tmp_path)
+    missing = command(LAUNCH, "select", "table=nothing.json")
     assert missing.returncode == 2 and missing.stderr.startswith("error: nothing.json: cannot be read")
-    wrong = _command("direction.positions=0", "direction.batch_sise=3", cwd=tmp_path)
+    wrong = command(LAUNCH, "direction.positions=0", "direction.batch_sise=3")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
     assert "direction.positions=0" in wrong.stderr and "no key 'batch_sise'; did you mean" in wrong.stderr
 

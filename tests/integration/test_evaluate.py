@@ -5,14 +5,13 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from html import unescape
 from pathlib import Path
 
 import pytest
+from training_cases import REPOSITORY, TORCHRUN, wait_until
 
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
 from derta.config.model import ModelConfig
@@ -27,7 +26,6 @@ from derta.evaluation.summary import read_summary
 from derta.miniature.model import write_fresh_model
 from derta.miniature.rows import generate
 
-ROOT = Path(__file__).resolve().parents[2]
 ATTACKS = ["direct", "prefill_5", "prefill_40", "completion", "code", "role_play", "cipher"]
 LINES = 6 * len(ATTACKS) + 6 * 2 + 6
 
@@ -38,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("evaluate")
     write_fresh_model(place / "model", seed=0)
     write_fresh_model(place / "other_model", seed=1)
-    build(load_recipe("miniature_eval", ROOT / "data_recipes"), place / "data", limit=6)
+    build(load_recipe("miniature_eval", REPOSITORY / "data_recipes"), place / "data", limit=6)
     return place
 
 
@@ -63,7 +61,14 @@ def command_line(output: str, **overrides) -> list[str]:
         "eval.max_new_tokens": 24, "eval.sets.harmful.attacks": f"[{','.join(ATTACKS)}]",
         "eval.sets.benign.attacks": "[direct,code]",
     }  # fmt: skip
-    return [str(ROOT / "launch" / "evaluate.py"), *(f"{key}={value}" for key, value in (settings | overrides).items())]
+    return [
+        str(REPOSITORY / "launch" / "evaluate.py"),
+        *(f"{key}={value}" for key, value in (settings | overrides).items()),
+    ]
+
+
+def run(place: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=place, capture_output=True, text=True, timeout=600)
 
 
 def read_results(folder: Path) -> list[dict]:
@@ -138,11 +143,11 @@ def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole):
         process = subprocess.Popen(
             [sys.executable, *command_line("killed")], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 600
-        while not (partial.exists() and partial.read_bytes().count(b"\n") >= at):
-            assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        wait_until(
+            lambda at=at: partial.exists() and partial.read_bytes().count(b"\n") >= at,
+            lambda process=process: process.poll() is None,
+        )
+        process.kill()
         process.wait()
         content = partial.read_bytes()
         assert kept < content.count(b"\n") < LINES and not (place / "killed" / "summary.json").exists()
@@ -155,8 +160,7 @@ def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole):
 
 
 def test_two_ranks_give_the_same_results_and_show_no_response(place, whole):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*torchrun, *command_line("ranks")], cwd=place, capture_output=True, text=True, timeout=600)
+    done = run(place, *TORCHRUN, *command_line("ranks"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (place / "ranks" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     assert numbers(place / "ranks") == numbers(whole)
@@ -167,14 +171,12 @@ def test_two_ranks_give_the_same_results_and_show_no_response(place, whole):
         if len(line["response"]) > 20:
             assert line["response"][:20] not in done.stdout + done.stderr + page
     for text in ((place / "ranks" / "summary.json").read_text(), page):
-        assert str(place) not in text and str(ROOT) not in text
+        assert str(place) not in text and str(REPOSITORY) not in text
 
 
 def test_a_model_cut_across_two_processes_gives_the_same_results(place, whole):
     """Tensor parallel: each process holds half of every layer, and both do all of the prompts together."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = command_line("cut", **{"eval.placement": "tensor_parallel"})
-    done = subprocess.run([*torchrun, *command], cwd=place, capture_output=True, text=True, timeout=600)
+    done = run(place, *TORCHRUN, *command_line("cut", **{"eval.placement": "tensor_parallel"}))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (place / "cut" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     cut, alone = numbers(place / "cut"), numbers(whole)
@@ -230,8 +232,8 @@ def test_a_refusal_text_that_cannot_be_used_ends_nothing(place, caplog):
 
 
 def test_command_line_reports_every_mistake_at_once_and_exits_with_2(place):
-    command = command_line("refused", **{"eval.batch_size": 0, "eval.sets.benign.attacks": "[]", "label": "x"})
-    done = subprocess.run([sys.executable, *command], cwd=place, capture_output=True, text=True, timeout=60)
+    settings = {"eval.batch_size": 0, "eval.sets.benign.attacks": "[]", "label": "x"}
+    done = run(place, *command_line("refused", **settings))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for part in ("eval.batch_size=0", "eval.sets.benign.attacks=[]: expected a list of attacks"):
@@ -240,8 +242,8 @@ def test_command_line_reports_every_mistake_at_once_and_exits_with_2(place):
 
 def test_report_of_two_models_from_the_command_line(place, whole):
     evaluate(make_config(place, "other", model="other_model"), Ranks())
-    command = [str(ROOT / "launch" / "report.py"), "runs=[whole,other]", "output=report", "responses=true"]
-    done = subprocess.run([sys.executable, *command], cwd=place, capture_output=True, text=True, timeout=60)
+    command = [str(REPOSITORY / "launch" / "report.py"), "runs=[whole,other]", "output=report", "responses=true"]
+    done = run(place, *command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("| %") and " model |" in done.stdout and "other_model |" in done.stdout
     assert {file.name for file in (place / "report").iterdir()} == {

@@ -49,6 +49,8 @@ def test_an_adapter_is_merged(adapter_run: Path, model_dir: Path, tmp_path: Path
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"} <= names
     assert not [name for name in names if name.endswith(PICKLES) or "adapter" in name]
+    assert not (adapter_run / "model.safetensors").exists()
+    assert len(load_file(adapter_run / "adapter_model.safetensors")) == 28, "seven modules in two layers, A and B"
     name = "derta_config.json"
     assert (tmp_path / "merged" / name).read_bytes() == (adapter_run / name).read_bytes()
     assert json.loads((adapter_run / name).read_text())["base_was_directory"] is True
@@ -131,6 +133,29 @@ def test_a_full_run_and_its_newest_checkpoint(train: Callable[..., Path], tmp_pa
     newest = load_file(tmp_path / "newest" / "model.safetensors")
     assert all(torch.equal(newest[name], checkpoint[name]) for name in checkpoint)
     assert (tmp_path / "newest" / "README.md").read_bytes() == (run / "README.md").read_bytes()
+
+
+def test_zero_state_becomes_a_plain_directory(start_two, tmp_path, caplog):
+    """As where stage3_gather_16bit_weights_on_model_save is off: only DeepSpeed's shards hold the weights."""
+    run = tmp_path / "run"
+    launch = start_two(run, "distributed=zero3", "trainer.save_steps=2", "trainer.micro_batch_size=2")
+    assert launch.wait() == [0, 0], launch.output
+    checkpoint = run / "checkpoint-2"
+    gathered = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    result = exported(checkpoint, tmp_path / "full", dtype=Dtype.float32)
+    assert result.kind == "weights from ZeRO state" and result.difference == 0.0
+    assert "DeepSpeed's pickles" in caplog.text
+    plain = load_file(tmp_path / "full" / "model.safetensors")
+    assert plain.keys() == gathered.keys()
+    assert all(torch.equal(plain[name], gathered[name]) for name in gathered)
+    kept = exported(checkpoint, tmp_path / "kept")
+    assert kept.dtype == json.loads((checkpoint / "derta_config.json").read_text())["dtype"] == "float32"
+    half = exported(checkpoint, tmp_path / "half", dtype=Dtype.bfloat16)
+    assert half.dtype == "bfloat16" and half.difference <= half.tolerance
+    shutil.move(checkpoint, tmp_path / "checkpoint-2")
+    with pytest.raises(InputError, match=r"only from a complete checkpoint inside a run"):
+        exported(tmp_path / "checkpoint-2", tmp_path / "foreign")
 
 
 def test_what_cannot_be_exported(adapter_run: Path, model_dir: Path, tmp_path: Path) -> None:

@@ -1,26 +1,21 @@
 """Ranks that die, hang or lose their loader: the cause stands first, and the job ends."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training_cases import ENVIRONMENT, says_text
+from training_cases import TORCHRUN, says_text
 
 FAULTS = Path(__file__).with_name("faults.py")
 
 
-def test_the_error_of_the_rank_that_died_stands_first(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(FAULTS)]
+def test_the_error_of_the_rank_that_died_stands_first(command, arguments, tmp_path: Path) -> None:
+    words = arguments(tmp_path / "run", "trainer.micro_batch_size=2", "trainer.max_steps=40")
     fault = json.dumps({"kind": "raise", "rank": 1, "step": 2})
     began = time.monotonic()
-    result = subprocess.run(
-        [*command, *arguments(tmp_path / "run", "trainer.micro_batch_size=2", "trainer.max_steps=40")],
-        env={**ENVIRONMENT, "DERTA_TEST_FAULT": fault}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    result = command(*TORCHRUN, FAULTS, *words, DERTA_TEST_FAULT=fault)
     assert result.returncode != 0 and time.monotonic() - began < 120
     said = result.stderr
     assert "error on rank 1: Traceback" in said and "RuntimeError: the fault of this test" in said

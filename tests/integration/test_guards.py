@@ -1,4 +1,4 @@
-"""Steps that must not be taken, with two real ranks: plain data parallelism, ZeRO-2 and ZeRO-3."""
+"""Steps that must not be taken, with two real ranks, whatever shards the model."""
 
 import time
 from collections.abc import Callable
@@ -7,17 +7,24 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from training_cases import metrics, says_text
+from training_cases import ELSEWHERE, metrics, says_text
 
 ENGINES = ["none", "zero2", "zero3"]
 # Two micro-batches a rank and step: the fault befalls both of one rank's.
 COMMON = ("trainer.micro_batch_size=1", "trainer.max_steps=4", "trainer.save_steps=2", "optim.scheduler=constant")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_loss_that_is_not_finite_on_one_rank(engine, start_two, tmp_path, data_dir):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(pytest.param((f"distributed={engine}",), id=engine) for engine in ENGINES),
+        *(pytest.param(words, id=name, marks=() if "ZeRO-1" in name else pytest.mark.slow)
+          for name, words in ELSEWHERE.items()),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_not_finite_on_one_rank(settings, start_two, tmp_path, data_dir):
     run = tmp_path / "run"
-    launch = start_two(run, *COMMON, f"distributed={engine}", fault={"kind": "nan", "rank": 1, "step": 4})
+    launch = start_two(run, *COMMON, *settings, fault={"kind": "nan", "rank": 1, "step": 4})
     began = time.monotonic()
     assert launch.wait() == [65, 65], launch.output
     assert time.monotonic() - began < 30

@@ -14,10 +14,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from training_cases import ENVIRONMENT, REPOSITORY
+from training_cases import ENVIRONMENT, REPOSITORY, TORCHRUN
 
 FOLDERS = {"derta": "derta", "launch": "derta/launch", "conf": "derta/conf", "data_recipes": "derta/data_recipes"}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 QUICK = (
     "trainer.max_steps=2",
     "trainer.global_batch_size=4",

@@ -1,7 +1,6 @@
 """DeRTaTrainer in a user's own script, on rows in TRL's formats."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def test_a_ten_line_script(command, model_dir, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(rows=rows, model=model_dir, output=tmp_path / "out"))
     assert len(SCRIPT.splitlines()) <= 11
-    result = command(sys.executable, str(script))
+    result = command(script)
     assert result.returncode == 0, result.stderr[-2000:]
     assert says_text(result.stdout + result.stderr) == []
     names = {path.name for path in (tmp_path / "out").iterdir()}

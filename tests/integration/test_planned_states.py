@@ -3,12 +3,12 @@ size of their checkpoints."""
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import measure_states
 import pytest
+from training_cases import REPOSITORY, TORCHRUN
 
 from derta.config import Dtype, ModelConfig, PeftConfig, PeftMethod, TrainerConfig
 from derta.config.plan import PlanRunConfig
@@ -19,10 +19,7 @@ from derta.plan.shape import model_shape
 
 
 def test_states_of_two_ranks(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
-    result = command(
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        measure_states.__file__, "measured.json",
-    )  # fmt: skip
+    result = command(*TORCHRUN, measure_states.__file__, "measured.json")
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / "measured.json").read_text())
     assert len(measured) == len(measure_states.CASES)
@@ -40,18 +37,17 @@ def test_states_of_two_ranks(command: Callable[..., subprocess.CompletedProcess]
         shape = model_shape(config)
         settings = Settings.of(config, shape)
         states = rank_memory(shape, settings)
-        print(case, states)
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(states, name) == pytest.approx(case[name], rel=0.02), (case, states)
         assert disk_bytes(shape, settings)["checkpoint"] == pytest.approx(case["disk"], rel=0.11), case
 
 
 def test_the_command(command: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
-    script = Path(measure_states.__file__).parents[2] / "launch" / "plan.py"
-    result = command(sys.executable, str(script), "model=llama3_8b", "distributed=zero3", "output=plan.json")
+    script = REPOSITORY / "launch" / "plan.py"
+    result = command(script, "model=llama3_8b", "distributed=zero3", "output=plan.json")
     assert result.returncode == 0, result.stderr
     assert "8,030,261,248 parameters" in result.stdout
     assert json.loads((tmp_path / "plan.json").read_text())["fits"] is True
-    refused = command(sys.executable, str(script), "model=llama3_8b", "mfu=3", "device=a1000")
+    refused = command(script, "model=llama3_8b", "mfu=3", "device=a1000")
     assert refused.returncode == 2
     assert "mfu=3" in refused.stderr and "device=a1000: expected one of a100_40, a100, h100, h200" in refused.stderr

@@ -1,30 +1,20 @@
 """The probe in runs of launch/train.py: hold-out rows, two kinds of trainer, metrics.jsonl and W&B, and no row text."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from test_wandb import history, run_files
+from test_wandb import by_step, rows, run_files
 from training_cases import contents, metrics, says_text
 
 HELD_OUT = 12
 
 
 @pytest.fixture(scope="module")
-def held_out_data(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows of the tests, a dozen of them held out."""
-    from derta.data.build import build
-    from derta.data.recipe import load_recipe
-
-    place = tmp_path_factory.mktemp("held-out")
-    recipe = place / "recipe.yaml"
-    recipe.write_text(
-        f"description: rows of the tests\nseed: 1\nholdout: {HELD_OUT}\nfilters: {{duplicates: keep}}\nsources:\n"
-        f"  - {{name: fiction, adapter: preference, path: {rows_file}, licence: cc0-1.0}}\n"
-    )
-    build(load_recipe(str(recipe), place), place / "built")
-    return place / "built"
+def held_out_data(built: Callable[..., Path]) -> Path:
+    return built(holdout=HELD_OUT)
 
 
 @pytest.mark.parametrize("arm", ["derta", "dpo"])
@@ -47,7 +37,7 @@ def test_the_hold_out_split_is_measured(arm, train, held_out_data, tmp_path, cap
     if arm == "dpo":
         assert 0 < steps[0]["truncated_share"] < 1 and steps[0]["dropped_share"] == 0
     [run_file] = run_files(run)
-    logged = history(run_file)
+    logged = by_step(rows(run_file))
     for line in probes:
         expected = {key: value for key, value in line.items() if key.startswith("probe/")}
         assert {key: logged[line["step"]][key] for key in expected} == pytest.approx(expected)

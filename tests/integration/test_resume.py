@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import STEPS, contents, curves, interrupted_copy, metrics, same_weights, wait_for
+from training_cases import STEPS, contents, curves, interrupted_copy, metrics, same_runs, same_weights, wait_until
 
 from derta.errors import InputError
 
@@ -22,14 +22,13 @@ def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: 
     run = tmp_path / "killed"
     for checkpoint in ("checkpoint-3", "checkpoint-9"):
         launch = start(run, *overrides)
-        wait_for(run / checkpoint / "complete.json", launch)
+        wait_until((run / checkpoint / "complete.json").exists)
         os.kill(launch.pid, signal.SIGKILL)
         assert launch.wait() == -signal.SIGKILL
         assert not (run / "model.safetensors").exists()
     last = start(run, *overrides)
     assert last.wait() == 0, last.output
-    assert same_weights(run, tmp_path / "uninterrupted")
-    assert curves(run) == curves(tmp_path / "uninterrupted")
+    assert same_runs(run, tmp_path / "uninterrupted")
     steps = [line["step"] for line in metrics(run)]
     assert steps == [2, 3, 4, 6, 8, 9, 10, 12, 14, 14], "every window once, a line at every checkpoint, one summary"
     # One W&B run over the three processes.
@@ -49,8 +48,7 @@ def test_every_checkpoint_leads_to_the_same_end(last_step, whole, train, tmp_pat
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 6, "loss": 1.\xff')
     train(run, *STEPS)
-    assert same_weights(run, whole)
-    assert curves(run) == curves(whole)
+    assert same_runs(run, whole)
 
 
 def test_killed_between_the_last_checkpoint_and_the_final_model(whole, train, tmp_path):
@@ -62,8 +60,7 @@ def test_killed_between_the_last_checkpoint_and_the_final_model(whole, train, tm
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half of it")
     train(run, *STEPS)
-    assert same_weights(run, whole) and not partial.exists()
-    assert curves(run) == curves(whole)
+    assert same_runs(run, whole) and not partial.exists()
     assert len(metrics(run)) == 7, "six steps and one summary"
 
 
@@ -91,8 +88,7 @@ def test_starting_anew_replaces_what_was_there(whole: Path, train: Callable[...,
     """resume=never with later checkpoints of the first attempt about, and a limit on their number."""
     run = interrupted_copy(whole, tmp_path / "run", 4)
     train(run, *STEPS[:2], "trainer.save_total_limit=2", STEPS[3], "trainer.resume=never")
-    assert same_weights(run, whole)
-    assert curves(run) == curves(whole)
+    assert same_runs(run, whole)
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
@@ -123,11 +119,8 @@ def test_a_checkpoint_given_by_name(whole: Path, train: Callable[..., Path], tmp
         pytest.param(["trainer.global_batch_size=36", "trainer.micro_batch_size=9"], id="at the end of an epoch"),
     ],
 )
-def test_other_trainings_resume_as_exactly(settings: list[str], train: Callable[..., Path], tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", *STEPS, *settings)
-    run = train(interrupted_copy(whole, tmp_path / "run", 4), *STEPS, *settings)
-    assert same_weights(run, whole)
-    assert curves(run) == curves(whole)
+def test_other_trainings_resume_as_exactly(settings: list[str], resumed: Callable[..., Path]) -> None:
+    resumed(*STEPS, *settings)
 
 
 def test_a_run_that_goes_on_on_another_day(train, model_dir, tmp_path, monkeypatch):
@@ -151,7 +144,7 @@ def test_a_run_that_goes_on_on_another_day(train, model_dir, tmp_path, monkeypat
 
     monkeypatch.setattr(run_date, "date", Tomorrow)
     train(part, *settings)
-    assert same_weights(whole, part) and curves(whole) == curves(part)
+    assert same_runs(part, whole)
     stored = json.loads((part / "derta_config.json").read_text())
     assert stored["template_date"] == date.today().isoformat()
     with pytest.raises(InputError, match="model.template_date: .* there, 2020-01-01 now"):

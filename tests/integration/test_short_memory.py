@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from training_cases import STEPS, curves, interrupted_copy, same_weights
+from training_cases import STEPS
 from transformers import AutoModelForCausalLM
 
 from derta.config.export import ExportConfig
@@ -27,11 +27,9 @@ def exported(run: Path, output: Path) -> Any:
     return export(ExportConfig(source=str(run), output=str(output)))
 
 
-def test_qlora(train: Callable[..., Path], model_dir: Path, tmp_path: Path) -> None:
+def test_qlora(resumed: Callable[..., Path], model_dir: Path, tmp_path: Path) -> None:
     """Merged into the base as it was before it was rounded."""
-    whole = train(tmp_path / "whole", *STEPS, *QLORA)
-    run = train(interrupted_copy(whole, tmp_path / "run", 4), *STEPS, *QLORA)
-    assert same_weights(run, whole) and curves(run) == curves(whole)
+    whole = resumed(*STEPS, *QLORA)
     adapter = load_file(whole / "adapter_model.safetensors")
     assert {weight.dtype for weight in adapter.values()} == {torch.float32}
     assert any(weight.bfloat16().float().ne(weight).any() for weight in adapter.values()), "no detour by bfloat16"
@@ -46,16 +44,13 @@ def test_qlora(train: Callable[..., Path], model_dir: Path, tmp_path: Path) -> N
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
 
 
-def test_adamw_in_8_bits(train: Callable[..., Path], tmp_path: Path) -> None:
-    settings = (*STEPS, "optim.name=adamw_8bit")
-    whole = train(tmp_path / "whole", *settings)
-    run = train(interrupted_copy(whole, tmp_path / "run", 4), *settings)
-    assert same_weights(run, whole) and curves(run) == curves(whole)
+def test_adamw_in_8_bits(resumed: Callable[..., Path], tmp_path: Path) -> None:
+    whole = resumed(*STEPS, "optim.name=adamw_8bit")
     states = torch.load(whole / "checkpoint-6" / "optimizer.pt", weights_only=True)["state"].values()
     means = [state.get("__bnb_optimizer_quant_state__", state)["state1"] for state in states]
     large = [mean.dtype for mean in means if mean.numel() >= 4096]
     assert sorted(map(str, large)) == ["torch.float32", "torch.uint8"], "embedding, head"
-    assert exported(run, tmp_path / "final").difference == 0
+    assert exported(whole, tmp_path / "final").difference == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -68,8 +63,5 @@ def test_what_needs_a_gpu(setting: str, train: Callable[..., Path], tmp_path: Pa
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", [["optim.name=paged_adamw_8bit"], ["trainer.activation_offloading=true"], QLORA])
-def test_on_a_gpu(settings: list[str], train: Callable[..., Path], tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", *STEPS, *settings)
-    run = train(interrupted_copy(whole, tmp_path / "run", 4), *STEPS, *settings)
-    assert same_weights(run, whole) and curves(run) == curves(whole)
-    exported(whole, tmp_path / "exported")
+def test_on_a_gpu(settings: list[str], resumed: Callable[..., Path], tmp_path: Path) -> None:
+    exported(resumed(*STEPS, *settings), tmp_path / "exported")

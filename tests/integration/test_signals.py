@@ -12,29 +12,34 @@ from typing import Any
 
 import psutil
 import pytest
-from training_cases import ENVIRONMENT, TRAIN, contents, metrics, wait_for
+from training_cases import ELSEWHERE, ENVIRONMENT, TORCHRUN, TRAIN, contents, logged, metrics, wait_until
 
 LONG = (
     "trainer.max_steps=30", "optim.scheduler=constant", "optim.learning_rate=1e-2", "peft=lora", "peft.r=4",
     "peft.dropout=0.2", "trainer.micro_batch_size=2", "distributed=zero3",
 )  # fmt: skip
-WEIGHTS = "adapter_model.safetensors"
 
 
-def wait_for_lines(run: Path, count: int, alive: Callable[[], bool]) -> None:
-    lines, deadline = run / "metrics.jsonl", time.monotonic() + 200
-    while not (lines.is_file() and lines.read_text(errors="replace").count("\n") >= count):
-        assert alive() and time.monotonic() < deadline
-        time.sleep(0.005)
+def end_alike(start_two: Callable[..., Any], run: Path, settings: tuple[str, ...], steps: int) -> None:
+    """What was stopped goes on, to the bits of a run that nothing has stopped."""
+    whole = run.with_name("whole")
+    for place in (run, whole):
+        launch = start_two(place, *settings)
+        assert launch.wait() == [0, 0], launch.output
+        assert not (place / "preempted.json").exists()
+    ours, theirs = (next(place.glob("*model.safetensors")).read_bytes() for place in (run, whole))
+    assert ours == theirs
+    losses = [[line["loss"] for line in metrics(place) if "loss" in line] for place in (run, whole)]
+    assert losses[0] == losses[1] and len(losses[0]) == steps
 
 
 def test_sigterm_to_one_rank_of_two_under_zero3(arguments, start_two, tmp_path):
     """Under a real torchrun; no checkpoints are asked for (trainer.save_steps=0), and one comes all the same."""
     run, log = tmp_path / "run", tmp_path / "log"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN)]
+    command = [sys.executable, *TORCHRUN, str(TRAIN), *arguments(run, *LONG)]
     with log.open("w") as file:
-        torchrun = subprocess.Popen([*command, *arguments(run, *LONG)], env=ENVIRONMENT, stdout=file, stderr=file)
-    wait_for_lines(run, 3, lambda: torchrun.poll() is None)
+        torchrun = subprocess.Popen(command, env=ENVIRONMENT, stdout=file, stderr=file)
+    wait_until(logged(run, 3), lambda: torchrun.poll() is None)
     ranks = [child for child in psutil.Process(torchrun.pid).children() if str(TRAIN) in child.cmdline()]
     [rank_1] = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
     rank_1.send_signal(signal.SIGTERM)
@@ -47,22 +52,29 @@ def test_sigterm_to_one_rank_of_two_under_zero3(arguments, start_two, tmp_path):
     assert said.count("exitcode  : 75") >= 1 and "Signal" not in said, "both ranks ended by themselves"
     assert [path.name for path in run.glob("checkpoint-*")] == [f"checkpoint-{step}"]
     assert json.loads((run / f"checkpoint-{step}" / "complete.json").read_text())["world_size"] == 2
+    end_alike(start_two, run, LONG, 30)
 
-    again, whole = start_two(run, *LONG), tmp_path / "whole"
-    assert again.wait() == [0, 0], again.output
-    assert not (run / "preempted.json").exists()
-    uninterrupted = start_two(whole, *LONG)
-    assert uninterrupted.wait() == [0, 0], uninterrupted.output
-    assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    losses = [[line["loss"] for line in metrics(place) if "loss" in line] for place in (run, whole)]
-    assert losses[0] == losses[1] and len(losses[0]) == 30
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_signal_costs_no_bit(case: str, start_two: Callable[..., Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    constant = ("trainer.max_steps=16", "optim.scheduler=constant", "optim.learning_rate=1e-2")
+    settings = (*constant, "trainer.micro_batch_size=1", *ELSEWHERE[case])
+    launch = start_two(run, *settings)
+    wait_until(logged(run, 3))
+    os.kill(launch.ranks[1].pid, signal.SIGTERM)
+    assert launch.wait() == [75, 75], launch.output
+    step = json.loads((run / "preempted.json").read_text())["step"]
+    assert 3 <= step < 16 and f"stopped by SIGTERM on rank 1 after step {step}" in launch.output
+    end_alike(start_two, run, settings, 16)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_one_rank_alone_exits_with_75(number: signal.Signals, start: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     launch = start(run, "trainer.max_steps=400")
-    wait_for_lines(run, 2, lambda: True)
+    wait_until(logged(run, 2))
     os.kill(launch.pid, number)
     os.kill(launch.pid, number)  # what comes at once is the same request (a terminal and torchrun both pass it on)
     assert launch.wait() == 75, launch.output
@@ -74,10 +86,7 @@ def test_one_rank_alone_exits_with_75(number: signal.Signals, start: Callable[..
 
 def test_a_signal_before_the_first_step_ends_at_once(start: Callable[..., Any], tmp_path: Path) -> None:
     launch = start(tmp_path / "run", "trainer.max_steps=400")
-    deadline = time.monotonic() + 60
-    while not catches_sigterm(launch.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: catches_sigterm(launch.pid))
     os.kill(launch.pid, signal.SIGTERM)
     assert launch.wait() == 75
     assert not list((tmp_path / "run").glob("checkpoint-*"))
@@ -93,7 +102,7 @@ def test_a_second_signal_ends_at_once_and_harms_nothing(start: Callable[..., Any
     run = tmp_path / "run"
     fault = {"kind": "hang", "rank": 0, "step": 5}
     launch = start(run, "trainer.max_steps=8", "trainer.save_steps=2", fault=fault)
-    wait_for(run / "checkpoint-4" / "complete.json", launch)
+    wait_until((run / "checkpoint-4" / "complete.json").exists)
     before = contents(run / "checkpoint-4")
     time.sleep(0.5)
     os.kill(launch.pid, signal.SIGTERM)

@@ -6,14 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from hydra import compose, initialize_config_dir
-from training_cases import ENVIRONMENT, REPOSITORY, metrics, says_text
+from training_cases import ENVIRONMENT, REPOSITORY, logged, metrics, says_text, wait_until
 
 from derta.config import TrainRunConfig
 from derta.config.compose import primary
@@ -55,15 +53,10 @@ def test_the_sbatch_text_asks_for_one_task_per_node(submitit, tmp_path: Path) ->
     assert re.search(r"^srun .*python job.py$", text, re.MULTILINE)
 
 
-def test_the_job_body_calls_torchrun(submitit, arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_job_body_calls_torchrun(submitit, command, arguments, tmp_path: Path) -> None:
     paths = os.pathsep.join([str(REPOSITORY), *sys.path])  # wherever the plugin is installed
-    result = subprocess.run(
-        [
-            sys.executable, str(LAUNCH / "slurm.py"), "-m", "hydra/launcher=submitit_local",
-            "hydra.launcher.gpus_per_node=null", *arguments("run"),
-        ],
-        cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    words = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.gpus_per_node=null", *arguments("run"))
+    result = command(LAUNCH / "slurm.py", *words, PYTHONPATH=paths)
     logs = "".join(path.read_text() for path in tmp_path.rglob("*_log.*"))
     assert result.returncode == 0, result.stderr[-2000:] + logs[-2000:]
     assert (tmp_path / "run" / "finished.json").is_file()
@@ -100,8 +93,9 @@ def end(job: subprocess.Popen) -> None:
         job.wait()
 
 
-def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, tmp_path, request):
-    """The script itself, and real torchruns that find one another; srun and scontrol stand for the cluster."""
+def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, train, tmp_path, request):
+    """The script itself, and real torchruns that find one another; srun and scontrol stand for the cluster. The losses
+    are those of one process: a rank that had trained alone would count half the tokens."""
     place = tmp_path / "bin"
     place.mkdir()
     for name, text in STAND_INS.items():
@@ -115,8 +109,9 @@ def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, tmp_path,
         "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1",
     }  # fmt: skip
     run, steps = tmp_path / "run", 40
-    command = ["bash", str(LAUNCH / "slurm" / "train.sh"), *arguments(run), "distributed=zero3"]
-    command += ["trainer.micro_batch_size=2", f"trainer.max_steps={steps}", "optim.scheduler=constant"]
+    settings = (f"trainer.max_steps={steps}", "optim.scheduler=constant")
+    words = arguments(run, *settings, "distributed=zero3", "trainer.micro_batch_size=2")
+    command = ["bash", str(LAUNCH / "slurm" / "train.sh"), *words]
 
     def submit(log: Path) -> subprocess.Popen:
         with log.open("w") as file:
@@ -124,10 +119,7 @@ def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, tmp_path,
 
     first = submit(tmp_path / "first.log")
     request.addfinalizer(lambda: end(first))
-    lines, deadline = run / "metrics.jsonl", time.monotonic() + 200
-    while not (lines.exists() and lines.read_text().count("\n") >= 3):
-        assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.log").read_text()[-3000:]
-        time.sleep(0.005)
+    wait_until(logged(run, 3), lambda: first.poll() is None)
     first.send_signal(signal.SIGUSR1)  # what --signal=B:USR1@300 sends, to the script alone
     assert first.wait(timeout=100) != 0
     said = (tmp_path / "first.log").read_text()
@@ -141,7 +133,11 @@ def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, tmp_path,
     assert second.wait(timeout=200) == 0, (tmp_path / "second.log").read_text()[-3000:]
     assert f"goes on from {run}/checkpoint-{step}" in (tmp_path / "second.log").read_text()
     assert (run / "finished.json").is_file()
-    assert [line["step"] for line in metrics(run)] == [*range(1, steps + 1), steps]
+    alone, lines = (metrics(place) for place in (train(tmp_path / "alone", *settings), run))
+    assert [line["step"] for line in lines] == [*range(1, steps + 1), steps]
+    for one, two in zip(alone[:3], lines[:3], strict=True):
+        assert (one["mle_tokens"], one["rto_tokens"]) == (two["mle_tokens"], two["rto_tokens"])
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert not says_text(said + (tmp_path / "second.log").read_text())
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,34 +175,10 @@ def test_rows_straight_from_a_file_under_an_odd_path(train, rows_file, tmp_path,
     assert stored["rows"] == built["rows"]
 
 
-def test_lora_saves_an_adapter_that_peft_loads(train: Callable[..., Path], model_dir: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    run = train(tmp_path / "lora", "peft=lora", "peft.r=4", "optim=lora", "optim.learning_rate=1e-2")
-    assert not (run / "model.safetensors").exists()
-    _check_adapter(run)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), run)
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad(), model.disable_adapter():
-        base = model(ids).logits
-    with torch.no_grad():
-        assert not torch.equal(model(ids).logits, base)
-
-
-def _check_adapter(run: Path) -> None:
-    """Both halves of every LoRA pair are there, and have been trained (B starts at zero)."""
-    weights = load_file(run / "adapter_model.safetensors")
-    b_weights = [weight for name, weight in weights.items() if "lora_B" in name]
-    assert len(b_weights) == 14  # seven modules in two layers
-    assert len(weights) == 28
-    assert all(weight.numel() > 0 and weight.abs().sum() > 0 for weight in b_weights)
-
-
 def test_accelerate_launch_trains_the_same(command, arguments, tmp_path, derta_run):
-    accelerate = Path(sys.executable).with_name("accelerate")
     result = command(
-        str(accelerate), "launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
-        "--dynamo_backend", "no", str(TRAIN), *arguments("accelerated"),
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision",
+        "no", "--dynamo_backend", "no", TRAIN, *arguments("accelerated"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     ours, theirs = load_file(derta_run / "model.safetensors"), load_file(tmp_path / "accelerated/model.safetensors")
@@ -211,7 +186,7 @@ def test_accelerate_launch_trains_the_same(command, arguments, tmp_path, derta_r
     assert not says_text(result.stdout + result.stderr)
 
 
-def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(command, arguments, tmp_path, rows_file):
+def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(start_two, tmp_path, rows_file):
     """And measures P(refusal) while it trains: 3 + 3 rows in batches of 2 on two ranks, the last of them half empty."""
     overrides = [
         "peft=lora", "peft.r=4", "distributed=zero3", "trainer.micro_batch_size=2", "optim.learning_rate=1e-2",
@@ -222,12 +197,12 @@ def test_lora_under_zero3_on_two_ranks_saves_a_full_adapter(command, arguments, 
         row["prompt"][-1]["content"] += " please"  # prompts that are not trained on
     held_out = write_rows(tmp_path / "held_out.jsonl", rows)
     overrides += ["trainer.eval_steps=2", f"probe.path={held_out}", "probe.rows=3"]
-    result = command(
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN),
-        *arguments("zero3", *overrides),
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    _check_adapter(tmp_path / "zero3")
+    launch = start_two(tmp_path / "zero3", *overrides)
+    assert launch.wait() == [0, 0], launch.output
+    weights = load_file(tmp_path / "zero3" / "adapter_model.safetensors")
+    b_weights = [weight for name, weight in weights.items() if "lora_B" in name]
+    assert (len(weights), len(b_weights)) == (28, 14)  # seven modules in two layers
+    assert all(weight.numel() > 0 and weight.abs().sum() > 0 for weight in b_weights), "B starts at zero"
     assert (tmp_path / "zero3" / "finished.json").is_file()
     lines = metrics(tmp_path / "zero3")
     probes = [line for line in lines if "probe/seconds" in line]

@@ -5,16 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
-from training_cases import ENVIRONMENT, TRAIN, contents, metrics, partial, says_text, step_of
+from training_cases import ENVIRONMENT, contents, logged, metrics, partial, says_text, step_of, wait_until
 
 from derta.errors import Preempted
 from derta.evaluation.summary import read_summary
@@ -30,10 +29,16 @@ def inspect(path: Path, *flags: str) -> str:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def history(run_file: Path) -> dict[int, dict[str, float]]:
+def rows(run_file: Path) -> list[dict[str, float]]:
+    """What was logged, in order; the file of a killed process ends somewhere."""
+    found = [json.loads(line) for line in inspect(run_file).splitlines()]
+    return [record["history"]["item"] for record in found if record["type"] == "history"]
+
+
+def by_step(rows: Iterable[dict[str, float]]) -> dict[int, dict[str, float]]:
     """step -> the curves that were logged at it."""
     found: dict[int, dict[str, float]] = {}
-    for row in rows(run_file):
+    for row in rows:
         found.setdefault(int(row[STEP]), {}).update(row)
     return found
 
@@ -42,28 +47,16 @@ def run_files(run: Path) -> list[Path]:
     return sorted(run.glob("wandb/offline-run-*/*.wandb"))
 
 
-@pytest.fixture(scope="module")
-def two_ranks(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run under torchrun with two ranks, without an account, and all that it printed."""
-    place = tmp_path_factory.mktemp("wandb")
-    overrides = ("logging.wandb_mode=auto", "trainer.micro_batch_size=2", "trainer.save_steps=2")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN)]
-    result = subprocess.run(
-        [*command, *arguments("run", *overrides)], cwd=place, env={**ENVIRONMENT, "HOME": str(place)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    return place / "run", result.stdout + result.stderr
-
-
-def test_curves_configuration_and_no_text(two_ranks: tuple[Path, str], data_dir: Path) -> None:
-    """One run of rank 0 with every curve of metrics.jsonl and the content of config.yaml; text of the rows is in no
-    file of the run, the W&B directory and the model included, and in nothing it printed."""
-    run, printed = two_ranks
+def test_curves_configuration_and_no_text(start_two: Callable[..., Any], data_dir: Path, tmp_path: Path) -> None:
+    """Two ranks without an account: one run of rank 0 with every curve of metrics.jsonl and the content of config.yaml;
+    text of the rows is in no file of the run, the W&B directory and the model included, and in nothing it printed."""
+    run, overrides = tmp_path / "run", ("logging.wandb_mode=auto", "trainer.micro_batch_size=2", "trainer.save_steps=2")
+    launch = start_two(run, *overrides, HOME=str(tmp_path))
+    assert launch.wait() == [0, 0], launch.output
     run_id = json.loads((run / "wandb_run.json").read_text())["id"]
     [run_file] = run_files(run)
     assert run_file.name == f"run-{run_id}.wandb"
-    logged, lines = history(run_file), metrics(run)
+    logged, lines = by_step(rows(run_file)), metrics(run)
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
     for line in lines[:-1]:
         expected = {f"train/{key}": value for key, value in line.items() if key != "step"}
@@ -87,7 +80,7 @@ def test_curves_configuration_and_no_text(two_ranks: tuple[Path, str], data_dir:
     assert any(name.startswith("wandb/") for name in files) and "checkpoint-2/trainer_state.json" in files
     assert {name: words for name, data in files.items() if (words := says_text(data))} == {}
     assert says_text(inspect(run_file)) == []  # the file itself may be compressed
-    assert says_text(printed) == []
+    assert says_text(launch.output) == []
 
 
 def test_tags_and_group(train: Callable[..., Path], tmp_path: Path) -> None:
@@ -97,12 +90,6 @@ def test_tags_and_group(train: Callable[..., Path], tmp_path: Path) -> None:
     [record] = [json.loads(line) for line in inspect(run_file).splitlines() if '"run"' in line and '"tags"' in line][:1]
     assert sorted(record["run"]["tags"]) == ["derta", "lora", "tiny", "trial"]
     assert record["run"].get("run_group", record["run"].get("runGroup")) == "first_sweep"
-
-
-def rows(run_file: Path) -> list[dict[str, float]]:
-    """What was logged, in order; the file of a killed process ends somewhere."""
-    found = [json.loads(line) for line in inspect(run_file).splitlines()]
-    return [record["history"]["item"] for record in found if record["type"] == "history"]
 
 
 def kill_with_wandb(pid: int) -> None:
@@ -139,21 +126,15 @@ def test_three_interruptions_and_one_run(start: Callable[..., Any], tmp_path: Pa
 
     def until(come: Callable[[], object]) -> Any:
         launch = start(run, *overrides)
-        deadline = time.monotonic() + 120
-        while not come():
-            assert launch.code is None and time.monotonic() < deadline, launch.output
-            time.sleep(0.001)
+        wait_until(come)
         return launch
 
-    def logged(step: int) -> Callable[[], bool]:
-        return lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= step
-
-    first = until(logged(48))
+    first = until(logged(run, 48))
     kill_with_wandb(first.pid)
     first.wait()
     on_disk = max(row[STEP] for row in rows(run_files(run)[0]))  # W&B writes blocks of 32 KiB
     assert 20 < on_disk < 48, "beyond the checkpoint that the next part starts from, and not all that was logged"
-    second = until(logged(50))
+    second = until(logged(run, 50))
     os.kill(second.pid, signal.SIGTERM)
     assert second.wait() == Preempted.exit_code
     third = until(lambda: any(step_of(path) >= 60 for path in partial(run)))
@@ -174,14 +155,11 @@ def test_three_interruptions_and_one_run(start: Callable[..., Any], tmp_path: Pa
     assert not doubles
     lines = metrics(run)[:-1]
     assert [line["step"] for line in lines] == list(range(1, 65))
-    joined: dict[int, dict[str, float]] = {}
-    for row in together:
-        joined.setdefault(int(row[STEP]), {}).update(row)
+    joined = by_step(together)
     assert list(joined) == list(range(1, 65)), "in order"
     for line in lines:
         assert {f"train/{name}" for name in line if name != "step"} <= joined[line["step"]].keys()
         assert joined[line["step"]]["train/loss"] == pytest.approx(line["loss"])
-    print("steps in each file:", [f"{part[0][STEP]:.0f}-{part[-1][STEP]:.0f}" for part in parts if part])
     assert says_text("".join(launch.output for launch in (first, second, third, last))) == []
 
 

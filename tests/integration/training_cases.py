@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
 for _name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "HYDRA_FULL_ERROR"):
     ENVIRONMENT.pop(_name, None)
@@ -28,6 +31,14 @@ QUICK = (
 )
 # A constant learning rate: with one that ends at 0, a step too many would not show in the weights.
 STEPS = ("trainer.max_steps=6", "trainer.save_steps=2", "trainer.save_total_limit=null", "optim.scheduler=constant")
+# Where few tests go: the others are of float32 on one rank, plain data parallelism, ZeRO-2 and ZeRO-3.
+ELSEWHERE = {
+    "bf16, ZeRO-1": ("distributed=zero1", "model.dtype=bfloat16"),
+    "bf16, data parallel": ("distributed=none", "model.dtype=bfloat16"),
+    "bf16, ZeRO-3, offload": ("distributed=zero3_offload", "model.dtype=bfloat16"),
+    "bf16, FSDP2": ("distributed=fsdp2", "model.dtype=bfloat16"),
+    "dpo, ZeRO-2": ("distributed=zero2", "objective=dpo"),
+}
 CLOCKS = ("tokens_per_second", "supervised_tokens_per_second")
 
 
@@ -59,13 +70,10 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def size_of(directory: Path) -> int:
-    """As a tmpfs counts: whole pages."""
-    return sum(size_of_file(path) for path in directory.rglob("*") if path.is_file())
-
-
-def size_of_file(path: Path) -> int:
-    return -(-path.stat().st_size // 4096) * 4096
+def size_of(*places: Path) -> int:
+    """Of files and of all below directories, as a tmpfs counts: whole pages."""
+    files = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -98,11 +106,28 @@ def interrupted_copy(whole: Path, target: Path, last_step: int) -> Path:
     return target
 
 
-def wait_for(path: Path, launch: Any) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, launch.output
+def same_runs(run: Path, whole: Path) -> bool:
+    """Weights to the last bit, and curves."""
+    return same_weights(run, whole) and curves(run) == curves(whole)
+
+
+def wait_until(come: Callable[[], object], alive: Callable[[], bool] = lambda: True) -> None:
+    deadline = time.monotonic() + 200
+    while not come():
+        assert alive() and time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def logged(run: Path, count: int) -> Callable[[], bool]:
+    """Whether that many lines of metrics are there."""
+    lines = run / "metrics.jsonl"
+    return lambda: lines.is_file() and lines.read_bytes().count(b"\n") >= count
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def step_of(checkpoint: Path) -> int:

@@ -8,19 +8,12 @@ launch/train.py}; a case of one rank runs on rank 0 as plain `python launch/trai
 import gc
 import json
 import os
-import runpy
 import sys
-import traceback
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-import deepspeed  # noqa: E402, F401
-import peft  # noqa: E402, F401
-
-import derta.training.run  # noqa: E402, F401
-import derta.training.trainer  # noqa: E402, F401
+from preloaded import TRAIN, exit_code  # noqa: E402
 
 
 def run_case(case: dict) -> int:
@@ -33,16 +26,7 @@ def run_case(case: dict) -> int:
     else:  # each case meets at its own port, not at torchrun's store, where the keys of the last case still lie
         os.environ["MASTER_PORT"] = str(case["port"])
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-    script = Path(case.get("script", REPOSITORY / "launch" / "train.py"))
-    sys.argv = [str(script), *case["arguments"]]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    return exit_code(Path(case.get("script", TRAIN)), case["arguments"])
 
 
 def main() -> None:
@@ -53,10 +37,7 @@ def main() -> None:
             continue
         child = os.fork()
         if child == 0:
-            code = run_case(case)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            os._exit(run_case(case))
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
             sys.exit(f"rank {rank}: case failed: {case['arguments']}")
 
