@@ -10,6 +10,7 @@ stands in another answer, but they are not independent of one another.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -47,3 +48,7 @@ def write_long_rows(source: Path, output: Path) -> Path:
     """`joined_rows` of a file of rows, for the eyes of its owner alone; returns `output`."""
     write_lines(output, joined_rows(list(read_lines(source))), private=True)
     return output
+
+
+if __name__ == "__main__":
+    write_long_rows(*map(Path, sys.argv[1:]))

@@ -35,7 +35,6 @@ from derta.evaluation.results import ResultsFolder
 from derta.evaluation.stop import read_calibration, stop_table
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
-from derta.sweep.long_rows import write_long_rows
 from derta.sweep.real_cells import study_table, write_cells
 from derta.sweep.stop_prompts import TOPICS, write_prompts
 
@@ -86,6 +85,7 @@ _ALL_MONITORS = ("base", "derta")  # the others have P(refusal) alone, which tak
 _LATER = "later"  # folder of the rows of later steps
 _LATER_BATCH = 8  # of them a step
 _MORE = "train_more"  # folder of the rows for arms with more triples than the others
+_PROMPTS = RECIPES / "potions"
 _SHOWN_ATTACK, _SHOWN = "prefill_20", 3
 
 
@@ -133,64 +133,55 @@ def run_real(config: RealRunConfig) -> str:
     if config.only_table:
         return study_table(Path(config.cells))
     root, begin = Path(config.output), time.monotonic()
-    model = config.model or fetch(root / "download")
-    jobs, deep, stops = plan_real(config, model), [], []
-    results, deep_results = evaluations(config), evaluations(config, deep=True)
-    # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
-    slots = 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1)
+    model, reports = config.model or fetch(root / "download"), [root / "report"]
+    jobs, results, stops = plan_real(config, model), evaluations(config), {}
+    if config.depth:
+        jobs += plan_depth(config, model)
+        reports.append(root / "report-depth")
+    if config.stop:
+        write_prompts(root / "stop")
+        jobs += plan_stop(config, model)
+        reports.append(root / "stop" / "report")
     try:
-        run_jobs(jobs, root / "logs", slots)
-        if config.depth:
-            write_long_rows(root / config.split / "rows" / "safety.jsonl", _long_rows(config))
-            *before, _ = plan_real(config, model)  # done by now; their proofs are what the others rest on
-            deep = plan_depth(config, model)
-            run_jobs([*before, *deep], root / "logs", slots)
-        if config.stop:
-            write_prompts(root / "stop")
-            *before, _ = plan_real(config, model)
-            stops = plan_stop(config, model)
-            run_jobs([*before, *stops], root / "logs", slots)
+        # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
+        run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))
     finally:
         if config.cells:
-            write_cells(config, results, deep_results)
-    found = {name: read_calibration(file) for name, file in _stops(config).items()} if stops else {}
-    report, first = root / "report", {label: folder for (label, _), folder in reversed(results.items())}
+            write_cells(config, results, evaluations(config, deep=True))
+    if config.stop:
+        stops = {name: read_calibration(file) for name, file in _stops(config).items()}
+    shown: dict[str, Path] = {}
+    for (label, _), folder in results.items():
+        shown.setdefault(label, folder)  # of the first seed
     return "\n".join(
         [
-            f"\nWhere the time went:\n{job_times([*jobs, *deep, *stops], time.monotonic() - begin)}\n",
-            (report / "report.md").read_text(encoding="utf-8"),
-            *([(root / "report-depth" / "report.md").read_text(encoding="utf-8")] if deep else []),
-            *([(root / "stop" / "report" / "report.md").read_text(encoding="utf-8")] if stops else []),
-            *([study_table(Path(config.cells))] if config.cells else [stop_table(found)] if found else []),
-            side_by_side(root / config.split / "rows" / "safety.jsonl", dict(reversed(first.items()))),
-            f"\nreport: {report / 'report.html'} (one file; open it in a browser)",
+            f"\nWhere the time went:\n{job_times(jobs, time.monotonic() - begin)}\n",
+            *((report / "report.md").read_text(encoding="utf-8") for report in reports),
+            *([study_table(Path(config.cells))] if config.cells else [stop_table(stops)] if stops else []),
+            side_by_side(root / config.split / "rows" / "safety.jsonl", shown),
+            f"\nreport: {reports[0] / 'report.html'} (one file; open it in a browser)",
         ]
     )
 
 
 def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
     """The stages for one model, a GGUF file, directory or hub id; see the drawing above."""
-    root, jobs, base, imported = Path(config.output), [], model, []
-    if str(model).endswith(".gguf"):
-        base, imported = root / "model", ["import"]
+    root, jobs, (base, imported) = Path(config.output), [], _base(config, model)
+    if imported:
         command = launch_command("import_model", f"source={quoted(model)}", f"output={quoted(base)}")
-        jobs.append(Job("import", command, proof=base / "imported_from.json"))
-    needed = {*config.arms, *(first for arm in config.arms if (first := ARMS[arm].weights))}
-    longest_first = sorted(needed, key=list(ARMS).index, reverse=True)
-    variants = {arm.value: ARMS[arm] for arm in longest_first}
-    helpful = max(_HELPFUL, *(variant.borderline for variant in ARMS.values()))
+        jobs.append(Job("import", command, proof=Path(base) / "imported_from.json"))
+    needed = {*config.arms, *(ARMS[arm].weights for arm in config.arms)}
+    variants = {arm.value: variant for arm, variant in reversed(ARMS.items()) if arm in needed}  # the longest first
+    helpful = f"helpful_limit={max(_HELPFUL, *(variant.borderline for variant in ARMS.values()))}"
     completed = {"train": ("train", config.triples), config.split: (config.split, config.requests)}
     more = max(variant.triples or config.triples for variant in variants.values())
     if more > config.triples:
         completed[_MORE] = ("train", more)
     for folder, (split, limit) in completed.items():
-        files = {part: RECIPES / "potions" / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
-        command = launch_command(
-            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(root / folder)}", f"limit={limit}",
-            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=36", "max_new_tokens=112",
-            "helpful_max_new_tokens=64", *([f"helpful_limit={helpful}"] if split == "train" else []),
-        )  # fmt: skip
-        jobs.append(Job(f"complete: {folder}", command, after=imported, proof=root / folder / "rows" / "safety.jsonl"))
+        files = {part: _PROMPTS / f"{split}_{part}.jsonl" for part in ("harmful", "helpful", "borderline")}
+        words = ["batch_size=36", "max_new_tokens=112", "helpful_max_new_tokens=64", f"limit={limit}"]
+        words += [helpful] if split == "train" else []
+        jobs.append(_completion(config, model, folder, root / folder, files, words))
     for data, variant in {variant.data(config.triples): variant for variant in variants.values()}.items():
         triples = variant.triples or config.triples
         source = "train" if triples <= config.triples else _MORE
@@ -215,22 +206,35 @@ def plan_real(config: RealRunConfig, model: str | Path) -> list[Job]:
         # Behind all trainings of the seed: what takes long begins first.
         for (label, of), result in results.items():
             if seed == (config.seeds[0] if label == "base" else of):
-                jobs.append(_evaluation(config, base, label, of, result))
-    later = list(_later_jobs(config, base, imported, jobs)) if config.later else []
+                jobs.append(_evaluation(config, model, label, of, result))
+    later = list(_later_jobs(config, model, jobs)) if config.later else []
     runs = [*results.values(), *(job.proof.parent for job in later[1:] if job.proof)]
     return [*jobs, *later, _report(root / "report", "report", runs, [*jobs, *later])]
 
 
-def _later_jobs(config: RealRunConfig, base: str | Path, imported: list[str], jobs: Sequence[Job]) -> Iterator[Job]:
-    """The rows of the later steps, and these steps for every trained arm, each behind its evaluation in `jobs`."""
-    rows = Path(config.output) / _LATER
-    prompts = RECIPES / "potions" / "later_helpful.jsonl"
+def _base(config: RealRunConfig, model: str | Path) -> tuple[str | Path, list[str]]:
+    """The untouched model, and the job that makes its directory of a GGUF file."""
+    return (Path(config.output) / "model", ["import"]) if str(model).endswith(".gguf") else (model, [])
+
+
+def _completion(
+    config: RealRunConfig, model: str | Path, name: str, output: Path, files: Mapping[str, Path], words: Sequence[str]
+) -> Job:
+    """The untouched model answers the prompts of these files, kind -> file."""
+    base, imported = _base(config, model)
     command = launch_command(
-        "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(rows)}", f"helpful=[{quoted(prompts)}]",
-        "batch_size=36", "max_new_tokens=64",
+        "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(output)}",
+        *(f"{kind}=[{quoted(file)}]" for kind, file in files.items()), *words,
     )  # fmt: skip
-    helpful = rows / "rows" / "helpful.jsonl"
-    yield Job(f"complete: {_LATER}", command, after=imported, proof=helpful)
+    proof = output / "rows" / ("safety.jsonl" if "harmful" in files else "helpful.jsonl")
+    return Job(f"complete: {name}", command, after=imported, proof=proof)
+
+
+def _later_jobs(config: RealRunConfig, model: str | Path, jobs: Sequence[Job]) -> Iterator[Job]:
+    """The rows of the later steps, and these steps for every trained arm, each behind its evaluation in `jobs`."""
+    folder, files = Path(config.output) / _LATER, {"helpful": _PROMPTS / "later_helpful.jsonl"}
+    rows = folder / "rows" / "helpful.jsonl"
+    yield _completion(config, model, _LATER, folder, files, ["batch_size=36", "max_new_tokens=64"])
     for (label, seed), result in evaluations(config).items():
         if label == "base":
             continue
@@ -239,7 +243,7 @@ def _later_jobs(config: RealRunConfig, base: str | Path, imported: list[str], jo
         output = home / f"later-{config.later}{'' if config.split == 'test' else f'-{config.split}'}" / label
         command = launch_command(
             "durability", *(word for word in evaluation.command if word.startswith(("model", "eval"))),
-            f"helpful={quoted(helpful)}", f"steps=[{config.later}]", f"batch_size={_LATER_BATCH}", f"seed={seed}",
+            f"helpful={quoted(rows)}", f"steps=[{config.later}]", f"batch_size={_LATER_BATCH}", f"seed={seed}",
             f"before={quoted(result)}", f"output_dir={quoted(output)}",
         )  # fmt: skip
         proof = output / f"after-{config.later}" / "summary.json"
@@ -247,31 +251,26 @@ def _later_jobs(config: RealRunConfig, base: str | Path, imported: list[str], jo
 
 
 def plan_depth(config: RealRunConfig, model: str | Path) -> list[Job]:
-    """The evaluations on long rows, which wait for jobs of `plan_real`, and their report."""
+    """Long rows, the evaluations on them, which wait for jobs of `plan_real`, too, and their report."""
     root, results = Path(config.output), evaluations(config, deep=True)
-    base = root / "model" if str(model).endswith(".gguf") else model
-    jobs = [_evaluation(config, base, label, seed, result, deep=True) for (label, seed), result in results.items()]
+    source, long = root / config.split / "rows" / "safety.jsonl", _long_rows(config)
+    join = [sys.executable, "-m", "derta.sweep.long_rows", str(source), str(long)]
+    jobs = [Job("long rows", join, after=[f"complete: {config.split}"], proof=long)]
+    jobs += [_evaluation(config, model, label, seed, result, deep=True) for (label, seed), result in results.items()]
     return [*jobs, _report(root / "report-depth", "report: depth", results.values(), jobs)]
 
 
 def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
     """Answers to everyday questions, a stop for every model, the evaluations with it, and their report; they wait for
     jobs of `plan_real`."""
-    root = Path(config.output)
-    stop, rows = root / "stop", root / "test" / "rows"
-    base = root / "model" if str(model).endswith(".gguf") else model
-    jobs, imported = [], ["import"] if base == root / "model" else []
+    root, (base, imported) = Path(config.output), _base(config, model)
+    stop, rows, jobs, results = root / "stop", root / "test" / "rows", [], {}
     for split in TOPICS:
         files = {"helpful": stop / f"{split}_prompts.jsonl"}
         if split == "development":  # those of the test are completed already
-            files["harmful"] = RECIPES / "potions" / f"{split}_harmful.jsonl"
-        command = launch_command(
-            "complete_rows", f"model.name_or_path={quoted(base)}", f"output={quoted(stop / split)}",
-            *(f"{part}=[{quoted(file)}]" for part, file in files.items()), "batch_size=64", "max_new_tokens=112",
-            "helpful_max_new_tokens=56", "helpful_limit=318",
-        )  # fmt: skip
-        proof = stop / split / "rows" / "helpful.jsonl"
-        jobs.append(Job(f"complete: stop, {split}", command, after=imported, proof=proof))
+            files["harmful"] = _PROMPTS / f"{split}_harmful.jsonl"
+        words = ["batch_size=64", "max_new_tokens=112", "helpful_max_new_tokens=56", "helpful_limit=318"]
+        jobs.append(_completion(config, model, f"stop, {split}", stop / split, files, words))
     files = {
         "benign": stop / "development" / "rows" / "helpful", "harmful": stop / "development" / "rows" / "safety",
         "test_benign": stop / "test" / "rows" / "helpful", "test_harmful": rows / "safety",
@@ -292,21 +291,19 @@ def plan_stop(config: RealRunConfig, model: str | Path) -> list[Job]:
         )  # fmt: skip
         after = [*completed, "complete: test", f"rows: {data}", *own]
         jobs.append(Job(f"stop {label}{suffix}", command, after=after, proof=proof))
-    results = {}
-    for label, seed in evaluations(config):
         if label != "base":
             results[label, seed] = stop / f"evaluation-seed-{seed}" / label
-            job = _evaluation(config, base, label, seed, results[label, seed])
+            job = _evaluation(config, model, label, seed, results[label, seed])
             guarded = [*job.command, "eval.guard=refusal_probability", "eval.probability=false"]
-            after = [*job.after, job.name.replace("evaluate", "stop", 1)]
+            after = [*job.after, jobs[-1].name]
             jobs.append(replace(job, name=f"{job.name}, stopped", command=guarded, after=after))
     return [*jobs, _report(stop / "report", "report: stop", results.values(), jobs)]
 
 
 def _evaluation(
-    config: RealRunConfig, base: str | Path, label: str, seed: int, result: Path, *, deep: bool = False
+    config: RealRunConfig, model: str | Path, label: str, seed: int, result: Path, *, deep: bool = False
 ) -> Job:
-    home, suffix = _home(config, seed)
+    (base, imported), (home, suffix) = _base(config, model), _home(config, seed)
     where = Path(config.output) / config.split / "rows"
     sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
     files = {name: where / f"{file}.jsonl" for name, file in sets.items()}
@@ -319,8 +316,8 @@ def _evaluation(
         *(f"eval.sets.{name}.path={quoted(file)}" for name, file in files.items()),
         f"label={label}", f"output_dir={quoted(result)}",
     )  # fmt: skip
-    imported = ["import"] if base == Path(config.output) / "model" else []
     after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
+    after += ["long rows"] if deep else []
     name = f"{'depth' if deep else 'evaluate'} {label}{suffix}"
     return Job(name, command, after=after, proof=result / "summary.json")
 

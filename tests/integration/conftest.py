@@ -116,7 +116,7 @@ Ask = Callable[[dict[str, Any]], int]
 
 @dataclass
 class Launch:
-    """One run of launch/train.py in a process of its own. `code` is None until somebody has waited for its end."""
+    """A command in a process of its own. `code` is None until somebody has waited for its end."""
 
     pid: int
     log: Path
@@ -135,7 +135,7 @@ class Launch:
 
 @dataclass
 class TwoRanks:
-    """One run of launch/train.py as two ranks, without a launcher that looks after them."""
+    """A command as two ranks, without a launcher that looks after them."""
 
     ranks: list[Launch]
 
@@ -160,20 +160,24 @@ def ask() -> Iterator[Ask]:
             for line in process.stdout:
                 if line.startswith("answer "):
                     return int(line.removeprefix("answer "))
-            raise AssertionError("the process that runs launch/train.py has ended")
+            raise AssertionError("the process that runs the commands has ended")
 
         yield answer
 
 
 @pytest.fixture
-def launch(ask: Ask, arguments: Callable[..., list[str]], tmp_path: Path) -> Iterator[Callable[..., Launch]]:
-    """launch(words, fault, environment): launch/train.py in a forked process, which the end of the test ends."""
+def launch(ask: Ask, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """launch(words, script=..., cwd=..., fault=..., NAME=value of the environment): a command of launch/, train if
+    nothing else is said, in a forked process, which the end of the test ends."""
     launches: list[Launch] = []
 
-    def run(words: tuple, fault: dict[str, Any] | None, environment: dict[str, str]) -> Launch:
+    def run(
+        words: list[str], *, script: str = "train", cwd: Path = tmp_path, fault: dict[str, Any] | None = None,
+        **environment: str,
+    ) -> Launch:  # fmt: skip
         log = tmp_path / f"launch-{len(launches)}.log"
-        environment = {**environment, "DERTA_TEST_FAULT": json.dumps(fault) if fault else ""}
-        request = {"arguments": arguments(*words), "log": str(log), "cwd": str(tmp_path), "environment": environment}
+        environment["DERTA_TEST_FAULT"] = json.dumps(fault) if fault else ""
+        request = {"script": script, "arguments": words, "log": str(log), "cwd": str(cwd), "environment": environment}
         launches.append(Launch(ask(request), log, ask))
         return launches[-1]
 
@@ -185,22 +189,27 @@ def launch(ask: Ask, arguments: Callable[..., list[str]], tmp_path: Path) -> Ite
 
 
 @pytest.fixture
-def start(launch):
-    """start(output_dir, *overrides, fault=..., NAME=value of the environment): launch/train.py, one rank."""
-    return lambda *words, fault=None, **environment: launch(words, fault, environment)
+def launch_two(launch: Callable[..., Launch]) -> Callable[..., TwoRanks]:
+    """`launch` of two ranks that find each other."""
+
+    def run(words: list[str], **settings: Any) -> TwoRanks:
+        settings |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        settings["MASTER_PORT"] = str(free_port())
+        return TwoRanks([launch(words, **settings, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)])
+
+    return run
 
 
 @pytest.fixture
-def start_two(launch):
-    """start_two(output_dir, *overrides, fault=...): launch/train.py in two forked processes that find each other."""
+def start(launch, arguments):
+    """start(output_dir, *overrides, ...): launch/train.py on the tests' model and rows, and what `launch` takes."""
+    return lambda *words, **settings: launch(arguments(*words), **settings)
 
-    def run(*words: Any, fault: dict[str, Any] | None = None, **environment: str) -> TwoRanks:
-        environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment["MASTER_PORT"] = str(free_port())
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
-        return TwoRanks([launch(words, fault, environment | rank) for rank in ranks])
 
-    return run
+@pytest.fixture
+def start_two(launch_two, arguments):
+    """`start` of two ranks."""
+    return lambda *words, **settings: launch_two(arguments(*words), **settings)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""`python preloaded.py`: launch/train.py in a child of a process that has imported everything already.
+"""`python preloaded.py`: commands of launch/ in children of a process that has imported everything already.
 
 Importing torch, transformers, TRL and DeepSpeed takes many times as long as a few steps of a tiny model. One request a
-line on stdin and a number in answer: the pid of {"arguments": [...], "log": file, "cwd": directory, "environment":
-{...}}, the exit code of {"wait": pid}. DERTA_TEST_FAULT in the environment breaks the run on purpose (see faults.py).
+line on stdin and a number in answer: the pid of {"script": name, "arguments": [...], "log": file, "cwd": directory,
+"environment": {...}}, the exit code of {"wait": pid}. DERTA_TEST_FAULT there breaks a training (faults.py).
 """
 
 import json
@@ -42,14 +42,14 @@ def exit_code(script: Path, arguments: list[str]) -> int:
 
 
 def run(request: dict) -> int:
-    """Exit code of launch/train.py."""
+    """Exit code of a command."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(request["cwd"])
     os.environ.update(request["environment"])
     break_as_told()
-    return exit_code(TRAIN, request["arguments"])
+    return exit_code(TRAIN.with_name(f"{request['script']}.py"), request["arguments"])
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
-# Tokenizer
+# Model and tokenizer
 
 
 def test_a_tokenizer_without_anything_it_needs(model_copy: Path, refused: Callable[..., str]) -> None:
@@ -67,15 +67,6 @@ def test_a_tokenizer_without_anything_it_needs(model_copy: Path, refused: Callab
     assert message == refused(f"model.name_or_path={model_copy}", "objective=dpo")
 
 
-def test_a_tokenizer_without_one_token(model_copy: Path, refused: Callable[..., str]) -> None:
-    whole = (model_copy / "tokenizer_config.json").read_text()
-    for key, lacks in (("pad_token", "no pad token: set model.pad_token"), ("eos_token", "no EOS token")):
-        edit(model_copy / "tokenizer_config.json", **{key: None})
-        message = refused(f"model.name_or_path={model_copy}")
-        assert lacks in message and message.count("\n") == 1
-        (model_copy / "tokenizer_config.json").write_text(whole)
-
-
 def test_the_settings_that_the_errors_name_mend_them(model_copy: Path, train: Train, tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     shutil.move(model_copy / "chat_template.jinja", template)
@@ -87,47 +78,105 @@ def test_the_settings_that_the_errors_name_mend_them(model_copy: Path, train: Tr
     assert (run / "chat_template.jinja").is_file()
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{% for m in %}", "not valid Jinja (line 1"),
-        ("{{ raise_exception('No rows like: ' + messages[0]['content']) }}", "the chat template refuses"),
-        (
-            "{% for m in messages %}{% if 'zorblat' in m['content'] %}{{ raise_exception(m['content']) }}{% endif %}"
-            "{{ m['role'] + m['content'] }}{% endfor %}",
-            "the chat template refuses a conversation with the roles ['user']",
-        ),
-        ("{% for m in messages %}{{ m['role'] + m['content'] | upper }}{% endfor %}", "does not write the assistant's"),
-        ("", "no chat template"),
-    ],
+TOKENIZER, CONFIG, WEIGHTS, TEMPLATE = (
+    "tokenizer_config.json", "config.json", "model.safetensors", "chat_template.jinja",
+)  # fmt: skip
+REFUSES_SOME = (
+    "{% for m in messages %}{% if 'zorblat' in m['content'] %}{{ raise_exception(m['content']) }}{% endif %}"
+    "{{ m['role'] + m['content'] }}{% endfor %}"
 )
-def test_chat_templates_that_cannot_be_used(template, expected, model_copy, refused):
-    (model_copy / "chat_template.jinja").write_text(template)
-    assert expected in refused(f"model.name_or_path={model_copy}")
+REFUSES_ALL = "{{ raise_exception('No rows like: ' + messages[0]['content']) }}"
+CHANGES_CASE = "{% for m in messages %}{{ m['role'] + m['content'] | upper }}{% endfor %}"
+
+
+def without(path: Path, name: str) -> None:
+    """One of the weights less."""
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def no_tokenizer(folder: Path) -> None:
+    for name in (TOKENIZER, "tokenizer.json"):
+        (folder / name).unlink()
+
+
+UNREADABLE = ("the tokenizer of {} cannot be loaded", "save_pretrained")
+UNREADABLE_WEIGHTS = ("the weights of {} cannot be read", "Git LFS")
+# what is done to a model's directory, and what is said of it; {} is that directory
+MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "no pad token": (lambda at: edit(at / TOKENIZER, pad_token=None), ("no pad token: set model.pad_token",)),
+    "no EOS token": (lambda at: edit(at / TOKENIZER, eos_token=None), ("no EOS token",)),
+    "no tokenizer": (no_tokenizer, UNREADABLE),
+    "tokenizer cut": (lambda at: os.truncate(at / "tokenizer.json", 100), UNREADABLE),
+    "tokenizer of nothing": (lambda at: (at / "tokenizer.json").write_text("{}"), UNREADABLE),
+    "template no Jinja": (lambda at: (at / TEMPLATE).write_text("{% for m in %}"), ("not valid Jinja (line 1",)),
+    "template refuses": (lambda at: (at / TEMPLATE).write_text(REFUSES_ALL), ("the chat template refuses",)),
+    "template refuses some": (
+        lambda at: (at / TEMPLATE).write_text(REFUSES_SOME),
+        ("the chat template refuses a conversation with the roles ['user']",),
+    ),
+    "template in capitals": (lambda at: (at / TEMPLATE).write_text(CHANGES_CASE), ("does not write the assistant's",)),
+    "template empty": (lambda at: (at / TEMPLATE).write_text(""), ("no chat template",)),
+    "no weights": (lambda at: (at / WEIGHTS).unlink(), ("holds no weights",)),
+    "pickled": (pickled, ("only pickled weights (pytorch_model.bin)", "save_pretrained()")),
+    "weights cut": (lambda at: os.truncate(at / WEIGHTS, (at / WEIGHTS).stat().st_size - 100), UNREADABLE_WEIGHTS),
+    "weights empty": (lambda at: (at / WEIGHTS).write_bytes(b""), UNREADABLE_WEIGHTS),
+    "weights of LFS": (lambda at: (at / WEIGHTS).write_text("version https://git-lfs/spec/v1\n"), UNREADABLE_WEIGHTS),
+    "a weight missing": (
+        lambda at: without(at / WEIGHTS, "lm_head.weight"),
+        ("lack 1 of its weights (lm_head.weight",),  # it is not made up
+    ),
+    "other shapes": (lambda at: edit(at / CONFIG, intermediate_size=64), ("cannot be loaded",)),
+    "unknown type": (lambda at: edit(at / CONFIG, model_type="nonsense"), ("model type `nonsense`",)),
+    "configuration cut": (lambda at: (at / CONFIG).write_text("{"), ("not a valid JSON file",)),
+    "few positions": (lambda at: edit(at / CONFIG, max_position_embeddings=16), ("set data.max_length to at most 16",)),
+}
+
+
+@pytest.mark.parametrize("damage", MODELS)
+def test_models_that_cannot_be_used(damage: str, model_copy: Path, refused: Callable[..., str]) -> None:
+    do, said = MODELS[damage]
+    do(model_copy)
+    message = refused(f"model.name_or_path={model_copy}")
+    for part in said:
+        assert part.format(model_copy) in message
+    assert message.count("\n") == 1 or "token" not in damage or "tokenizer" in damage, "nothing else is listed"
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("overrides", "expected"),
     [
         ("model.chat_template=nowhere.jinja", "model.chat_template=nowhere.jinja: no such file or tokenizer directory"),
         ("model.pad_token=nonsense", "model.pad_token='nonsense' is not in the vocabulary of"),
         ("objective.refusal_token_ids=[99999999999999999999]", "each from 0 to"),
+        ("model.name_or_path=./missing", "no such directory, and not a hub id"),
+        ("peft=lora peft.target_modules=[nonsense]", "the model has none of these modules; it has down_proj"),
+        ("peft=lora peft.target_modules=[q_proj,norm]", "LoRA cannot adapt norm (LlamaRMSNorm)"),
+        ("distributed=fsdp2", "has nothing to shard"),  # on one rank
     ],
 )
-def test_settings_that_do_not_fit_the_tokenizer(override: str, expected: str, refused: Callable[..., str]) -> None:
-    assert expected in refused(override)
+def test_settings_that_do_not_fit(overrides: str, expected: str, refused: Callable[..., str]) -> None:
+    assert expected in refused(*overrides.split())
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty object"])
-def test_a_tokenizer_that_cannot_be_read(damage: str, model_copy: Path, refused: Callable[..., str]) -> None:
-    path = model_copy / "tokenizer.json"
-    if damage == "missing":
-        path.unlink()
-        (model_copy / "tokenizer_config.json").unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:100] if damage == "cut" else b"{}")
-    message = refused(f"model.name_or_path={model_copy}")
-    assert f"the tokenizer of {model_copy} cannot be loaded" in message and "save_pretrained" in message
+def test_a_relative_model_path_that_reads_like_a_hub_id(start, tmp_path):
+    """As a whole command: exit code, one message, no traceback, nothing written."""
+    launch = start("new/run", "model.name_or_path=models/base")
+    assert launch.wait() == 2
+    errors = [line for line in launch.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "models/base (a hub id: no such directory here) cannot be loaded" in errors[0]
+    assert "Traceback" not in launch.output and list(tmp_path.iterdir()) == [launch.log]
+
+
+def test_a_tokenizer_larger_than_the_model(tiny_model, model_copy, refused):
+    tiny_model("llama", 300).save_pretrained(model_copy)
+    assert "tokens and the model embeds 300" in refused(f"model.name_or_path={model_copy}")
 
 
 # Rows
@@ -171,74 +220,6 @@ def test_max_length_that_drops_every_harmful_response(arm: str, refused: Callabl
 def test_no_rows_with_a_harmful_response(arm: str, expected: str, refused: Callable[..., str], tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [helpful(i) for i in range(4)])
     assert expected in refused("data.format=preference", f"data.path={file}", f"objective={arm}")
-
-
-# Model directory
-
-
-def test_a_model_directory_that_is_not_there(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "no such directory, and not a hub id" in refused(f"model.name_or_path={tmp_path}/missing")
-
-
-def test_a_relative_model_path_that_reads_like_a_hub_id(start, tmp_path):
-    """As a whole command: exit code, one message, no traceback, nothing written."""
-    launch = start("new/run", "model.name_or_path=models/base")
-    assert launch.wait() == 2
-    errors = [line for line in launch.output.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "models/base (a hub id: no such directory here) cannot be loaded" in errors[0]
-    assert "Traceback" not in launch.output and list(tmp_path.iterdir()) == [launch.log]
-
-
-def test_weights_that_may_not_be_loaded(model_copy: Path, refused: Callable[..., str]) -> None:
-    (model_copy / "model.safetensors").unlink()
-    assert "holds no weights" in refused(f"model.name_or_path={model_copy}")
-    torch.save({}, model_copy / "pytorch_model.bin")
-    message = refused(f"model.name_or_path={model_copy}")
-    assert "only pickled weights (pytorch_model.bin)" in message and "save_pretrained()" in message
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "pointer"])
-def test_weights_that_cannot_be_read(damage: str, model_copy: Path, refused: Callable[..., str]) -> None:
-    path = model_copy / "model.safetensors"
-    data = path.read_bytes()
-    path.write_bytes(
-        {"cut": data[:-100], "empty": b"", "pointer": b"version https://git-lfs.github.com/spec/v1\n"}[damage]
-    )
-    message = refused(f"model.name_or_path={model_copy}")
-    assert f"the weights of {model_copy} cannot be read" in message and "Git LFS" in message
-
-
-def test_weights_that_are_missing_are_not_made_up(model_copy: Path, refused: Callable[..., str]) -> None:
-    path = model_copy / "model.safetensors"
-    weights = load_file(path)
-    del weights["lm_head.weight"]
-    save_file(weights, path, metadata={"format": "pt"})
-    assert "lack 1 of its weights (lm_head.weight" in refused(f"model.name_or_path={model_copy}")
-
-
-def test_a_configuration_that_does_not_fit_the_weights(model_copy: Path, refused: Callable[..., str]) -> None:
-    edit(model_copy / "config.json", intermediate_size=64)
-    assert "cannot be loaded" in refused(f"model.name_or_path={model_copy}")
-    edit(model_copy / "config.json", model_type="nonsense")
-    assert "model type `nonsense`" in refused(f"model.name_or_path={model_copy}")
-    (model_copy / "config.json").write_text("{")
-    assert "not a valid JSON file" in refused(f"model.name_or_path={model_copy}")
-
-
-def test_a_tokenizer_larger_than_the_model(tiny_model, model_copy, refused):
-    tiny_model("llama", 300).save_pretrained(model_copy)
-    assert "tokens and the model embeds 300" in refused(f"model.name_or_path={model_copy}")
-
-
-def test_rows_longer_than_the_model_has_positions(model_copy: Path, refused: Callable[..., str]) -> None:
-    edit(model_copy / "config.json", max_position_embeddings=16)
-    assert "set data.max_length to at most 16" in refused(f"model.name_or_path={model_copy}")
-
-
-def test_lora_modules_that_the_model_does_not_have(refused: Callable[..., str]) -> None:
-    message = refused("peft=lora", "peft.target_modules=[nonsense]")
-    assert "the model has none of these modules; it has down_proj" in message
-    assert "LoRA cannot adapt norm (LlamaRMSNorm)" in refused("peft=lora", "peft.target_modules=[q_proj,norm]")
 
 
 # Output directory
@@ -408,7 +389,3 @@ def test_several_mistakes_in_one_message(command: Callable[..., subprocess.Compl
 def test_zero_without_deepspeed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # importing it fails, as where it is not installed
     assert "distributed.deepspeed needs DeepSpeed" in refused("distributed=zero2")
-
-
-def test_fsdp2_on_one_rank(refused: Callable[..., str]) -> None:
-    assert "has nothing to shard" in refused("distributed=fsdp2")

@@ -5,13 +5,12 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
+import signal
 from html import unescape
 from pathlib import Path
 
 import pytest
-from training_cases import REPOSITORY, TORCHRUN, wait_until
+from training_cases import REPOSITORY, wait_until
 
 from derta.config.evaluation import EvaluateRunConfig, EvaluationConfig, JudgeName, PromptSetConfig
 from derta.config.model import ModelConfig
@@ -61,14 +60,7 @@ def command_line(output: str, **overrides) -> list[str]:
         "eval.max_new_tokens": 24, "eval.sets.harmful.attacks": f"[{','.join(ATTACKS)}]",
         "eval.sets.benign.attacks": "[direct,code]",
     }  # fmt: skip
-    return [
-        str(REPOSITORY / "launch" / "evaluate.py"),
-        *(f"{key}={value}" for key, value in (settings | overrides).items()),
-    ]
-
-
-def run(place: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *words], cwd=place, capture_output=True, text=True, timeout=600)
+    return [f"{key}={value}" for key, value in (settings | overrides).items()]
 
 
 def read_results(folder: Path) -> list[dict]:
@@ -135,19 +127,14 @@ def test_the_same_evaluation_again_does_no_work(place, whole):
     assert numbers(place / "relabelled") == numbers(whole)
 
 
-def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole):
+def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole, launch):
     """At random numbers of finished lines, a line torn in the middle each time; a fresh process each time."""
     partial = place / "killed" / "results.partial-0.jsonl"
     kept = 0
     for at in sorted(random.Random(7).sample(range(4, LINES - 12), 3)):
-        process = subprocess.Popen(
-            [sys.executable, *command_line("killed")], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(
-            lambda at=at: partial.exists() and partial.read_bytes().count(b"\n") >= at,
-            lambda process=process: process.poll() is None,
-        )
-        process.kill()
+        process = launch(command_line("killed"), script="evaluate", cwd=place)
+        wait_until(lambda at=at: partial.exists() and partial.read_bytes().count(b"\n") >= at)
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
         content = partial.read_bytes()
         assert kept < content.count(b"\n") < LINES and not (place / "killed" / "summary.json").exists()
@@ -159,25 +146,26 @@ def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole):
     assert numbers(place / "killed") == numbers(whole)
 
 
-def test_two_ranks_give_the_same_results_and_show_no_response(place, whole):
-    done = run(place, *TORCHRUN, *command_line("ranks"))
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_ranks_give_the_same_results_and_show_no_response(place, whole, launch_two):
+    ranks = launch_two(command_line("ranks"), script="evaluate", cwd=place)
+    assert ranks.wait() == [0, 0], ranks.output
     assert (place / "ranks" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     assert numbers(place / "ranks") == numbers(whole)
     assert means(place / "ranks").expected == means(whole)
-    assert "| attack success, prefill 40" in done.stdout
+    assert "| attack success, prefill 40" in ranks.output
     page = (place / "ranks" / "report.html").read_text()
     for line in read_results(whole):
         if len(line["response"]) > 20:
-            assert line["response"][:20] not in done.stdout + done.stderr + page
+            assert line["response"][:20] not in ranks.output + page
     for text in ((place / "ranks" / "summary.json").read_text(), page):
         assert str(place) not in text and str(REPOSITORY) not in text
 
 
-def test_a_model_cut_across_two_processes_gives_the_same_results(place, whole):
+def test_a_model_cut_across_two_processes_gives_the_same_results(place, whole, launch_two):
     """Tensor parallel: each process holds half of every layer, and both do all of the prompts together."""
-    done = run(place, *TORCHRUN, *command_line("cut", **{"eval.placement": "tensor_parallel"}))
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = command_line("cut", **{"eval.placement": "tensor_parallel"})
+    ranks = launch_two(words, script="evaluate", cwd=place)
+    assert ranks.wait() == [0, 0], ranks.output
     assert (place / "cut" / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
     cut, alone = numbers(place / "cut"), numbers(whole)
     assert cut["sets"] == alone["sets"]
@@ -231,19 +219,19 @@ def test_a_refusal_text_that_cannot_be_used_ends_nothing(place, caplog):
     assert not any("AUROC" in str(line) for line in measures([summary]))
 
 
-def test_command_line_reports_every_mistake_at_once_and_exits_with_2(place):
-    settings = {"eval.batch_size": 0, "eval.sets.benign.attacks": "[]", "label": "x"}
-    done = run(place, *command_line("refused", **settings))
+def test_command_line_reports_every_mistake_at_once_and_exits_with_2(command):
+    words = command_line("refused", **{"eval.batch_size": 0, "eval.sets.benign.attacks": "[]", "label": "x"})
+    done = command(REPOSITORY / "launch" / "evaluate.py", *words)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for part in ("eval.batch_size=0", "eval.sets.benign.attacks=[]: expected a list of attacks"):
         assert part in done.stderr
 
 
-def test_report_of_two_models_from_the_command_line(place, whole):
+def test_report_of_two_models_from_the_command_line(place, whole, command):
     evaluate(make_config(place, "other", model="other_model"), Ranks())
-    command = [str(REPOSITORY / "launch" / "report.py"), "runs=[whole,other]", "output=report", "responses=true"]
-    done = run(place, *command)
+    runs = f"runs=[{place / 'whole'},{place / 'other'}]"
+    done = command(REPOSITORY / "launch" / "report.py", runs, f"output={place / 'report'}", "responses=true")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("| %") and " model |" in done.stdout and "other_model |" in done.stdout
     assert {file.name for file in (place / "report").iterdir()} == {

@@ -78,43 +78,30 @@ def test_a_ten_line_script(command, model_dir, tmp_path):
     assert generate(tmp_path / "out", None)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "mle", "rto"),
-    [
-        ("conversational", [triple(i) for i in range(6)], 6, 6),
-        ("plain strings", [plain_triple(i) for i in range(6)], 6, 6),
-        ("mixed with helpful rows", [row for i in range(3) for row in (triple(i), helpful(i))], 6, 3),
-        (
-            "implicit prompt",
-            [
-                {"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]}
-                for row in map(triple, range(6))
-            ],
-            6,
-            6,
-        ),
-    ],
-)
-def test_preference_formats(name, rows, mle, rto, fit, tmp_path):
-    trainer = fit(rows)
+TRIPLES, HELPFUL, PLAIN = ([make(i) for i in range(6)] for make in (triple, helpful, plain_triple))
+# name: rows, and how many of them are trained on by MLE and by RTO
+FORMATS: dict[str, tuple[list[dict[str, Any]], tuple[int, int]]] = {
+    "conversational": (TRIPLES, (6, 6)),
+    "plain strings": (PLAIN, (6, 6)),
+    "mixed with helpful rows": ([*TRIPLES[:3], *HELPFUL[:3]], (6, 3)),
+    "implicit prompt": (
+        [{key: row["prompt"] + row[key] for key in ("chosen", "rejected")} for row in TRIPLES], (6, 6),
+    ),
+    "messages": ([{"messages": row["prompt"] + row["chosen"]} for row in HELPFUL], (6, 0)),
+    "completion": ([{"prompt": row["prompt"], "completion": row["chosen"]} for row in HELPFUL], (6, 0)),
+    "plain completion": ([{"prompt": row["prompt"], "completion": row["chosen"]} for row in PLAIN], (6, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name: str, fit: Callable[..., Any], tmp_path: Path) -> None:
+    rows, (mle, rto) = FORMATS[name]
+    trainer = fit(rows, objective="derta" if rto else "vanilla")
     assert (trainer.row_report.mle_rows, trainer.row_report.rto_rows) == (mle, rto)
     trainer.save_model()
     stored = json.loads((tmp_path / "run" / "derta_config.json").read_text())
     assert stored["rows"]["rto_rows"] == rto
-    generate(tmp_path / "run", "Question: hello\nAnswer:" if name == "plain strings" else None)
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [{"messages": row["prompt"] + row["chosen"]} for row in map(helpful, range(6))],
-        [{"prompt": row["prompt"], "completion": row["chosen"]} for row in map(helpful, range(6))],
-        [{"prompt": row["prompt"], "completion": row["chosen"]} for row in map(plain_triple, range(6))],
-    ],
-)
-def test_helpful_formats(rows: list[dict[str, Any]], fit: Callable[..., Any]) -> None:
-    trainer = fit(rows, objective="vanilla")
-    assert (trainer.row_report.mle_rows, trainer.row_report.rto_rows) == (6, 0)
+    generate(tmp_path / "run", "Question: hello\nAnswer:" if "plain" in name else None)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 What is compared is what `compute_loss` receives: every id, label and objective of every micro-batch.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,30 @@ def train(triples, tiny_trainer):
     return run
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[int, tuple[RecordingTrainer, Path]]:
+    return {}
+
+
+@pytest.fixture
+def whole(train, kept, tmp_path):
+    """whole(workers): a run that nothing interrupts, once for all tests, and its directory with all checkpoints."""
+
+    def run(workers: int = 0) -> tuple[RecordingTrainer, Path]:
+        if workers not in kept:
+            place = tmp_path / f"whole-{workers}"
+            trainer = train(output_dir=str(place), save_strategy="steps", save_steps=2, **loader(workers))
+            kept[workers] = trainer, place
+        return kept[workers]
+
+    return run
+
+
+def loader(workers: int) -> dict[str, Any]:
+    """Persistent workers outlive the first epoch and must see the second one begin."""
+    return {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+
+
 def rows_of(trainer: RecordingTrainer, epoch: int, objective: int) -> list[tuple]:
     """Sorted (ids, labels) of an epoch's rows of one objective; the four steps of an epoch are its rows, once each."""
     rows = []
@@ -68,8 +93,8 @@ def rows_of(trainer: RecordingTrainer, epoch: int, objective: int) -> list[tuple
     return sorted(rows)
 
 
-def test_draws_change_between_epochs(train):
-    trainer = train()
+def test_draws_change_between_epochs(whole):
+    trainer, _ = whole()
     for objective in (1, 2):
         first, second = (rows_of(trainer, epoch, objective) for epoch in (0, 1))
         assert len(first) == len(second) == ROWS // 2
@@ -81,29 +106,26 @@ def test_draws_change_between_epochs(train):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_same_batches_for_any_number_of_workers(workers, train):
-    """Persistent workers outlive the first epoch and must see the second one begin."""
-    alone = train()
-    shared = train(dataloader_num_workers=workers, dataloader_persistent_workers=True)
+def test_same_batches_for_any_number_of_workers(workers, whole):
+    (alone, _), (shared, _) = whole(), whole(workers)
     assert shared.seen() == alone.seen() and len(alone.seen()) == 16
 
 
 @pytest.mark.parametrize("checkpoint", [2, 4, 6], ids=["mid-epoch 0", "end of epoch 0", "mid-epoch 1"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_same_batches_and_weights_after_a_resume(checkpoint, workers, train, tmp_path):
-    loader = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
-    whole = train(save_strategy="steps", save_steps=2, **loader)
-    resumed = train(resume=str(tmp_path / "run" / f"checkpoint-{checkpoint}"), **loader)
-    assert resumed.seen() == [(step, batch) for step, batch in whole.seen() if step >= checkpoint]
-    for expected, found in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(expected, found)
+def test_same_batches_and_weights_after_a_resume(checkpoint, workers, whole, train):
+    expected, place = whole(workers)
+    resumed = train(resume=str(place / f"checkpoint-{checkpoint}"), **loader(workers))
+    assert resumed.seen() == [(step, batch) for step, batch in expected.seen() if step >= checkpoint]
+    for ours, theirs in zip(resumed.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
-def test_transition_rows_survive_a_resume_and_leave_the_other_draws_alone(train, tmp_path):
+def test_transition_rows_survive_a_resume_and_leave_the_other_draws_alone(whole, train, tmp_path):
     turns = {"transition_copies": 1, "transition_tokens": 3}
-    whole = train(save_strategy="steps", save_steps=4, **turns)
+    turned = train(save_strategy="steps", save_steps=4, **turns)
     resumed = train(resume=str(tmp_path / "run" / "checkpoint-4"), **turns)
-    assert resumed.seen() == [(step, batch) for step, batch in whole.seen() if step >= 4]
+    assert resumed.seen() == [(step, batch) for step, batch in turned.seen() if step >= 4]
 
     def rows(trainer, steps):
         """(ids, labels) of all MLE and RTO rows of the first epoch, transitions apart."""
@@ -116,18 +138,16 @@ def test_transition_rows_survive_a_resume_and_leave_the_other_draws_alone(train,
                 found[is_turn].append(([i for i in row_ids if i != pad], kept))
         return {kind: sorted(values) for kind, values in found.items()}
 
-    with_turns, without = rows(whole, 6), rows(train(), 4)  # an epoch of 24 rows and one of 16, 4 to a step
+    with_turns, without = rows(turned, 6), rows(whole()[0], 4)  # an epoch of 24 rows and one of 16, 4 to a step
     assert with_turns[False] == without[False] and len(without[False]) == ROWS
     assert len(with_turns[True]) == ROWS // 2 and not without[True]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_always_uses_the_draws_of_epoch_0(workers, train, triples):
+def test_evaluation_always_uses_the_draws_of_epoch_0(workers, whole, train, triples):
     """Else losses of two epochs could not be compared; and it leaves the training draws alone."""
-    loader = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
-    plain = train(**loader)
-    evaluated = train(eval_rows=triples, eval_strategy="steps", eval_steps=3, **loader)
-    assert evaluated.seen() == plain.seen()
+    evaluated = train(eval_rows=triples, eval_strategy="steps", eval_steps=3, **loader(workers))
+    assert evaluated.seen() == whole(workers)[0].seen()
     by_step: dict[int, list] = {}
     for step, batch in evaluated.seen("eval"):
         by_step.setdefault(step, []).append(batch)

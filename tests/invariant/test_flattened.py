@@ -40,17 +40,10 @@ def test_padded_and_flattened(family, tiny_trainer, record_property):
 
     def trained(attention: str, padding_free: bool) -> tuple[list[float], dict[str, Any]]:
         trainer = tiny_trainer(
-            family=family,
-            attention=attention,
-            per_device_train_batch_size=3,
-            gradient_accumulation_steps=2,
-            max_steps=STEPS,
-            learning_rate=1e-3,
-            lr_scheduler_type="constant",
-            max_grad_norm=0.0,
-            rto_weight=1.5,
-            padding_free=padding_free,
-        )
+            family=family, attention=attention, padding_free=padding_free, per_device_train_batch_size=3,
+            gradient_accumulation_steps=2, max_steps=STEPS, learning_rate=1e-3, lr_scheduler_type="constant",
+            max_grad_norm=0.0, rto_weight=1.5,
+        )  # fmt: skip
         return train(trainer)
 
     padded, padded_gradients = trained("sdpa", False)
@@ -76,43 +69,35 @@ def test_evaluation_between_flattened_steps(tiny_trainer):
         model = tiny_trainer(family="mistral", attention=attention, padding_free=False).model.eval()
         ids = torch.arange(80).reshape(2, 40)
         mask = (torch.arange(40) >= torch.tensor([[7], [0]])).long()
-        said.append([model(ids, attention_mask=mask).logits[0, 7:], model(ids[:1]).logits, generated(model, ids[:1])])
+        generated = model.generate(ids[:1], max_new_tokens=5, do_sample=False, pad_token_id=0)
+        said.append([model(ids, attention_mask=mask).logits[0, 7:], model(ids[:1]).logits, generated])
     for ours, theirs in zip(*said, strict=True):
         assert torch.equal(ours, theirs)
 
 
-def generated(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    return model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)
+LORA_CHANGES: dict[str, dict[str, Any]] = {
+    "flattened": {"padding_free": True},
+    "flattened to a multiple of 8": {"padding_free": True, "pad_to_multiple_of": 8, "attention": VARLEN},
+    "padded to a multiple of 16": {"pad_to_multiple_of": 16},
+    "activation checkpointing": {"activation_checkpointing": True},
+}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"padding_free": True},
-        {"padding_free": True, "pad_to_multiple_of": 8, "attention": VARLEN},
-        {"pad_to_multiple_of": 16},
-        {"activation_checkpointing": True},
-    ],
-    ids=["flattened", "flattened to a multiple of 8", "padded to a multiple of 16", "activation checkpointing"],
-)
-def test_lora(change, tiny_trainer):
+def test_lora(tiny_trainer):
     """12 rows as one padded micro-batch, and as four micro-batches of three in other ways, with an adapter."""
-    losses = []
-    for micro, changes in ((12, {}), (3, change)):
+
+    def losses(micro: int, **changes: Any) -> list[float]:
         lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
         trainer = tiny_trainer(  # which makes the adapter behind the model, whose seed is 0
-            more={"peft_config": lora},
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=12 // micro,
-            max_steps=STEPS,
-            learning_rate=1e-2,
-            lr_scheduler_type="constant",
-            rto_weight=1.5,
-            **changes,
-        )
-        losses.append(train(trainer)[0])
-    assert losses[0][0] - losses[0][-1] > 0.05
-    assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE)
+            more={"peft_config": lora}, per_device_train_batch_size=micro, gradient_accumulation_steps=12 // micro,
+            max_steps=STEPS, learning_rate=1e-2, lr_scheduler_type="constant", rto_weight=1.5, **changes,
+        )  # fmt: skip
+        return train(trainer)[0]
+
+    padded = losses(12)
+    assert padded[0] - padded[-1] > 0.05
+    for name, change in LORA_CHANGES.items():
+        assert losses(3, **change) == pytest.approx(padded, abs=TOLERANCE), name
 
 
 @pytest.mark.parametrize("attention", ["some_other_attention", "flex_attention"])

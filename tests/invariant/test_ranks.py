@@ -32,40 +32,30 @@ ABLATION = [
     "objective.ablation.prompts=3",
 ]
 LORA = ["peft=lora", "peft.r=4", "peft.dropout=0.0", "trainer.eval_steps=0"]
+FLATTENED, VARLEN = ["trainer.padding_free=true"], "model.attn_implementation=varlen"
 PICKLES = "trainer.resume_despite=[pickles]"
 # name: (ranks, micro batch, further arguments); accumulation follows from the global batch of 8.
 CASES: dict[str, tuple[int, int, list[str]]] = {
     "1x8": (1, 8, []),
     "8x1 accumulation": (1, 1, []),
-    "flattened": (1, 8, ["trainer.padding_free=true"]),
+    "flattened": (1, 8, FLATTENED),
     "2 ranks x 4": (2, 4, ["trainer.save_steps=3"]),
-    "2 ranks x 4 flattened, 2 workers": (2, 4, ["trainer.padding_free=true", "trainer.num_workers=2"]),
+    "2 ranks x 4 flattened, 2 workers": (2, 4, [*FLATTENED, "trainer.num_workers=2"]),
     "2 ranks x 1 x 4 accumulation": (2, 1, []),
     "ZeRO-2": (2, 4, ["distributed=zero2"]),
     "ZeRO-2, 2 accumulation": (2, 2, ["distributed=zero2"]),
     "ZeRO-3": (2, 4, ["distributed=zero3"]),
-    "ZeRO-3 flattened, 2 accumulation": (
-        2,
-        2,
-        ["distributed=zero3", "trainer.padding_free=true", "model.attn_implementation=varlen"],
-    ),
+    "ZeRO-3 flattened, 2 accumulation": (2, 2, ["distributed=zero3", *FLATTENED, VARLEN]),
     "FSDP2": (2, 4, ["distributed=fsdp2", "trainer.save_steps=3"]),
     "FSDP2 flattened, checkpointing, 2 accumulation": (
-        2,
-        2,
-        [
-            "distributed=fsdp2",
-            "trainer.gradient_checkpointing=true",
-            "trainer.padding_free=true",
-            "model.attn_implementation=varlen",
-        ],
+        2, 2, ["distributed=fsdp2", *FLATTENED, VARLEN, "trainer.gradient_checkpointing=true"],
     ),
     "2 ranks, resumed": (2, 4, ["trainer.resume={2 ranks x 4}/checkpoint-3"]),
     "FSDP2, resumed": (2, 4, ["distributed=fsdp2", "trainer.resume={FSDP2}/checkpoint-3", PICKLES]),
     "1x8, no probe": (1, 8, ["trainer.eval_steps=0"]),
     "2 ranks x 4, no probe": (2, 4, ["trainer.eval_steps=0"]),
     "ZeRO-3, no probe": (2, 4, ["trainer.eval_steps=0", "distributed=zero3"]),
-}
+}  # fmt: skip
 SPLIT = [name for name in CASES if name != "1x8" and "resumed" not in name and "no probe" not in name]
 KINDS = {
     "ablation": ABLATION,
@@ -78,7 +68,7 @@ for kind, words in KINDS.items():
     CASES |= {
         kind: (1, 8, words),
         f"{kind}, 2 ranks x 2 accumulation": (2, 2, [*words, "trainer.save_steps=3"]),
-        f"{kind}, ZeRO-3 flattened": (2, 4, [*words, "distributed=zero3", "trainer.padding_free=true"]),
+        f"{kind}, ZeRO-3 flattened": (2, 4, [*words, "distributed=zero3", *FLATTENED]),
         f"{kind}, resumed": (2, 2, [*words, f"trainer.resume={{{kind}, 2 ranks x 2 accumulation}}/checkpoint-3"]),
     }
 OPT = ["model.name_or_path={OPT model}", "trainer.eval_steps=0", "trainer.max_steps=2"]
@@ -102,9 +92,9 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     """Output directory per case. 11 training rows (4 triples, 3 helpful rows): an epoch is two steps, the second of
     which is filled up with rows that have been; a batch of half the size would make other epochs of them."""
     folder = tmp_path_factory.mktemp("ranks")
-    for place, family in (("model", "llama"), ("opt", "opt")):
+    for place, family, seed in (("model", "llama", 0), ("opt", "opt", 0), ("other", "llama", 3)):
         llama3_tokenizer.save_pretrained(folder / place)
-        tiny_model(family, len(llama3_tokenizer)).save_pretrained(folder / place)
+        tiny_model(family, len(llama3_tokenizer), seed=seed).save_pretrained(folder / place)
     rows = [row for row in mixed_rows if row["id"] != "helpful-3"]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     probe = [{**row, "prompt": [{"role": "user", "content": f"another request {row['id']}"}]} for row in mixed_rows[:7]]
@@ -112,8 +102,6 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     outputs = {name: folder / f"run-{number}" for number, name in enumerate(CASES)}
     outputs |= {"other model": folder / "other", "OPT model": folder / "opt"}
     cases = []
-    llama3_tokenizer.save_pretrained(folder / "other")
-    tiny_model("llama", len(llama3_tokenizer), seed=3).save_pretrained(folder / "other")
     for name, (ranks, micro, further) in CASES.items():
         arguments = [
             "model=custom",
@@ -149,11 +137,8 @@ def runs(tmp_path_factory, llama3_tokenizer, tiny_model, mixed_rows) -> dict[str
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
     finished = subprocess.run(
         [*torchrun, str(free_port()), str(LAUNCHER), str(folder / "cases.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=560,
-    )
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=560,
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-6000:]
     return outputs
 
@@ -170,6 +155,10 @@ def probe_lines(output: Path) -> list[dict[str, float]]:
     """The measurements, without their cost."""
     lines = [line for line in lines_of(output) if "probe/seconds" in line]
     return [{key: line[key] for key in line if key not in ("probe/seconds", "probe/share_of_time")} for line in lines]
+
+
+def steps_after_3(output: Path, key: str) -> dict[int, float]:
+    return {step: value for step, value in curve(output, key).items() if step > 3}
 
 
 @pytest.mark.parametrize("name", SPLIT)
@@ -192,8 +181,7 @@ def test_two_ranks_resumed_in_mid_epoch(name, again, runs):
     """From the checkpoint after step 3, in the second epoch: the same steps to the last bit, and the same weights."""
     whole, resumed = runs[name], runs[again]
     for key in ("loss", "grad_norm", "rto_tokens", "rto_loss"):
-        expected = {step: value for step, value in curve(whole, key).items() if step > 3}
-        assert curve(resumed, key) == expected
+        assert curve(resumed, key) == steps_after_3(whole, key)
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     lines = probe_lines(resumed)
     assert [line["step"] for line in lines] == [4, 5] and lines == probe_lines(whole)[2:]
@@ -243,7 +231,7 @@ def test_adapters_under_fsdp2(runs):
     one, sharded, resumed = runs["LoRA"], runs["LoRA, FSDP2"], runs["LoRA, FSDP2, resumed"]
     for key in ("loss", "grad_norm"):
         assert curve(sharded, key) == pytest.approx(curve(one, key), rel=1e-5)
-        assert curve(resumed, key) == {s: value for s, value in curve(sharded, key).items() if s > 3}
+        assert curve(resumed, key) == steps_after_3(sharded, key)
     found, expected = (load_file(run / ADAPTER) for run in (sharded, one))
     assert found.keys() == expected.keys() and len(found) == 2 * 7 * 2
     for name, weight in found.items():
@@ -268,7 +256,7 @@ def test_a_model_of_fsdp2_loads_anywhere(runs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_ways_resumed_on_two_ranks(kind, runs):
     whole, resumed = runs[f"{kind}, 2 ranks x 2 accumulation"], runs[f"{kind}, resumed"]
-    assert curve(resumed, "loss") == {s: loss for s, loss in curve(whole, "loss").items() if s > 3}
+    assert curve(resumed, "loss") == steps_after_3(whole, "loss")
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

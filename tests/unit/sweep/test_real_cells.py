@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_cases import result, summarised, write_evaluation
@@ -28,6 +29,7 @@ from derta.statistics.stopping import WHOLE
 from derta.storage.atomic import write_json_atomically
 from derta.storage.json_lines import read_lines
 from derta.storage.typed import read_typed
+from derta.sweep.jobs import Job
 from derta.sweep.real import ARMS, evaluations, plan_depth, plan_real, plan_stop, run_real
 from derta.sweep.real_cells import Cell, study_table, write_cells
 from derta.sweep.stop_prompts import TOPICS, write_prompts
@@ -49,6 +51,24 @@ def row(table: str, *begin: str) -> list[str]:
     """The cells of the line that begins with these; the last one of them."""
     lines = [[part.strip() for part in line.strip("|").split("|")] for line in table.splitlines()]
     return [line for line in lines if line[: len(begin)] == list(begin)][-1][len(begin) :]
+
+
+def evaluated(folder: Path, outcome: Outcome, *, guarded: Outcome | None = None, **about) -> str:
+    """An evaluation of derta in that folder, whose harmful responses are of one outcome; the hash of its model."""
+    about |= {"guard": {"threshold": 0.5}} if guarded else {}
+    some = result(outcome, guarded=guarded)
+    results = [replace(some, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
+    results += [replace(some, id=name, prompt_set=name) for name in ("benign", "borderline")]
+    summary = summarised(results, "derta", **about)
+    write_evaluation(folder, summary, results)
+    return summary.identity.model.sha256
+
+
+def asked(job: Job, name: str, kind: type) -> Any:
+    """The settings that a job's command is composed to, which can run."""
+    config, problems = read(name, kind, [word for word in job.command if "=" in word])
+    assert problems == [] and config.problems() == []
+    return config
 
 
 def test_rates_are_over_prompts_and_seeds(tmp_path):
@@ -131,16 +151,16 @@ def test_every_model_is_evaluated_behind_every_depth_on_the_rows_that_were_joine
     config = RealRunConfig(arms=[RealArm.derta], seeds=[0, 1], output=str(tmp_path), depth=True)
     names = {job.name for job in plan_real(config, "m.gguf")}
     jobs = plan_depth(config, "m.gguf")
-    assert [job.name for job in jobs] == ["depth base", "depth derta", "depth derta, seed 1", "report: depth"]
-    for job in jobs[:-1]:
-        assert set(job.after) <= names
-        asked, problems = read("evaluate", EvaluateRunConfig, [word for word in job.command if "=" in word])
-        assert problems == [] and asked.problems() == []
-        assert asked.eval.sets["harmful"].path == str(tmp_path / "test" / "long.jsonl")
-        assert asked.eval.sets["harmful"].attacks[-1] == "prefill_2000"
-        base = None if job.name == "depth base" else str(tmp_path / "model")
-        assert asked.eval.base_model == base
-    assert asked.output_dir == str(tmp_path / "seed1" / "evaluation-depth" / "derta")
+    rows, *evaluations, report = jobs
+    assert [job.name for job in evaluations] == ["depth base", "depth derta", "depth derta, seed 1"]
+    assert rows.proof == tmp_path / "test" / "long.jsonl" and report.after == [job.name for job in evaluations]
+    for job in evaluations:
+        assert rows.name in job.after and {*rows.after, *job.after} <= names | {rows.name}
+        config = asked(job, "evaluate", EvaluateRunConfig)
+        assert config.eval.sets["harmful"].path == str(rows.proof)
+        assert config.eval.sets["harmful"].attacks[-1] == "prefill_2000"
+        assert config.eval.base_model == (None if job.name == "depth base" else str(tmp_path / "model"))
+    assert config.output_dir == str(tmp_path / "seed1" / "evaluation-depth" / "derta")
 
 
 @pytest.mark.parametrize("arm", list(RealArm))
@@ -150,10 +170,8 @@ def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
     trained = [job for job in jobs if job.name in (arm.value, f"{arm.value}, seed 1")]
     assert len(trained) == 2
     for job, seed in zip(trained, (0, 1), strict=True):
-        words = [word for word in job.command if "=" in word]
-        assert set(ARMS[arm].overrides) < set(words)
-        config, problems = read("train", TrainRunConfig, words)
-        assert problems == [] and config.problems() == []
+        assert set(ARMS[arm].overrides) < set(job.command)
+        config = asked(job, "train", TrainRunConfig)
         assert config.trainer.seed == seed
         if first := ARMS[arm].weights:
             [other] = [other for other in jobs if other.name == job.name.replace(arm.value, first.value)]
@@ -161,19 +179,13 @@ def test_every_arm_can_be_trained_as_it_is_planned(arm, tmp_path):
 
 
 def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp_path):
-    def evaluated(name: str, outcome: Outcome, **about) -> str:
-        results = [result(outcome, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
-        results += [result(id="b", prompt_set="benign"), result(id="c", prompt_set="borderline")]
-        write_evaluation(tmp_path / name, summarised(results, "derta", **about), results)
-        return summarised(results, **about).identity.model.sha256
-
-    before = evaluated("evaluation-test/derta", Outcome.REFUSED)
-    after = tmp_path / "later-50" / "derta" / "after-50"
-    evaluated("later-50/derta/after-50", Outcome.COMPLIED, model="c" * 64)
+    before, after = tmp_path / "evaluation-test" / "derta", tmp_path / "later-50" / "derta" / "after-50"
+    model = evaluated(before, Outcome.REFUSED)
+    evaluated(after, Outcome.COMPLIED, model="c" * 64)
     config = RealRunConfig(cells=str(tmp_path / "cells"))
-    for weights, tables in (("d" * 64, 1), (before, 2)):  # of other weights first
+    for weights, tables in (("d" * 64, 1), (model, 2)):  # of other weights first
         write_later(after, Later("derta", Axis.steps, 50, weights))
-        write_cells(config, {("derta", 1): tmp_path / "evaluation-test" / "derta"}, {("derta", 1): tmp_path / "none"})
+        write_cells(config, {("derta", 1): before}, {("derta", 1): tmp_path / "none"})
         measured = read_typed(Cell, tmp_path / "cells" / "derta-seed-1.json", "a cell")
         without = replace(measured, arm="vanilla", later={})
         table = study_table(written(tmp_path / "cells", without)).split("After 50")
@@ -183,16 +195,9 @@ def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp
 
 
 def test_the_stop_and_what_is_measured_with_it_stand_in_the_cell_of_the_same_weights(tmp_path):
-    def evaluated(name: str, outcome: Outcome, **about) -> str:
-        # The whole responses are what they are without a stop: what is left of them counts.
-        whole = result(Outcome.COMPLIED, guarded=outcome if "guard" in about else None)
-        results = [replace(whole, id=str(i), attack=attack) for attack in ("direct", "prefill_5") for i in range(4)]
-        results += [replace(whole, id=name, prompt_set=name) for name in ("benign", "borderline")]
-        write_evaluation(tmp_path / name, summarised(results, "derta", **about), results)
-        return summarised(results, **about).identity.model.sha256
-
-    model = evaluated("evaluation-test/derta", Outcome.COMPLIED)
-    evaluated("stop/evaluation-seed-1/derta", Outcome.REFUSED, guard={"threshold": 0.5})
+    model = evaluated(tmp_path / "evaluation-test" / "derta", Outcome.COMPLIED)
+    # The whole responses are what they are without a stop: what is left of them counts.
+    evaluated(tmp_path / "stop" / "evaluation-seed-1" / "derta", Outcome.COMPLIED, guarded=Outcome.REFUSED)
     all_four = rate(4, 4)
     by_token, behind = dict.fromkeys(("0", "20", WHOLE), all_four), dict.fromkeys(("5", "20", "80"), all_four)
     rates = Measured(rate(1, 300), by_token, behind)
@@ -216,11 +221,9 @@ def test_later_steps_wait_for_the_evaluation_and_ask_for_the_same(tmp_path):
         later, evaluation = jobs[f"later derta{suffix}"], jobs[f"evaluate derta{suffix}"]
         assert later.after == ["complete: later", evaluation.name]
         assert later.proof == home / "later-50" / "derta" / "after-50" / "summary.json"
-        words = [[word for word in job.command if "=" in word] for job in (later, evaluation)]
-        asked, problems = read("durability", DurabilityRunConfig, words[0])
-        assert problems == [] and asked.problems() == [] and asked.steps == [50]
-        same = read("evaluate", EvaluateRunConfig, words[1])[0]
-        assert (asked.model, asked.eval, asked.before) == (same.model, same.eval, same.output_dir)
+        wanted, same = asked(later, "durability", DurabilityRunConfig), asked(evaluation, "evaluate", EvaluateRunConfig)
+        assert wanted.steps == [50]
+        assert (wanted.model, wanted.eval, wanted.before) == (same.model, same.eval, same.output_dir)
     assert "later" not in " ".join(job.name for job in plan_real(replace(config, later=0), "m.gguf"))
 
 
@@ -250,19 +253,16 @@ def test_every_model_gets_a_stop_and_an_evaluation_with_it(tmp_path):
     files = write_prompts(tmp_path / "stop")
     for job in jobs:
         assert set(job.after) <= names | {job.name for job in jobs}
-        words = [word for word in job.command if "=" in word]
         if job.name.startswith("complete"):
-            asked, problems = read("complete_rows", CompleteRunConfig, words)
-            assert problems == [] and set(asked.helpful) <= {str(file) for file in files.values()}
+            assert set(asked(job, "complete_rows", CompleteRunConfig).helpful) <= {str(file) for file in files.values()}
         elif job.name.startswith("stop "):
-            asked, problems = read("calibrate_stop", CalibrateRunConfig, words)
-            assert problems == [] and asked.problems() == []
-            assert asked.store is (job.name != "stop base") and job.proof == Path(asked.output)
-            assert len(asked.monitors) == (1 if "derta_18" in job.name else len(Monitor))
+            wanted = asked(job, "calibrate_stop", CalibrateRunConfig)
+            assert wanted.store is (job.name != "stop base") and job.proof == Path(wanted.output)
+            assert len(wanted.monitors) == (1 if "derta_18" in job.name else len(Monitor))
         elif job.name.startswith("evaluate "):
-            asked, problems = read("evaluate", EvaluateRunConfig, words)
-            assert problems == [] and asked.problems() == [] and asked.eval.guard == "refusal_probability"
-            assert asked.output_dir not in {str(path) for path in evaluations(config).values()}
+            wanted = asked(job, "evaluate", EvaluateRunConfig)
+            assert wanted.eval.guard == "refusal_probability"
+            assert wanted.output_dir not in {str(path) for path in evaluations(config).values()}
     assert [problem for problem in replace(config, split="development").problems() if "stop=true" in problem]
 
 
