@@ -76,15 +76,10 @@ def base_jobs(home: Path, seed: int, base_data: Path, after: Sequence[str], rank
 
 
 def evaluation_job(
-    name: str, model: Path, result: Path, label: str, overrides: Sequence[str], after: Sequence[str]
+    name: str, model: Path | str, result: Path, label: str, overrides: Sequence[str], after: Sequence[str]
 ) -> Job:
-    command = launch_command(
-        "evaluate",
-        f"model.name_or_path={quoted(model)}",
-        *overrides,
-        f"label={quoted(label)}",
-        f"output_dir={quoted(result)}",
-    )
+    words = [f"model.name_or_path={quoted(model)}", *overrides, f"label={quoted(label)}"]
+    command = launch_command("evaluate", *words, f"output_dir={quoted(result)}")
     return Job(name, command, after=list(after), proof=result / "summary.json")
 
 

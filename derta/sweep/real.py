@@ -35,6 +35,7 @@ from derta.evaluation.results import ResultsFolder
 from derta.evaluation.stop import read_calibration, stop_table
 from derta.storage.json_lines import read_lines
 from derta.sweep.jobs import Job, job_times, launch_command, run_jobs
+from derta.sweep.miniature import evaluation_job
 from derta.sweep.real_cells import study_table, write_cells
 from derta.sweep.stop_prompts import TOPICS, write_prompts
 
@@ -307,27 +308,22 @@ def _evaluation(
     where = Path(config.output) / config.split / "rows"
     sets = {"harmful": "safety", "benign": "helpful", "borderline": "borderline"}
     files = {name: where / f"{file}.jsonl" for name, file in sets.items()}
-    chosen = ["eval=potions"]
+    chosen = ["model=custom", "eval=depth" if deep else "eval=potions"]
+    after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
     if deep:
         files["harmful"] = _long_rows(config)
-        chosen = ["eval=depth", *([] if label == "base" else [f"eval.base_model={quoted(base)}"])]
-    command = launch_command(
-        "evaluate", "model=custom", f"model.name_or_path={quoted(base if label == 'base' else home / label)}", *chosen,
-        *(f"eval.sets.{name}.path={quoted(file)}" for name, file in files.items()),
-        f"label={label}", f"output_dir={quoted(result)}",
-    )  # fmt: skip
-    after = [f"complete: {config.split}", *(imported if label == "base" else [f"{label}{suffix}"])]
-    after += ["long rows"] if deep else []
-    name = f"{'depth' if deep else 'evaluate'} {label}{suffix}"
-    return Job(name, command, after=after, proof=result / "summary.json")
+        after.append("long rows")
+        chosen += [] if label == "base" else [f"eval.base_model={quoted(base)}"]
+    words = [*chosen, *(f"eval.sets.{name}.path={quoted(file)}" for name, file in files.items())]
+    name, model = f"{'depth' if deep else 'evaluate'} {label}{suffix}", base if label == "base" else home / label
+    return evaluation_job(name, model, result, label, words, after)
 
 
 def _report(output: Path, name: str, results: Iterable[Path], jobs: Sequence[Job]) -> Job:
     runs = ",".join(map(quoted, results))
     command = launch_command("report", f"runs=[{runs}]", f"output={quoted(output)}", "responses=true")
-    return Job(
-        name, command, after=[job.name for job in jobs if job.name.startswith(("evaluate ", "depth ", "later "))]
-    )
+    after = [job.name for job in jobs if job.name.startswith(("evaluate ", "depth ", "later "))]
+    return Job(name, command, after=after)
 
 
 def _stops(config: RealRunConfig) -> dict[str, Path]:
