@@ -133,7 +133,7 @@ def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole, 
     kept = 0
     for at in sorted(random.Random(7).sample(range(4, LINES - 12), 3)):
         process = launch(command_line("killed"), script="evaluate", cwd=place)
-        wait_until(lambda at=at: partial.exists() and partial.read_bytes().count(b"\n") >= at)
+        wait_until(lambda at=at: partial.exists() and partial.read_bytes().count(b"\n") >= at, log=process.log)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         content = partial.read_bytes()

@@ -22,7 +22,7 @@ def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: 
     run = tmp_path / "killed"
     for checkpoint in ("checkpoint-3", "checkpoint-9"):
         launch = start(run, *overrides)
-        wait_until((run / checkpoint / "complete.json").exists)
+        wait_until((run / checkpoint / "complete.json").exists, log=launch.log)
         os.kill(launch.pid, signal.SIGKILL)
         assert launch.wait() == -signal.SIGKILL
         assert not (run / "model.safetensors").exists()

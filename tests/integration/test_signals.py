@@ -39,7 +39,7 @@ def test_sigterm_to_one_rank_of_two_under_zero3(arguments, start_two, tmp_path):
     command = [sys.executable, *TORCHRUN, str(TRAIN), *arguments(run, *LONG)]
     with log.open("w") as file:
         torchrun = subprocess.Popen(command, env=ENVIRONMENT, stdout=file, stderr=file)
-    wait_until(logged(run, 3), lambda: torchrun.poll() is None)
+    wait_until(logged(run, 3), lambda: torchrun.poll() is None, log)
     ranks = [child for child in psutil.Process(torchrun.pid).children() if str(TRAIN) in child.cmdline()]
     [rank_1] = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
     rank_1.send_signal(signal.SIGTERM)
@@ -102,7 +102,7 @@ def test_a_second_signal_ends_at_once_and_harms_nothing(start: Callable[..., Any
     run = tmp_path / "run"
     fault = {"kind": "hang", "rank": 0, "step": 5}
     launch = start(run, "trainer.max_steps=8", "trainer.save_steps=2", fault=fault)
-    wait_until((run / "checkpoint-4" / "complete.json").exists)
+    wait_until((run / "checkpoint-4" / "complete.json").exists, log=launch.log)
     before = contents(run / "checkpoint-4")
     time.sleep(0.5)
     os.kill(launch.pid, signal.SIGTERM)

@@ -119,7 +119,7 @@ def test_the_script_trains_on_two_nodes_and_is_queued_again(arguments, train, tm
 
     first = submit(tmp_path / "first.log")
     request.addfinalizer(lambda: end(first))
-    wait_until(logged(run, 3), lambda: first.poll() is None)
+    wait_until(logged(run, 3), lambda: first.poll() is None, tmp_path / "first.log")
     first.send_signal(signal.SIGUSR1)  # what --signal=B:USR1@300 sends, to the script alone
     assert first.wait(timeout=100) != 0
     said = (tmp_path / "first.log").read_text()

@@ -126,7 +126,7 @@ def test_three_interruptions_and_one_run(start: Callable[..., Any], tmp_path: Pa
 
     def until(come: Callable[[], object]) -> Any:
         launch = start(run, *overrides)
-        wait_until(come)
+        wait_until(come, log=launch.log)
         return launch
 
     first = until(logged(run, 48))

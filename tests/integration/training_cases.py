@@ -111,10 +111,11 @@ def same_runs(run: Path, whole: Path) -> bool:
     return same_weights(run, whole) and curves(run) == curves(whole)
 
 
-def wait_until(come: Callable[[], object], alive: Callable[[], bool] = lambda: True) -> None:
+def wait_until(come: Callable[[], object], alive: Callable[[], bool] = lambda: True, log: Path | None = None) -> None:
+    """Fails with the end of the log where it does not come, or cannot any more."""
     deadline = time.monotonic() + 200
     while not come():
-        assert alive() and time.monotonic() < deadline
+        assert alive() and time.monotonic() < deadline, log and log.read_text(errors="replace")[-3000:]
         time.sleep(0.002)
 
 
