@@ -33,16 +33,15 @@ def teacher_forced_batch(cuts: Sequence[Cut], token: int, pad_token_id: int) -> 
     """Rows right-padded: input_ids, attention_mask and labels, all [B, L]. The label at every response position is
     `token`; -100 elsewhere."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    longest = max(len(cut.prompt) + len(cut.response) for cut in cuts)
-    input_ids = torch.full((len(cuts), longest), pad_token_id)
-    labels, attention_mask = torch.full_like(input_ids, IGNORE), torch.zeros_like(input_ids)
-    for row, cut in enumerate(cuts):
-        ids, start = [*cut.prompt, *cut.response], len(cut.prompt)
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        attention_mask[row, : len(ids)] = 1
-        labels[row, start : len(ids)] = token
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    rows = [torch.tensor([*cut.prompt, *cut.response]) for cut in cuts]
+    labels = [torch.tensor([IGNORE] * len(cut.prompt) + [token] * len(cut.response)) for cut in cuts]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+    }
 
 
 def response_logits(model: Any, cuts: Sequence[Cut], pad_token_id: int) -> Iterator[torch.Tensor]:

@@ -60,7 +60,6 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "include_for_metrics": (([],), "no logits are built, so there is nothing to compute metrics from; leave it out"),
     "batch_eval_metrics": ((False,), "no logits are built, so there is nothing to compute metrics from; leave it out"),
 }
-_ACCELERATOR = ("split_batches", "dispatch_batches")
 
 
 class ArgumentError(InputError):
@@ -194,7 +193,7 @@ class DeRTaConfig(SFTConfig):
             found.append(f"data_seed={self.data_seed}: all draws come from seed={self.seed}; leave it out")
         if unknown := sorted(set(self.dataset_kwargs or {}) - {"skip_prepare_dataset"}):
             found.append(f"dataset_kwargs: {', '.join(unknown)} would be ignored; leave it out")
-        for name in _ACCELERATOR:
+        for name in ("split_batches", "dispatch_batches"):
             if getattr(self.accelerator_config, name, None):
                 found.append(f"accelerator_config.{name}: every rank cuts its own batches; leave it out")
         return found
