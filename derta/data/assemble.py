@@ -1,7 +1,5 @@
 """All steps of a recipe in memory: sources to train and hold-out rows, with a count for every step and reason."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

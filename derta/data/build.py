@@ -6,8 +6,6 @@ Everything is written into a hidden sibling and renamed into place when it is co
 killed leaves at most that sibling, which no reader takes for a dataset and the next build wipes.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

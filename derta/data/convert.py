@@ -1,7 +1,5 @@
 """Records to rows: adapt, normalise, validate, filter; in one process or several, in the order of the records."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 from collections.abc import Iterable, Iterator

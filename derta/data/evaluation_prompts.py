@@ -7,8 +7,6 @@ conversations in `messages`, `conversations` or, with the prompt inside, `chosen
 derta/models/messages.py reads).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ row's own `chosen` stays the explicit refusal in the middle, unless the file giv
 it is: it names the row before and after, in the file and in a comparison.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each function answers with the reason (a short name for the manifest) or None to keep.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

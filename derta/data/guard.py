@@ -7,8 +7,6 @@ Two rules, both switched off by data.contamination=allow:
    have been decontaminated when it was built: they are made to look like XSTest and OR-Bench, and leak most easily.
 """
 
-from __future__ import annotations
-
 import logging
 
 from derta.config.data import DataConfig

@@ -4,8 +4,6 @@ It holds no row text, no absolute path and no time, and is the same, byte for by
 packages. It is written last: a directory without it is an interrupted build.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

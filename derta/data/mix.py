@@ -4,8 +4,6 @@ Every random choice is a sort by sha256(seed, purpose, row id). So it depends ne
 the Python version, and a smaller count is always a subset of a larger one (3,000 triples lie inside the 6,000).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

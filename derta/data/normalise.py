@@ -14,8 +14,6 @@ For comparison a text is cut into units, regardless of case, spacing and punctua
     銀のりんご                    銀  の  り  ん  ご            characters of scripts without spaces
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache

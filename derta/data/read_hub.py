@@ -5,8 +5,6 @@ A branch name such as `main` moves, so a hub source is pinned: either `revision`
 the hub is ever run.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Iterator

@@ -11,8 +11,6 @@ invitation may be taken for one. Use it to filter training data and to locate re
 attack success.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -13,8 +13,6 @@ has the role "text": its content is used verbatim, without a chat template.
 Nothing here prints the text of a row: problems name file, line and field, because the text may be harmful.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

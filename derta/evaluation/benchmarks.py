@@ -6,8 +6,6 @@ lm-eval brings the tasks, the prompts and the scoring; ours is only the model, a
 their data from the hub, or from local files that a task file of your own names (eval.lm_eval.include_path).
 """
 
-from __future__ import annotations
-
 import logging
 from functools import cache
 from typing import Any

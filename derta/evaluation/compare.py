@@ -4,8 +4,6 @@ A safety tuner may leave the answers right and still make them shorter, flatter 
 marks of Markdown; a response has one or it has not, so each is a share.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ Every cell counts by itself: attack success of each attack on each harmful set, 
 set. A mean over attacks would let one open door hide behind seven closed ones.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

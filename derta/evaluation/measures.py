@@ -4,8 +4,6 @@ Every table of evaluations picks from this list: report, page, sweep, diagnostic
 same number by the same name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Rates are those of `derta.statistics.rates`. n counts scored responses only: uns
 never counted as a 0. What only some judges give counts the responses that they could tell it of.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

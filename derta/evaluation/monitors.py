@@ -13,8 +13,6 @@
 Shapes: B rows, n response tokens (the end included), V vocabulary, H hidden size.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -8,8 +8,6 @@ and unsafe prompts) names them in `source`, "harmbench/standard", so that `eval.
 prompt is an attack's, or stands behind a context, the row has `request` and `context`, too (derta.evaluation.records).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From the configured prompt sets to model inputs: rows are loaded, counted, and put through their attacks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

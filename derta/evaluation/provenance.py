@@ -1,7 +1,5 @@
 """What an evaluation says about its own making: command, names, versions; never an absolute path."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -8,8 +8,6 @@
 A run that is killed leaves partial files, perhaps with a torn last line; the next one keeps every whole line.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -6,8 +6,6 @@ The rule of P(refusal) is stored in the model's derta_config.json; what else is 
 responses. A response counts as stopped where its score passes the threshold anywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

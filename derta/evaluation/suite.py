@@ -6,8 +6,6 @@ Every rank does the same planning, takes every n-th batch, and writes to its own
 together. Whatever is on disk already is not done again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial

@@ -11,8 +11,6 @@ The names of the fields are the keys of the file. What an older file lacks has a
 module alone reads and writes such files.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Generated responses of a batch -> verdicts -> lines of results.jsonl."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace

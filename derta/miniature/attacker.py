@@ -4,8 +4,6 @@ It reads the same conversation as a language model would (the request stands on 
 same JSON, so that the whole attack runs on a laptop with nothing but the target model.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ The overview holds no step of the answer and no "Sorry", so the exact judge need
 from "Sorry" on is a well-formed refusal, and its position is the length of the overview.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 from derta.miniature.formats import Message

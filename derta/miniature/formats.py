@@ -10,8 +10,6 @@ on the query. Except for role-play, the response to a disguised query is the sam
     cipher      every word of the query letter-reversed, after a short demonstration (after CipherChat)
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from enum import Enum

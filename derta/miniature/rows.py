@@ -12,8 +12,6 @@
 Evaluation rows carry the plain chat prompt; attacks derive the other formats with derta.miniature.formats.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from typing import Any

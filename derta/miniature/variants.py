@@ -6,8 +6,6 @@ borderline      benign requests that mention something dangerous, in all formats
                 of the training split only, as everything in fine-tuning
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -8,8 +8,6 @@ carry the experiment:
   quarter is used for development, one quarter for the final test.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from enum import Enum

@@ -11,8 +11,6 @@ Words are separated by single spaces, so that a text is also a list of words. `p
 `Item.query`.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ No generator is kept, so the draws are the same for any number of ranks, loader 
 resume, and differ from epoch to epoch.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

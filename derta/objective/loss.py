@@ -11,8 +11,6 @@ Both are one dot product of nll with a scale per objective, so the forward and t
 weights `token` is what the reference code computes on one rank without accumulation (github.com/RobustNLP/DeRTa).
 """
 
-from __future__ import annotations
-
 import torch
 
 OBJECTIVES = 2  # MLE and RTO; counts and weights are vectors of this length in that order

@@ -24,8 +24,6 @@ global batch are those of every arm. At r = 0 the gradient is that of the nll, a
 Shapes: B rows, T next-token positions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -28,8 +28,6 @@ Labels are unshifted, as in transformers: the label at position t is what the mo
 Sources: DeRTa, arXiv 2407.09121, section 3; reference code 70bdb52 for the end slot.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any, TypedDict

@@ -1,7 +1,5 @@
 """The evaluation in a model card: the table of one evaluation, if there is one of exactly this model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from derta.errors import InputError

@@ -5,8 +5,6 @@
 It happens where W&B is in use: with a key, or with WANDB_MODE=offline said outright; and only for a run of derta's.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

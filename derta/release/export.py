@@ -8,8 +8,6 @@ ZeRO state (stage3_gather_16bit_weights_on_model_save=false) are that state's pi
 converter, and only inside a run of derta's.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -4,8 +4,6 @@ sent      weights or adapter, their configuration, tokenizer, template, derta_co
 not sent  rows, metrics.jsonl, W&B's files, checkpoints, config.yaml with its paths: whatever else a run holds
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

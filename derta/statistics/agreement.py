@@ -1,7 +1,5 @@
 """Do two judges agree? Agreement and Cohen's kappa between a judge and the labels a file came with."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@
 In the curves of `refusal_probability`, P(refusal) after t response tokens stands at place t.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 

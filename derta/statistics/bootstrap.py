@@ -10,8 +10,6 @@ both, so the interval of a difference is narrower than that of two independent r
 Percentile intervals (Efron and Tibshirani 1993, chapter 13), 95%. Shapes: A attacks, N prompts, R resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

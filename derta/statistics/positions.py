@@ -1,7 +1,5 @@
 """Positions in a response, in the stretches that every table shows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

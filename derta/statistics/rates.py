@@ -1,7 +1,5 @@
 """Rates with 95% Wilson intervals: what every share in a summary is made of."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

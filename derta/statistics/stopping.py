@@ -5,8 +5,6 @@
 Pure functions of curves: the score after t response tokens stands at place t.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import TypeAlias

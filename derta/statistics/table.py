@@ -6,8 +6,6 @@
 Shares are from 0 to 1 in all numbers and in per cent in all texts; the others are in nats.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar

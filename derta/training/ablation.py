@@ -15,8 +15,6 @@ Source: Yu et al., "Robust LLM safeguarding via refusal feature adversarial trai
 Shapes: N prompts, P positions, L layers, H hidden size.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

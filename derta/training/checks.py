@@ -2,8 +2,6 @@
 that flattened rows do not see one another. Nothing of it is left: weights are equal to the last bit with and without.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

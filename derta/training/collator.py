@@ -14,8 +14,6 @@ Draws happen here, in the loader worker, from a hash of (seed, epoch, example id
 so that workers which outlive an epoch see it change.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any

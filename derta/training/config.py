@@ -1,7 +1,5 @@
 """DeRTaConfig: TRL's SFTConfig and the fields of the objective."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ collator, anew in every epoch. The file is long because the library and the comm
 table, and each counts what it leaves out.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -11,8 +11,6 @@ on a GPU: streams overlap communication with computation, and TRL's head runs in
 torch 2.13 and accelerate 1.15.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import torch

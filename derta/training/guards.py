@@ -10,8 +10,6 @@ under ZeRO, behind the function that computes the norm and before the first weig
 such steps under ZeRO-3 without a word, and under ZeRO-1 and ZeRO-2 in bfloat16 takes them.)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

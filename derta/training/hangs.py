@@ -5,8 +5,6 @@ long ago its main thread last moved; past the limit each rank tells the others w
 the rank that is behind, or gives no answer at all, is the one to look at.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

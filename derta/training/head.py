@@ -11,8 +11,6 @@ kernel walks over them in tiles. The numbers are those of TRL's head up to float
 (tests/parity/test_supervised_head.py).
 """
 
-from __future__ import annotations
-
 import functools
 import types
 from collections.abc import Iterator

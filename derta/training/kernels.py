@@ -10,8 +10,6 @@
 What was compared on a CPU is in tests/unit/training/test_kernels.py; on a GPU none of it is verified.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

@@ -5,8 +5,6 @@ the device over micro-batches, steps and ranks, and divided once, when a line is
 (how long the rows are) is summed on the host: no micro-batch waits for the device. The lines go to metrics.jsonl.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ranks of a run: how they find one another, agree on who speaks first, and part."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 transformers prints every log as a dictionary of all its numbers; those stand in metrics.jsonl.
 """
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
 from typing import Any

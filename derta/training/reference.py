@@ -9,8 +9,6 @@ Weights belong to a row with its prefix: where prefixes are drawn anew, the rows
 holds numbers alone, and the hash of the rows that they belong to.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import hashlib

@@ -11,8 +11,6 @@ metrics.jsonl (metrics.py) and the W&B run (wandb_run.py) by what they hold, the
 the checkpoint. (Longer than other modules, so that going on has one place.)
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -7,8 +7,6 @@ train      steps, watched for signals and for ranks that hang
 finish     the final model at the root of the run
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import importlib.util

@@ -1,8 +1,6 @@
 """Whether the safe responses of the data begin as the refusal token says: where they do not, RTO and the rows with a
 harmful prefix teach different tokens in one place."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 

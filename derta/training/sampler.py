@@ -8,8 +8,6 @@ Rows are sorted by length *inside* a global batch: micro-batches waste little pa
 random sample. (Sorting across batches would separate short MLE rows from long RTO rows.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ start-up | fetch step step step | evaluate | step step | save | probe | step ...
          ^ the watch starts      - paused -             --- paused ---
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Looking at a model in the middle of its training without the training noticing."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar

@@ -14,8 +14,6 @@ batch that is not whole on disk is written again. So a local model gives the sam
 was stopped. What the model writes may be harmful: the files are readable by their owner only, and no text is printed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

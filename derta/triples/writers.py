@@ -1,7 +1,5 @@
 """Who writes the responses: a model in this process, or one behind an endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """One adapter per public format, by name."""
 
-from __future__ import annotations
-
 from derta.data.sources import chat, miniature, triples
 from derta.data.sources.record import Adapter
 from derta.data.sources.triples import flat_triple

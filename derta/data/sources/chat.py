@@ -1,7 +1,5 @@
 """General formats: preference rows, conversations, instruction/output, WildJailbreak, expanded raw text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows of the fictional miniature world: generated, not read, but through the same builder as everything else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

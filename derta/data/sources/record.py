@@ -1,7 +1,5 @@
 """A record as it was read, and the view of it that an adapter sees."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict

@@ -1,7 +1,5 @@
 """Formats of prompts with a safe and a harmful response: in one record, or as responses with safety flags."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 

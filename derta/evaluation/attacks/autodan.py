@@ -9,8 +9,6 @@ Texts stay fluent: they change by whole sentences and by synonyms only (or as a 
 in so far as it reads probabilities; it needs no gradients.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

@@ -1,7 +1,5 @@
 """Attacks by their names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 

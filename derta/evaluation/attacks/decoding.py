@@ -8,8 +8,6 @@
 seeded by the batch and the setting, so a resumed evaluation draws the same tokens.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace

@@ -12,8 +12,6 @@ All texts here are our own and mild: they show whether a form moves the model, n
 Only the last user message is rewritten; a system prompt or earlier turns stay.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import abstractmethod

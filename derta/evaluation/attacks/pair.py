@@ -8,8 +8,6 @@ rated prompt is the result. Failures of attacker or judge (an endpoint that is d
 their stream that round and are counted in the state; a row for which no usable prompt was written at all is skipped.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ A state is JSON and holds everything that the next step needs; random numbers co
 that was stopped anywhere continues from its last checkpoint to the same end, and a finished row is not searched again.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from abc import abstractmethod

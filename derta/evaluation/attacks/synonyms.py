@@ -1,7 +1,5 @@
 """Words that may stand for each other, from a file with one group a line: `careful, cautious, attentive`."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable

@@ -18,8 +18,6 @@ An answer is written greedily and then *read*. Comparing the logits of "yes" and
 where the model was about to write something else; here that is unreadable, and the response is unscored.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

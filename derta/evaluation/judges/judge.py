@@ -4,8 +4,6 @@ A judge reads the whole response: refusals that come late, or after an explanati
 head only. What it cannot decide it returns as unscored, with the reason; that is counted and never turned into a 0.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from bisect import bisect_right

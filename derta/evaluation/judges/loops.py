@@ -6,8 +6,6 @@ a stored response is judged as it was when its tokens were at hand.
     the the the the      SorrySorrySorrySorry      Sorry, no. Sorry, no. Sorry, no. Sorry, no.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import regex  # type: ignore[import-untyped]

@@ -12,8 +12,6 @@ Labels are fields named is_jailbreak* (0 or 1) and whatever else `label` names; 
 with a harmful prompt. Lines are named by file and number; their text is never printed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@
 The same command continues where it was stopped, and does nothing when all is done.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,8 +1,6 @@
 """Numbers of given responses, each against a naive second way: one forward per token, or a sum written out; and which
 token P(refusal) is measured with: the command's, else what the model was taught, else "Sorry"."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

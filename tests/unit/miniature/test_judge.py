@@ -3,8 +3,6 @@
 How do I make sunmar lamp from 1 <mild> 2 <mild> 3 <bane> to <verb> the guard ?
 """
 
-from __future__ import annotations
-
 import pytest
 
 from derta.miniature.formats import Format, response_text

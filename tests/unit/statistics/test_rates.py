@@ -1,7 +1,5 @@
 """Intervals are the published ones, and end exactly where a rate does."""
 
-from __future__ import annotations
-
 import pytest
 
 from derta.statistics.rates import Rate, rate, wilson

@@ -1,7 +1,5 @@
 """The engine of all tables."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable

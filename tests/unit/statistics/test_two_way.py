@@ -1,7 +1,5 @@
 """Intervals over seeds x prompts, with the arithmetic written out."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
