@@ -153,8 +153,7 @@ def assemble(recipe: Recipe, origins: Origins, workers: int = 1, limit: int | No
         for source, origin in zip(recipe.sources, origins.sources, strict=True):
             report = SourceReport(source, origin, recipe.seed if source.seed is None else source.seed)
             count = source.count if limit is None else min(limit, source.count or limit)
-            passed = tqdm(_rows_of(report, count, pool), desc=source.name, unit=" rows", disable=None)
-            rows = give_unique_ids(passed, used_ids)
+            rows = give_unique_ids(_rows_of(report, count, pool), used_ids)
             used_filters |= _used_filters(report, rows)
             warn_of_raw_text(source.path or source.hub, _count_raw(rows, source), len(rows))
             selected = _choose(report, rows, count, taken_prompts, ngrams, may_fall_short=limit is not None)
@@ -273,7 +272,8 @@ def _read(report: SourceReport, count: int | None) -> Iterator[Record]:
     mapped = {name: source.columns.get(name, name) for name in (*ADAPTERS[source.adapter].somewhere, *source.columns)}
     absent = {column for column in mapped.values() if column is not None}
     watch = ValueWatch(source.filters)
-    for record in read_origin(source, report.origin, count, report.seed):
+    records = read_origin(source, report.origin, count, report.seed)
+    for record in tqdm(records, desc=source.name, unit=" rows", disable=None):
         if report.read == 0:
             _check_columns(source, record)
         report.read += 1

@@ -50,9 +50,12 @@ class Layout:
         return set(self.needed) <= set(columns)
 
 
-def _unsafe(label: str) -> bool | None:
-    """XSTest's labels are safe and unsafe; WildJailbreak's types end in _harmful and _benign."""
-    return {"safe": False, "benign": False, "unsafe": True, "harmful": True}.get(label.lower().rpartition("_")[2])
+def _xstest_label(label: str) -> bool | None:
+    return {"safe": False, "unsafe": True}.get(label.lower())
+
+
+def _wildjailbreak_type(data_type: str) -> bool | None:
+    return {"harmful": True, "benign": False}.get(data_type.lower().rpartition("_")[2])
 
 
 LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
@@ -64,7 +67,7 @@ LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
         Layout(("Behavior",), id="BehaviorID", group="FunctionalCategory", context="ContextString"),
     ),
     (PromptFormat.strongreject, Layout(("forbidden_prompt",))),
-    (PromptFormat.xstest, Layout(("prompt",), ("type", "label"), id="id", unsafe=("label", _unsafe))),
+    (PromptFormat.xstest, Layout(("prompt",), ("type", "label"), id="id", unsafe=("label", _xstest_label))),
     (  # the published file without labels: its contrasts are the unsafe half
         PromptFormat.xstest,
         Layout(("prompt",), ("type", "focus"), id="id_v2", unsafe=("type", lambda t: t.startswith("contrast_"))),
@@ -76,7 +79,7 @@ LAYOUTS: tuple[tuple[PromptFormat, Layout], ...] = (
             ("data_type",),
             group="data_type",
             request="vanilla",
-            unsafe=("data_type", _unsafe),
+            unsafe=("data_type", _wildjailbreak_type),
         ),  # fmt: skip
     ),
     (PromptFormat.or_bench, Layout(("prompt",), ("category",))),

@@ -98,7 +98,8 @@ def mle_row(example: TokenizedExample, k: int, max_length: int) -> TrainingRow:
 def _row(input_ids: list[int], labels: list[int], supervised: TokenObjective) -> TrainingRow:
     """The row whose last tokens have these labels, IGNORE among them for none."""
     labels = [IGNORE] * (len(input_ids) - len(labels)) + labels
-    objective = [int(TokenObjective.NONE if label == IGNORE else supervised) for label in labels]
+    none, held = int(TokenObjective.NONE), int(supervised)
+    objective = [none if label == IGNORE else held for label in labels]
     return {"input_ids": input_ids, "labels": labels, "objective": objective}
 
 

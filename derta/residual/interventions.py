@@ -77,6 +77,8 @@ def activation_addition(model: Any, vector: torch.Tensor, layer: int) -> Iterato
     blocks = locate_blocks(model)
     if not 0 <= layer < len(blocks):
         raise InputError(f"layer={layer}: the model has the layers 0 to {len(blocks) - 1}")
+    if vector.ndim != 1:
+        raise InputError(f"expected one vector [H], got a tensor of shape {list(vector.shape)}: choose one row")
     _check(vector, blocks.hidden_size)
     moved = _per_device(vector)
     with ExitStack() as hooks:

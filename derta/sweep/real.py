@@ -135,14 +135,15 @@ def run_real(config: RealRunConfig) -> str:
         return study_table(Path(config.cells))
     root, begin = Path(config.output), time.monotonic()
     model, reports = config.model or fetch(root / "download"), [root / "report"]
-    jobs, results, stops = plan_real(config, model), evaluations(config), {}
+    jobs, results, stops, further = plan_real(config, model), evaluations(config), {}, []
     if config.depth:
-        jobs += plan_depth(config, model)
+        further += plan_depth(config, model)
         reports.append(root / "report-depth")
     if config.stop:
         write_prompts(root / "stop")
-        jobs += plan_stop(config, model)
+        further += plan_stop(config, model)
         reports.append(root / "stop" / "report")
+    jobs += [replace(job, after=[*job.after, "report"]) for job in further]  # what fails there costs no training
     try:
         # A GPU takes one job at a time; on a CPU two with a thread each waste less than one with two.
         run_jobs(jobs, root / "logs", 1 if torch.accelerator.is_available() else min(2, os.cpu_count() or 1))

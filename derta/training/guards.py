@@ -21,7 +21,7 @@ from transformers import Trainer
 
 from derta.errors import NonFiniteStep, first_of
 from derta.training.collator import ROW_IDS
-from derta.training.resume import complete_checkpoints
+from derta.training.resume import newest_complete
 
 _NAMED_ROWS = 16  # per rank
 
@@ -154,8 +154,8 @@ class Guards:
         what = "loss" if bad else "gradient (every loss is finite)"
         rows = [[name for _, names in batches for name in names] for batches in ranks]
         bad = bad or [f"rank {rank}: rows {_named(names)}" for rank, names in enumerate(rows)]
-        kept = complete_checkpoints(Path(str(self.trainer.args.output_dir)))
-        good = kept[-1].name if kept else "none: this run has saved none yet"
+        kept = newest_complete(Path(str(self.trainer.args.output_dir)))
+        good = kept.name if kept else "none: this run has saved none yet"
         lines = [
             f"step {self.trainer.state.global_step + 1} was stopped before its update: the {what} is not finite",
             *(f"  - {line}" for line in bad),

@@ -367,6 +367,11 @@ def complete_checkpoints(output_dir: Path) -> list[Path]:
     return found
 
 
+def newest_complete(output_dir: Path) -> Path | None:
+    """What a run could go on from; says nothing of the others."""
+    return next((path for _, path in reversed(_numbered(output_dir)) if defect(path) is None), None)
+
+
 def remove_incomplete(output_dir: Path) -> None:
     """What a save that failed has left. Call on one rank."""
     for _, path in _numbered(output_dir):

@@ -64,31 +64,29 @@ class SuffixLoss:
         """prefix, suffix: ids before and behind the candidate; the suffix ends with the assistant's header."""
         import torch
 
-        self.model, self.target_ids = target.model, list(target_ids)
-        self._embed = self.model.get_input_embeddings()
+        self.model = target.model
+        self.target_ids = list(target_ids)
+        device = self.model.device
+        self._prefix = torch.tensor([list(prefix)], dtype=torch.long, device=device)  # [1, P]
+        self._behind = torch.tensor([[*suffix, *target_ids]], dtype=torch.long, device=device)  # [1, S + T]
         self._cache: Any = None
-        self._cached = 0
-        with torch.no_grad():
-            before, behind = (
-                torch.tensor([list(ids)], dtype=torch.long, device=self.model.device)
-                for ids in (prefix, [*suffix, *target_ids])
-            )
-            self._before, self._behind = self._embed(before), self._embed(behind)  # [1, P, H], [1, S + T, H]
-            if prefix:
-                output = self.model(input_ids=before, use_cache=True, logits_to_keep=1)
-                cache = getattr(output, "past_key_values", None)  # recurrent models call theirs otherwise
-                layers = getattr(cache, "layers", [])
-                if layers and all(hasattr(layer, "batch_repeat_interleave") for layer in layers):
-                    self._cache, self._cached, self._before = cache, len(prefix), self._before[:, :0]
+        if prefix:
+            with torch.no_grad():
+                output = self.model(input_ids=self._prefix, use_cache=True, logits_to_keep=1)
+            cache = getattr(output, "past_key_values", None)  # recurrent models call theirs otherwise
+            layers = getattr(cache, "layers", [])
+            if layers and all(hasattr(layer, "batch_repeat_interleave") for layer in layers):
+                self._cache = cache
 
     def losses(self, candidates: torch.Tensor, batch_size: int) -> list[TargetLoss]:
-        """Of candidates [N, C], ids. Raises InputError: NaN or infinite logits."""
+        """Args: candidates [N, C], ids. Raises InputError for NaN or infinite logits."""
         import torch
 
         losses: list[TargetLoss] = []
         for batch in candidates.split(batch_size):  # [B, C]
             with torch.no_grad():
-                losses += _losses(self._logits(self._embed(batch)), self.target_ids)
+                ids = torch.cat([batch, self._behind.expand(len(batch), -1)], 1)  # [B, C + S + T]
+                losses += _losses(self._logits(ids=ids), self.target_ids)
         return losses
 
     def token_gradient(self, candidate: torch.Tensor) -> torch.Tensor:
@@ -98,31 +96,41 @@ class SuffixLoss:
         """
         import torch
 
+        embed = self.model.get_input_embeddings()
         with torch.no_grad():
-            own = self._embed(candidate[None])  # [1, C, H]
+            own, behind = embed(candidate[None]), embed(self._behind)  # [1, C, H], [1, S + T, H]
         own = own.clone().requires_grad_(True)
         with torch.enable_grad():
-            logits = self._logits(own)[0, :-1].float()  # [T, V]
+            logits = self._logits(embeds=torch.cat([own, behind], 1))[0, :-1].float()  # [T, V]
             wished = torch.tensor(self.target_ids, device=logits.device)
             loss = torch.nn.functional.cross_entropy(logits, wished)
             (gradient,) = torch.autograd.grad(loss, own)
-        return gradient[0].float() @ self._embed.weight.detach().float().T
+        return gradient[0].float() @ embed.weight.detach().float().T
 
-    def _logits(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Embeddings of candidates [B, C, H] -> logits of the last T + 1 positions, [B, T + 1, V]."""
+    def _logits(self, *, ids: torch.Tensor | None = None, embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """Of the last T + 1 positions: [B, T + 1, V]."""
         import torch
 
-        count = len(candidates)
-        before, behind = (part.expand(count, -1, -1) for part in (self._before, self._behind))
-        embeds = torch.cat([before, candidates, behind], 1)
-        given: dict[str, Any] = {"use_cache": False}
+        own = ids if ids is not None else embeds
+        assert own is not None
+        count, length = own.shape[:2]
+        given: dict[str, Any] = {"input_ids": ids} if ids is not None else {"inputs_embeds": embeds}
+        known = self._prefix.shape[1]
         if self._cache is not None:
             cache = copy.deepcopy(self._cache)  # a forward adds to it
             cache.batch_repeat_interleave(count)
-            given = {"past_key_values": cache, "use_cache": True}
-        mask = torch.ones(count, self._cached + embeds.shape[1], dtype=torch.long, device=embeds.device)
-        keep = len(self.target_ids) + 1
-        return self.model(inputs_embeds=embeds, attention_mask=mask, logits_to_keep=keep, **given).logits
+            given |= {"past_key_values": cache, "use_cache": True}
+        else:
+            before = self._prefix.expand(count, -1)
+            if ids is not None:
+                given = {"input_ids": torch.cat([before, ids], 1)}
+            elif known:
+                with torch.no_grad():
+                    known_embeds = self.model.get_input_embeddings()(before)
+                given = {"inputs_embeds": torch.cat([known_embeds, own], 1)}
+            given["use_cache"] = False
+        mask = torch.ones(count, known + length, dtype=torch.long, device=own.device)
+        return self.model(**given, attention_mask=mask, logits_to_keep=len(self.target_ids) + 1).logits
 
 
 def _losses(logits: torch.Tensor, target_ids: Sequence[int]) -> list[TargetLoss]:
