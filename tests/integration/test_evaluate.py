@@ -128,7 +128,7 @@ def test_the_same_evaluation_again_does_no_work(place, whole):
 
 
 def test_evaluation_killed_three_times_ends_with_the_same_results(place, whole, launch):
-    """At random numbers of finished lines, a line torn in the middle each time; a fresh process each time."""
+    """At random numbers of finished lines, a line torn in the middle each time; a new process each time, forked."""
     partial = place / "killed" / "results.partial-0.jsonl"
     kept = 0
     for at in sorted(random.Random(7).sample(range(4, LINES - 12), 3)):

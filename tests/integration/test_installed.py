@@ -117,7 +117,9 @@ def test_from_a_recipe_to_a_report(anywhere: Anywhere, installed: Path) -> None:
     anywhere("-m", "derta.miniature.model", "output=fresh")
     train = ["model=miniature", "model.name_or_path=fresh", "data.path=rows", *QUICK]
     anywhere(*TORCHRUN, "-m", "derta.launch.train", *train, "output_dir=trained")
-    anywhere("-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=evaluated")
+    anywhere(
+        *TORCHRUN, "-m", "derta.launch.evaluate", "model.name_or_path=trained", *EVALUATION, "output_dir=evaluated"
+    )
     summary = json.loads((anywhere.folder / "evaluated" / "summary.json").read_text())
     assert summary["run"]["command"].startswith("-m derta.launch.evaluate model.name_or_path=trained ")
     anywhere("-m", "derta.launch.report", "runs=[evaluated]", "output=report")

@@ -136,7 +136,7 @@ class Forked(Killable):
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3"])
 def test_a_kill_costs_no_bit(engine: str, start_two: Callable[..., Any], tmp_path: Path) -> None:
-    """In the middle of saving; on one rank tests/integration/test_resume.py does so between two checkpoints."""
+    """In the middle of saving; on one rank test_resume.py kills behind a checkpoint, with RTO dropout and no LoRA."""
 
     def launch(run: Path, engine: str) -> Forked:
         return Forked(start_two(run, *SETTINGS, *ENGINES[engine]))

@@ -9,20 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import STEPS, contents, curves, interrupted_copy, metrics, same_runs, same_weights, wait_until
+from training_cases import (
+    STEPS,
+    contents,
+    curves,
+    interrupted_copy,
+    logged,
+    metrics,
+    same_runs,
+    same_weights,
+    wait_until,
+)
 
 from derta.errors import InputError
 
 
 def test_kill_9_and_the_same_command_again(start: Callable[..., Any], tmp_path: Path) -> None:
     steps = ("trainer.max_steps=14", "trainer.save_steps=3", "trainer.logging_steps=2")
-    overrides = (*steps, "logging.wandb_mode=offline")
+    overrides = (*steps, "objective.rto_dropout=0.3", "logging.wandb_mode=offline")
     uninterrupted = start(tmp_path / "uninterrupted", *overrides)
     assert uninterrupted.wait() == 0, uninterrupted.output
     run = tmp_path / "killed"
-    for checkpoint in ("checkpoint-3", "checkpoint-9"):
+    for checkpoint, lines in (("checkpoint-3", 3), ("checkpoint-9", 7)):  # the line behind the checkpoint included
         launch = start(run, *overrides)
         wait_until((run / checkpoint / "complete.json").exists, log=launch.log)
+        wait_until(logged(run, lines), log=launch.log)
         os.kill(launch.pid, signal.SIGKILL)
         assert launch.wait() == -signal.SIGKILL
         assert not (run / "model.safetensors").exists()

@@ -158,7 +158,7 @@ def test_importing_the_command_and_the_configuration_needs_no_torch() -> None:
     """That is what makes --help and mistakes fast."""
     code = (
         "import sys, runpy; sys.argv = ['train.py']\n"
-        f"runpy.run_path({str(TRAIN)!r}, run_name='module')\n"
+        f"for name in ('train', 'build_data'): runpy.run_path(f'{TRAIN.parent}/{{name}}.py', run_name='module')\n"
         "import derta, derta.config, derta.config.compose, derta.config.help_text, derta.data.schema\n"
         "print([name for name in ('torch', 'transformers', 'trl', 'datasets', 'numpy') if name in sys.modules])"
     )
@@ -185,7 +185,11 @@ def test_help_says_what_every_key_means_and_may_hold(answer: Answer) -> None:
     assert code == 2 and "objective can be constrained, derta" in err
 
 
-@pytest.mark.parametrize("command", [path for path in TRAIN.parent.glob("[a-z]*.py") if path.stem != "slurm"], ids=str)
+COMMANDS = sorted(path for path in TRAIN.parent.glob("[a-z]*.py") if path.stem != "slurm")
+assert len(COMMANDS) > 12
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[path.stem for path in COMMANDS])
 def test_every_key_of_every_command_has_its_sentence(
     command: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

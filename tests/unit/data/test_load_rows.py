@@ -69,6 +69,13 @@ def test_a_preference_file_whose_first_rows_lack_the_harmful_response(tmp_path, 
           write(tmp_path / "none.jsonl", [helpful, {**helpful, "harmful": "b"}]), format="preference")  # fmt: skip
 
 
+def test_bad_rows_of_a_file_are_listed(tmp_path):
+    records = [{"prompt": p, "chosen": "a", "rejected": r} for p, r in (("q", "b"), ("q", "a"), ("", "b"))]
+    listed = (r"(?s)rows\.jsonl, line 2, field 'rejected': expected a harmful response that differs"
+              r".*rows\.jsonl, line 3, field 'prompt': expected a non-empty string, found an empty string")  # fmt: skip
+    fails(listed, write(tmp_path / "rows.jsonl", records), format="preference")
+
+
 def test_plain_strings_are_raw_text_and_said_to_be(tmp_path, caplog):
     rows = write(tmp_path / "rows.jsonl", [{"prompt": "Q: ", "chosen": "a", "rejected": None}])
     loaded = load_rows(rows, format="preference").dataset

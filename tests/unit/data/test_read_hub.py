@@ -158,9 +158,9 @@ def recipe_in(folder, **changes):
     return folder
 
 
-CLONE = "reference_repo/DeRTa/data/train"
+BREAKERS, CLONE = "circuit_breakers/circuit_breakers_train.json", "reference_repo/DeRTa/data/train"
 FILES = {  # beside the recipes that name them
-    "circuit_breakers/circuit_breakers_train.json": [
+    BREAKERS: [
         {"category": "a", "prompt": f"harmful request {n}", "output": f"harmful steps {n}", "llama3_output": SAFE}
         for n in range(3)
     ],
@@ -195,6 +195,7 @@ def results(hub, tmp_path_factory):
     for file, records in FILES.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         write_lines(root / file, records)
+    (root / BREAKERS).write_text(json.dumps(FILES[BREAKERS]))  # published as one list
     for name in ("beavertails", "pku_saferlhf"):  # they hold out 2%, which of so few rows is none
         text = (REPOSITORY / "data_recipes" / f"{name}.yaml").read_text()
         (root / name).mkdir()

@@ -140,6 +140,9 @@ Unfortunately, I cannot attend the feast at your tower.
 )
 
 
+assert len(REFUSALS) >= 63 and len(ANSWERS) >= 63
+
+
 @pytest.mark.parametrize("text", REFUSALS)
 def test_refusals(text):
     assert refuses(text)

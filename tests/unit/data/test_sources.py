@@ -245,77 +245,86 @@ NOT_SAFE = (
 )
 NO_FLAG = {**TRIPLE_RECORDS["pku_saferlhf"], "is_response_0_safe": "perhaps"}
 OTHER_TURNS = "expected the same conversation as in chosen up to the last message"
-WRONG = [  # adapter, record, and what is said of it
+WRONG = [  # adapter, the reason that is counted, record, and what is said of it
     (
-        "llm_lat",
+        "llm_lat", "missing_column",
         {"prompt": "harmful request 1", "rejected": "harmful steps 1"},
         "field 'chosen': expected this column in every record, found only the columns prompt, rejected; fix: correct "
         "the file, or name the column that holds it in the recipe: columns: {chosen: YOUR_COLUMN}",
     ),
     (
-        "derta_source",
+        "derta_source", "same_responses",
         {"instruction": "r", "output": SAFE, "safe_response": SAFE + " "},
         "field 'rejected': expected a harmful response that differs from the safe one, found the same text in both; "
         "fix: correct one of them or remove the row (on_invalid: drop)",
     ),
-    ("pku_saferlhf", NO_FLAG, "field 'is_response_0_safe': expected true or false, found 'perhaps'; fix:"),
-    ("beavertails", beaver("r", None, False), "field 'response': expected a non-empty string, found null; fix:"),
+    ("pku_saferlhf", "not_a_flag", NO_FLAG,
+     "field 'is_response_0_safe': expected true or false, found 'perhaps'; fix:"),
+    ("beavertails", "not_a_string", beaver("r", None, False),
+     "field 'response': expected a non-empty string, found null; fix:"),
     (
-        "preference",
+        "preference", "mixed_raw_text",
         {**PREFERENCES["conversations"], "prompt": "harmful request 1"},
         "field 'prompt': expected messages, as the responses are, found a string of",
     ),
-    ("preference", {"chosen": PROMPT + CHOSEN, "rejected": talk(("user", "r")) + REJECTED}, OTHER_TURNS),
-    ("preference", {"chosen": HH + SAFE, "rejected": HH.replace("For fun", "For tea") + "Ring it."}, OTHER_TURNS),
+    ("preference", "different_conversations", {"chosen": PROMPT + CHOSEN, "rejected": talk(("user", "r")) + REJECTED},
+     OTHER_TURNS),
+    ("preference", "different_conversations",
+     {"chosen": HH + SAFE, "rejected": HH.replace("For fun", "For tea") + "Ring it."}, OTHER_TURNS),
     (
-        "preference",
+        "preference", "different_conversations",
         {**ULTRAFEEDBACK, "prompt": "another question"},
         "field 'prompt': expected a message of the conversation, found another text; fix:",
     ),
     (
-        "preference",
+        "preference", "bad_id",
         {**TRIPLE_RECORDS["preference"], "id": " "},
         "field 'id': expected a non-empty string or a whole number, found an empty string; fix:",
     ),
-    ("preference", {**TRIPLE_RECORDS["preference"], "id": "\ud83d"}, "'id': expected whole characters, found half a"),
+    ("preference", "half_a_character", {**TRIPLE_RECORDS["preference"], "id": "\ud83d"},
+     "'id': expected whole characters, found half a"),
     (
-        "messages",
+        "messages", "ends_with_user",
         {"messages": talk(("user", "a"), ("assistant", "a"), ("user", "a"))},
         "field 'messages': expected a conversation that ends with the assistant, found the last role 'user'; fix:",
     ),
-    ("messages", {"messages": CHOSEN}, "expected a prompt and a response, found one message; fix:"),
+    ("messages", "too_short", {"messages": CHOSEN}, "expected a prompt and a response, found one message; fix:"),
     (
-        "messages",
+        "messages", "unknown_role",
         {"messages": talk(("human", "request"), ("assistant", "a"))},
         "file.jsonl, line 1, field 'prompt[0].role': expected one of system, user, assistant, tool (or text for raw "
         "text), found 'human'; fix: rename the role",
     ),
-    ("messages", {"messages": "request"}, "expected a string or a list of messages, found a string of 7 characters; f"),
+    ("messages", "not_messages", {"messages": "request"},
+     "expected a string or a list of messages, found a string of 7 characters; f"),
     (
-        "messages",
+        "messages", "prompt_not_user",
         {"messages": talk(("system", "a"), ("assistant", "b"))},
         "field 'prompt': expected messages that end with the user, found the last role 'system'; fix:",
     ),
-    ("sharegpt", {"conversations": SHAREGPT[:2]}, "expected a conversation that ends with the assistant, found the"),
-    ("sharegpt", {"conversations": [*SHAREGPT[:2], {"from": "observer", "value": "a"}]}, "'observer'"),
+    ("sharegpt", "ends_with_user", {"conversations": SHAREGPT[:2]},
+     "expected a conversation that ends with the assistant, found the"),
+    ("sharegpt", "unknown_role", {"conversations": [*SHAREGPT[:2], {"from": "observer", "value": "a"}]}, "'observer'"),
     (
-        "instruction_output",
+        "instruction_output", "not_a_string",
         {"instruction": "i", "output": "o", "input": 3},
         "'input': expected a string or null, found",
     ),
-    ("wildjailbreak", {**WILDJAILBREAK, "data_type": "harmful"}, "field 'data_type': expected vanilla_harmful, "),
-    ("derta_train", train(True), NOT_SAFE.format("bool true")),
-    ("derta_train", train("True"), NOT_SAFE.format("'True'")),
-    ("derta_train", train("yes"), NOT_SAFE.format("'yes'")),
-    ("derta_train", train(None), NOT_SAFE.format("null")),
-]
+    ("wildjailbreak", "unknown_type", {**WILDJAILBREAK, "data_type": "harmful"},
+     "field 'data_type': expected vanilla_harmful, "),
+    ("derta_train", "wrong_safe_value", train(True), NOT_SAFE.format("bool true")),
+    ("derta_train", "wrong_safe_value", train("True"), NOT_SAFE.format("'True'")),
+    ("derta_train", "wrong_safe_value", train("yes"), NOT_SAFE.format("'yes'")),
+    ("derta_train", "wrong_safe_value", train(None), NOT_SAFE.format("null")),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("adapter", "record", "message"), WRONG)
-def test_wrong_records(adapter, record, message):
+@pytest.mark.parametrize(("adapter", "reason", "record", "message"), WRONG)
+def test_wrong_records(adapter, reason, record, message):
     (outcome,) = outcomes(adapter, record)
-    assert outcome.step == "invalid" and outcome.problems[0].startswith("file.jsonl, line 1, field '")
-    assert message in outcome.problems[0]
+    (problem,) = outcome.problems
+    assert (outcome.step, outcome.reason) == ("invalid", reason)
+    assert problem.startswith("file.jsonl, line 1, field '") and message in problem
 
 
 def test_all_problems_of_a_record_are_found():

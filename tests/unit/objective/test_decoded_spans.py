@@ -168,6 +168,12 @@ def test_supervised_text(style, prompt, responses, tokenizers):
     check_spans(tokenizers[style], style, PROMPTS[prompt], *{**RESPONSES, **WHITE_SPACE}[responses])
 
 
+def test_what_base_models_are_given(tokenizers):
+    chat = [*PROMPTS["multi-turn"], *answer(" Sorry. ")]
+    expected = "<s>[INST] greetings one [/INST]\nEarlier reply two.</s>[INST] harmful request zero [/INST]\nSorry.</s>"
+    assert tokenizers["inst-byte"].apply_chat_template(chat, tokenize=False) == expected
+
+
 def test_template_refuses(tokenizers):
     """A template's own exception becomes an error that names the remedy, and no text of the row."""
     row = {"id": "row-7", "prompt": PROMPTS["system"], "chosen": answer("Sorry, no."), "rejected": answer("Sure, yes.")}

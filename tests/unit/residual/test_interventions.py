@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,20 +130,28 @@ def test_addition_moves_the_input_of_one_block(family: str, tiny_model: Callable
     assert (after.logits - before.logits).abs().max() > 0.05
 
 
+class _Left(Exception):
+    """None that a model raises."""
+
+
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_logits_are_bit_equal_afterwards(family: str, tiny_model: Callable[..., Any]) -> None:
-    """Also where the block is left by an error."""
+    """However the block is left."""
     model, ids, directions = tiny_model(family, VOCABULARY).eval(), _ids(), _directions(2)
     before = _logits(model, ids)
-    for change in (
-        directional_ablation(model, directions[0]),
-        directional_ablation(model, directions),
-        layerwise_ablation(model, directions),
-        activation_addition(model, directions[0], 0),
+    for change, error in product(
+        (
+            lambda: directional_ablation(model, directions[0]),
+            lambda: directional_ablation(model, directions),
+            lambda: layerwise_ablation(model, directions),
+            lambda: activation_addition(model, directions[0], 0),
+        ),
+        (False, True),
     ):
-        with pytest.raises(RuntimeError), change:
+        with pytest.raises(_Left) if error else nullcontext(), change():
             assert not torch.equal(_logits(model, ids), before)
-            raise RuntimeError
+            if error:
+                raise _Left
         assert torch.equal(_logits(model, ids), before)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -299,6 +309,13 @@ def test_directions_that_cannot_be_used(directions: torch.Tensor, message: str, 
     with pytest.raises(InputError, match=message), directional_ablation(model, directions):
         pass
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_one_vector_is_added_and_not_several(tiny_model: Callable[..., Any]) -> None:
+    """Two would be spread over two tokens."""
+    model = tiny_model("llama", VOCABULARY)
+    with pytest.raises(InputError, match=r"one vector \[H\], got a tensor of shape \[2, 32\]"):
+        activation_addition(model, _directions(2), layer=1).__enter__()
 
 
 def test_a_layer_that_is_not_there(tiny_model: Callable[..., Any]) -> None:

@@ -54,7 +54,8 @@ def train(tiny_trainer: Callable[..., Any]) -> Callable[..., Recording]:
 
 def same(one: DeRTaTrainer, other: DeRTaTrainer) -> bool:
     """The weights, to the last bit."""
-    return all(map(torch.equal, one.model.state_dict().values(), other.model.state_dict().values()))
+    ours, theirs = (trainer.model.state_dict() for trainer in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def written_out(model: Any, ids: torch.Tensor, mask: torch.Tensor, u: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

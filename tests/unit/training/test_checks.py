@@ -92,4 +92,4 @@ def test_looking_leaves_no_trace(make: Callable[..., DeRTaTrainer], monkeypatch:
     monkeypatch.setattr(trainer_module, "check_head", lambda *_: None)
     plain = make(more=LORA)
     plain.train()
-    assert all(map(torch.equal, looked.model.parameters(), plain.model.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(looked.model.parameters(), plain.model.parameters(), strict=True))

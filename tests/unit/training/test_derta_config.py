@@ -71,4 +71,4 @@ def test_two_loaders(tiny_trainer):
     assert first == second and len(first) == 6
     for ready in (looked, plain):
         ready.train()
-    assert all(map(torch.equal, looked.model.parameters(), plain.model.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(looked.model.parameters(), plain.model.parameters(), strict=True))

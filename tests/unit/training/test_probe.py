@@ -111,7 +111,7 @@ def test_training_does_not_notice(trainer, rows):
     assert [line["step"] for line in lines(measured)] == [0, 2, 4, 5]
     losses = [[line["loss"] for line in ready.state.log_history if "loss" in line] for ready in (measured, alone)]
     assert losses[0] == losses[1] and len(losses[0]) == 5
-    assert all(map(torch.equal, measured.model.parameters(), alone.model.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(measured.model.parameters(), alone.model.parameters(), strict=True))
 
 
 def test_it_leaves_everything_as_it_was(trainer, rows):

@@ -42,7 +42,8 @@ def test_a_resumed_run_keeps_the_reference(whole, tiny_trainer, tmp_path):
     assert max(float((one - other).abs().max()) for one, other in pairs) < 1e-5
     same = run(tiny_trainer, tmp_path / "same")
     same.train(resume_from_checkpoint=str(checkpoint))
-    assert all(map(torch.equal, whole.model.state_dict().values(), same.model.state_dict().values()))
+    pairs = zip(whole.model.state_dict().values(), same.model.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_checkpoint_without_its_reference_is_refused(whole, tiny_trainer, mixed_rows, tmp_path):

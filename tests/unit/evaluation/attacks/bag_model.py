@@ -9,7 +9,7 @@ and then it writes the rest of the text it has begun, token by token, and ends i
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from derta.evaluation.attacks.attack import Attack
 from derta.evaluation.attacks.decoding import respond
 from derta.evaluation.attacks.search import Search
 from derta.evaluation.judges.judge import RefusalPhraseJudge
-from derta.evaluation.records import Outcome, Row
+from derta.evaluation.records import AttackInputs, Outcome, Row
 from derta.evaluation.verdicts import judge_batch
 from derta.models.target import TargetModel
 
@@ -35,35 +35,54 @@ class Killed(Exception):
 
 
 def killed_and_resumed(
-    attack: Search, step: int, row_id: str, rows: Sequence[Row], target: TargetModel, folder: Path
+    make: Callable[[], Search],
+    step: int,
+    row_id: str,
+    rows: Sequence[Row],
+    target: TargetModel,
+    folder: Path,
+    within: str = "",
 ) -> tuple[dict[str, dict[str, Any]], list[tuple[str, int]]]:
     """A search that is killed before it gives out this step of this row, and begun again, ends like one that is not; a
-    finished one takes no step. Returns row id -> the state that the killed one left, and the steps taken behind it."""
+    finished one takes no step. Nothing but files passes from one to the next: each is made anew. `within`: it is killed
+    in this method, which gets the row first and the state last. Returns row id -> the state that the killed one left,
+    and the steps taken behind it."""
     taken: list[tuple[str, int]] = []
-    own, alive = attack.steps, False
 
-    def steps(row: Row, *rest: Any) -> Iterator[dict[str, Any]]:
-        for later in own(row, *rest):
-            if not alive and (later["step"], row["id"]) == (step, row_id):
+    def search(name: str, dies: bool = False) -> AttackInputs:
+        attack = make()
+        attack.workspace = replace(attack.workspace, folder=folder / name)
+        own, part = attack.steps, getattr(attack, within or "steps")
+
+        def steps(row: Row, *rest: Any) -> Iterator[dict[str, Any]]:
+            for later in own(row, *rest):
+                if dies and (row["id"], later["step"]) == (row_id, step):
+                    raise Killed
+                taken.append((row["id"], later["step"]))
+                yield later
+
+        def dying(row: Row, *rest: Any) -> Any:
+            if (row["id"], rest[-1]["step"] + 1) == (row_id, step):
                 raise Killed
-            taken.append((row["id"], later["step"]))
-            yield later
+            return part(row, *rest)
+
+        attack.steps = steps  # type: ignore[method-assign]
+        if dies and within:
+            setattr(attack, within, dying)
+        return attack.inputs(rows, target, "harmful")
 
     def states(name: str) -> dict[str, dict[str, Any]]:
         files = [json.loads(file.read_text()) for file in (folder / name).rglob("*.json")]
         return {content["identity"]["row"]: content["state"] for content in files}
 
-    attack.workspace = replace(attack.workspace, folder=folder / "whole")
-    expected = attack.inputs(rows, target, "harmful")
-    attack.workspace = replace(attack.workspace, folder=folder / "broken")
-    attack.steps = steps  # type: ignore[method-assign]
+    expected = search("whole")
     with pytest.raises(Killed):
-        attack.inputs(rows, target, "harmful")
-    left, alive = states("broken"), True
+        search("broken", dies=True)
+    left = states("broken")
     taken.clear()
-    assert attack.inputs(rows, target, "harmful") == expected and states("broken") == states("whole")
+    assert search("broken") == expected and states("broken") == states("whole")
     resumed = taken.copy()
-    assert attack.inputs(rows, target, "harmful") == expected and taken == resumed
+    assert search("broken") == expected and taken == resumed
     return left, resumed
 
 

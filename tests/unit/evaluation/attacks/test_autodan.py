@@ -81,7 +81,7 @@ def test_the_population_keeps_its_size_its_elites_and_one_query_each(target, aim
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, target, aimed_rows):
     first, second = (row["id"] for row in aimed_rows)
-    left, taken = killed_and_resumed(autodan(steps=7), 4, first, aimed_rows, target, tmp_path)
+    left, taken = killed_and_resumed(lambda: autodan(steps=7), 4, first, aimed_rows, target, tmp_path)
     assert {row_id: state["step"] for row_id, state in left.items()} == {first: 2}
     assert taken == [(first, n) for n in (3, 4, 5, 6, 7, 7)] + [(second, n) for n in (1, 2, 3, 4, 5, 6, 7, 7)]
 

@@ -76,7 +76,7 @@ def test_suffixes_are_typed_text(plain_rows, tiny_model, llama3_tokenizer):
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, plain_rows, tiny_model, llama3_tokenizer):
     target = TargetModel(tiny_model("llama", len(llama3_tokenizer)), llama3_tokenizer)
-    left, taken = killed_and_resumed(gcg(steps=7), 6, "row-1", plain_rows, target, tmp_path)
+    left, taken = killed_and_resumed(lambda: gcg(steps=7), 6, "row-1", plain_rows, target, tmp_path)
     assert left["row-0"]["done"] and left["row-1"]["step"] == 4 and "row-2" not in left
     assert taken == [("row-1", n) for n in (5, 6, 7, 7)] + [("row-2", n) for n in (1, 2, 3, 4, 5, 6, 7, 7)]
 

@@ -174,8 +174,9 @@ def test_prompts_over_the_context_are_counted_and_the_attacker_is_told(chat_serv
 
 
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, harmful_rows, always_sorry):
+    """Killed in the middle of a step: the attacker and the target have answered."""
     rows = harmful_rows[:2]
-    left, taken = killed_and_resumed(pair(), 3, rows[1]["id"], rows, always_sorry, tmp_path)
+    left, taken = killed_and_resumed(pair, 3, rows[1]["id"], rows, always_sorry, tmp_path, within="_rate")
     assert left[rows[0]["id"]]["done"] and left[rows[1]["id"]]["step"] == 2
     assert taken == [(rows[1]["id"], n) for n in (3, 4, 4)]
 

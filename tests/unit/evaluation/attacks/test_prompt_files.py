@@ -242,6 +242,7 @@ def test_prompts_over_the_context_are_left_out_and_counted(tmp_path, refusing):
         ([{"question": "harmful request 1", "id": 3}] * 2, "question", r"line 2.*'question-3' again.*line 1"),
         ([{"question": " "}, {"question": 3}, {}], "question", r"(?s)line 1.*empty.*line 2.*int 3.*line 3.*null"),
         ([{"prompt": "request 1", "type": "t", "label": "maybe"}], "xstest", "label.*safe or unsafe, found 'maybe'"),
+        ([{"prompt": "request 1", "type": "t", "label": "not_safe"}], "xstest", "label.*safe or unsafe, found 'not_s"),
         ([{"adversarial": "request 1", "data_type": "odd"}], "wildjailbreak", "data_type.*_harmful or _benign, found"),
         ([{"prompt": "half \ud83d"}], "prompts", "line 1, field 'prompt': expected whole characters, found half a"),
         ([{"goal": "request 1", "target": "\udc00"}], "advbench", "line 1, field 'target': expected whole characters"),
