@@ -135,8 +135,8 @@ def _letters(folder: Path, *, guarded: bool = False) -> tuple[dict[str, str], di
 
 
 def study_table(folder: Path) -> str:
-    """Markdown: arms x measures with 95% intervals, paired differences to derta, the same behind every depth where it
-    was measured, and what has not been run.
+    """Markdown: arms x measures with 95% intervals, paired differences to derta and to the arm as it is, the same
+    behind every depth where it was measured, and what has not been run.
 
     Raises:
         InputError: no cells, or cells that were evaluated on different prompts.
@@ -160,7 +160,7 @@ def study_table(folder: Path) -> str:
         (_STOPPED, "With the stop on P(refusal)"),
     ):
         if name in states:
-            text += [f"\n{title}:\n", *_tables(_by_arm(states[name]))]
+            text += [f"\n{title}:\n", *_tables(_by_arm(states[name]), arms)]
     if stops := {f"{cell.arm}, seed {cell.seed}": cell.stop for some in arms.values() for cell in some if cell.stop}:
         text += [f"\n{stop_table(stops)}"]
     if _LONG in states:
@@ -207,8 +207,8 @@ def _overview(cells: Sequence[Cell]) -> Iterator[str]:
     yield markdown(lines) + "\n"
 
 
-def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
-    """The rates of the arms, and their differences to derta."""
+def _tables(arms: Mapping[str, Sequence[Cell]], before: Mapping[str, Sequence[Cell]] | None = None) -> Iterator[str]:
+    """The rates of the arms, their differences to derta, and to the same arms `before`."""
     first = next(some[0] for some in arms.values() if some)
     columns = [*first.outcomes["harmful"], _DEEP, "broken", "over-refusal, benign", "over-refusal, borderline"]
     lines = [["arm", "seeds", *columns]]
@@ -218,9 +218,11 @@ def _tables(arms: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     yield "Attack success by attack, then over-refusal; percent with 95% intervals over seeds and prompts."
     yield f"Broken: responses to harmful prompts that are loops or malformed refusals. Prompts: {_counts(first)}.\n"
     yield markdown(lines)
-    if differences := list(_differences(arms, columns)):
-        yield f"\nThe same minus {_COMPARED}, prompt by prompt, over the seeds that both have:\n"
-        yield markdown([["arm", "seeds", *columns], *differences])
+    compared = {arm: arms.get(_COMPARED, ()) for arm in arms if arm not in (_COMPARED, "base")}
+    for other, references in ((_COMPARED, compared), ("the arm as it is", before or {})):
+        if differences := list(_differences(arms, references, columns)):
+            yield f"\nThe same minus {other}, prompt by prompt, over the seeds that both have:\n"
+            yield markdown([["arm", "seeds", *columns], *differences])
 
 
 def _deep_tables(measured: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
@@ -247,11 +249,13 @@ def _nats(values: Sequence[Mean]) -> str:
     return Estimate(found.mean, None, found.low, found.high, unit="nats").text()
 
 
-def _differences(arms: Mapping[str, Sequence[Cell]], columns: Sequence[str]) -> Iterator[list[str]]:
-    reference = {cell.seed: cell for cell in arms.get(_COMPARED, ())}
+def _differences(
+    arms: Mapping[str, Sequence[Cell]], references: Mapping[str, Sequence[Cell]], columns: Sequence[str]
+) -> Iterator[list[str]]:
     for arm, some in arms.items():
+        reference = {cell.seed: cell for cell in references.get(arm, ())}
         both = [(cell, reference[cell.seed]) for cell in some if cell.seed in reference]
-        if arm in (_COMPARED, "base") or not both:
+        if not both:
             continue
         moved = [
             _shared([_measure(cell, column) - _measure(other, column) for cell, other in both]) for column in columns

@@ -190,7 +190,8 @@ def test_the_numbers_after_later_steps_stand_in_the_cell_of_the_same_weights(tmp
         without = replace(measured, arm="vanilla", later={})
         table = study_table(written(tmp_path / "cells", without)).split("After 50")
         assert len(table) == tables
-    assert [row(part, "derta", "1")[0].split()[0] for part in table] == ["0.0", "100.0"]
+    rates, moved = table[1].split("minus the arm as it is")
+    assert [row(part, "derta", "1")[0].split()[0] for part in (table[0], rates, moved)] == ["0.0", "100.0", "100.0"]
     assert "| vanilla" in table[0] and "| vanilla" not in table[1]
 
 
@@ -208,7 +209,8 @@ def test_the_stop_and_what_is_measured_with_it_stand_in_the_cell_of_the_same_wei
         write_cells(config, {("derta", 1): tmp_path / "evaluation-test" / "derta"}, {("derta", 1): tmp_path / "none"})
         table = re.split("With the stop|The stop, and", study_table(tmp_path / "cells"))
         assert len(table) == parts
-    assert [row(part, "derta", "1")[0].split()[0] for part in table[:2]] == ["100.0", "0.0"]
+    rates, moved = table[1].split("minus the arm as it is")
+    assert [row(part, "derta", "1")[0].split()[0] for part in (table[0], rates, moved)] == ["100.0", "0.0", "-100.0"]
     assert [part.split()[0] for part in row(table[0].split("Attack success")[0], "derta")[:2]] == ["100.0", "0.0"]
     assert "| derta, seed 1 | refusal_probability |" in table[2]
 
