@@ -25,7 +25,7 @@ from derta.config.durability import DurabilityRunConfig
 from derta.config.evaluation import EvaluateRunConfig
 from derta.config.model import ModelConfig
 from derta.config.prompts import PromptFormat
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.evaluation.prompt_files import PromptFile
 from derta.evaluation.prompts import read_prompts
 from derta.evaluation.provenance import shown_command
@@ -133,10 +133,8 @@ def _untouched(config: DurabilityRunConfig) -> tuple[Path, EvaluateRunConfig]:
 
 def _read(config: DurabilityRunConfig) -> PromptFile:
     """The helpful rows. Raises InputError: none, or rows that have no turns."""
-    try:
+    with errors_named(keys={"data.path=": "helpful="}):
         found = read_prompts(config.helpful, PromptFormat.derta, harmful=False)
-    except InputError as error:
-        raise InputError(str(error).replace("data.path=", "helpful=")) from error
     rows = [row for row in found.rows if row.get("kind") == "helpful" and row.get("chosen")]
     if not rows:
         raise InputError(

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from derta.errors import InputError
+from derta.errors import errors_named
 from derta.evaluation.records import AttackInputs, Row
 from derta.models.conversation import check_tokenizer, is_raw_text
 from derta.models.inputs import ModelInput, Sampling
@@ -99,10 +99,8 @@ class MiniatureFormat(Attack):
         from derta.miniature.world import parse_query
 
         query = row["prompt"][-1]["content"]
-        try:
+        with errors_named(f"attack {self.name!r}, row {row['id']}"):
             parse_query(query)
-        except InputError as error:
-            raise InputError(f"attack {self.name!r}, row {row['id']}: {error}") from error
         return target.cutter.prompt_ids(encode_prompt(query, self.disguise))
 
 

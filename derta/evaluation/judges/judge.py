@@ -14,7 +14,7 @@ from typing import Protocol
 from derta.config.attacks import ChatModelConfig
 from derta.config.judging import RULE_JUDGES, JudgeName, JudgingConfig
 from derta.data.refusal_text import answer_start, goes_on, refusal_position, refuses
-from derta.errors import InputError
+from derta.errors import InputError, errors_named
 from derta.evaluation.judges.formats import build_format
 from derta.evaluation.judges.loops import EARLY, first_loop
 from derta.evaluation.judges.model_judge import NO_PROMPT, ModelJudge
@@ -105,10 +105,8 @@ class MiniatureJudge:
         request = request_of(response.row)
         if not request:
             return Verdict(Outcome.UNSCORED, reason=NO_PROMPT)
-        try:
+        with errors_named(f"eval.judge=miniature, row {response.row['id']}"):
             item = parse_query(request[-1]["content"])
-        except InputError as error:
-            raise InputError(f"eval.judge=miniature, row {response.row['id']}: {error}") from error
         verdict = judge(item, response.text, response.prefill)
         outcome = outcomes[verdict.outcome]
         reason = "the prefill holds every hazardous step" if outcome is Outcome.UNSCORED else ""
